@@ -1,0 +1,43 @@
+"""Mistakes of the user, told clearly: every message names the value, the allowed set and the remedy."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+
+EXIT_CODE = 2
+
+
+class InputError(Exception):
+    """Something given by the user (a path, a flag, a file's content) cannot be used."""
+
+
+class InputErrors(InputError):
+    """Several mistakes, reported together.
+
+    Args:
+        messages: one line each.
+    """
+
+    def __init__(self, messages: Sequence[str]):
+        self.messages = list(messages)
+        super().__init__("\n".join(self.messages))
+
+
+def cli(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Wrap an entry point: an `InputError` becomes `error: ...` on stderr and exit code 2."""
+
+    @functools.wraps(main)
+    def run(*args, **kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except InputErrors as error:
+            for message in error.messages:
+                print(f"error: {message}", file=sys.stderr)
+            return EXIT_CODE
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_CODE
+
+    return run
