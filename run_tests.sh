@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Lint and the whole test suite; further arguments go to pytest, such as: bash run_tests.sh -k sasp
+# Needs Python >= 3.10 and, the first time, the package index. No GPU, no model hub.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+. utils/venv.sh
+make_venv requirements-dev.txt
+
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+ruff check .
+exec python -m pytest "$@"

@@ -1,0 +1,274 @@
+"""Evaluation of anything that answers questions about a picture.
+
+The evaluator knows neither models nor data sets: it is given a function `predict` and a sequence
+of items. Teacher-forced and generated evaluation differ by one argument of `reader_predict`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.batch import EvalItem
+from utils.errors import InputError
+from utils.metrics import SeeMetrics, SegmentationMetrics, intersection_and_union
+
+
+class AnswerLike(Protocol):
+    """What `predict` returns for a question; `model.reader.Answer` is one."""
+
+    text: str
+    present: bool
+    mask: np.ndarray
+    """bool[H, W], original frame; all False without an object."""
+    segments: Any
+    """For each `[SEG]` an object with `.mask` bool[H, W]."""
+
+
+Predict = Callable[[np.ndarray, list[str]], Sequence[AnswerLike]]
+"""(image uint8[H, W, 3], questions) -> one answer per question, in order."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """The outcome of one question.
+
+    Args:
+        item: index of the picture in the data set.
+        number: index of the question among those about this picture.
+        count: how many questions there are about this picture.
+        image: path of the picture.
+        question: the user's turn.
+        kind: group in reports.
+        answer: the model's text.
+        present: the model answered with a mask that is not empty.
+        truth_present: the object is there.
+        intersection: pixels in both masks.
+        union: pixels in either mask.
+    """
+
+    item: int
+    number: int
+    count: int
+    image: str
+    question: str
+    kind: str
+    answer: str
+    present: bool
+    truth_present: bool
+    intersection: int
+    union: int
+
+    @property
+    def iou(self) -> float:
+        return self.intersection / self.union if self.union else 1.0
+
+
+@dataclass
+class Scores:
+    """Metrics over a group of records."""
+
+    segmentation: SegmentationMetrics = field(default_factory=SegmentationMetrics)
+    see: SeeMetrics = field(default_factory=SeeMetrics)
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Scores:
+        scores = cls()
+        for record in records:
+            scores.segmentation.add(record.intersection, record.union)
+            scores.see.update([record.present], [record.truth_present])
+        return scores
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Plain numbers; None where a metric has no question to count."""
+        values = {
+            "giou": self.segmentation.giou,
+            "ciou": self.segmentation.ciou,
+            "see_accuracy": self.see.accuracy,
+            "absent_precision": self.see.absent_precision,
+            "absent_recall": self.see.absent_recall,
+        }
+        plain = {name: None if math.isnan(value) else value for name, value in values.items()}
+        return {"questions": self.segmentation.count, **plain}
+
+
+@dataclass
+class EvalResult:
+    """All that an evaluation found. Results of several processes are merged exactly.
+
+    Args:
+        records: one per question.
+        skipped: messages about broken pictures that were left out (only with `skip_broken`).
+    """
+
+    records: list[Record] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def merge(self, other: EvalResult) -> EvalResult:
+        """Take in what another process found; returns itself.
+
+        Raises:
+            ValueError: a question was answered by both.
+        """
+        mine = {(record.item, record.number) for record in self.records}
+        twice = [r for r in other.records if (r.item, r.number) in mine]
+        if twice:
+            raise ValueError(f"{len(twice)} questions were counted twice, first: {twice[0]}")
+        self.records = sorted(self.records + other.records, key=lambda r: (r.item, r.number))
+        self.skipped = self.skipped + other.skipped
+        return self
+
+    @property
+    def scores(self) -> Scores:
+        """Over every question; absent objects have an empty truth."""
+        return Scores.of(self.records)
+
+    @property
+    def objects(self) -> Scores:
+        """Over the questions about objects that are there."""
+        return Scores.of(record for record in self.records if record.truth_present)
+
+    @property
+    def giou(self) -> float:
+        return self.scores.segmentation.giou
+
+    @property
+    def ciou(self) -> float:
+        return self.scores.segmentation.ciou
+
+    @property
+    def see(self) -> SeeMetrics:
+        return self.scores.see
+
+    @property
+    def per_kind(self) -> dict[str, Scores]:
+        """Scores of each kind of question, in alphabetical order."""
+        kinds = sorted({record.kind for record in self.records})
+        return {k: Scores.of(r for r in self.records if r.kind == k) for k in kinds}
+
+    def summary(self) -> dict[str, Any]:
+        """Plain data for JSON: overall numbers, those of objects that are there, per kind."""
+        return {
+            "all": self.scores.as_dict(),
+            "objects": self.objects.as_dict(),
+            "per_kind": {kind or "-": s.as_dict() for kind, s in self.per_kind.items()},
+            "skipped": self.skipped,
+        }
+
+
+def reader_predict(
+    reader: Any,
+    answer: str | None = None,
+    max_new_tokens: int = 512,
+    batch_questions: int = 16,
+) -> Predict:
+    """The `predict` of a reader (`model.reader.Reader`, or anything with `segment_batch`).
+
+    Args:
+        reader: answers through `segment_batch([(image, questions)], ...)`.
+        answer: None: the model generates its answer. A text with `[SEG]`: teacher forced.
+        max_new_tokens: length limit of a generated answer.
+        batch_questions: how many questions about a picture are asked at once.
+    """
+
+    def predict(image: np.ndarray, questions: list[str]) -> list[AnswerLike]:
+        answers: list[AnswerLike] = []
+        for start in range(0, len(questions), batch_questions):
+            asked = [(image, questions[start : start + batch_questions])]
+            answers += reader.segment_batch(asked, answer=answer, max_new_tokens=max_new_tokens)
+        return answers
+
+    return predict
+
+
+def records_of(index: int, item: EvalItem, answers: Sequence[AnswerLike]) -> list[Record]:
+    """Compare the answers about one picture with its truth.
+
+    Raises:
+        ValueError: not one answer per question, or a mask of another size than its truth.
+    """
+    if len(answers) != len(item.questions):
+        raise ValueError(
+            f"{len(answers)} answers to {len(item.questions)} questions about {item.image_path}"
+        )
+    records = []
+    for number, (question, answer) in enumerate(zip(item.questions, answers, strict=True)):
+        both, either = intersection_and_union(answer.mask[None], question.truth[None])
+        records.append(
+            Record(
+                item=index,
+                number=number,
+                count=len(item.questions),
+                image=item.image_path,
+                question=question.text,
+                kind=question.kind,
+                answer=answer.text,
+                present=bool(answer.present),
+                truth_present=question.exists,
+                intersection=int(both[0]),
+                union=int(either[0]),
+            )
+        )
+    return records
+
+
+def evaluate(
+    predict: Predict,
+    items: Sequence[EvalItem],
+    *,
+    rank: int = 0,
+    world: int = 1,
+    progress: bool = True,
+    skip_broken: bool = False,
+    done: Collection[int] = (),
+    on_item: Callable[[list[Record], Sequence[AnswerLike]], None] | None = None,
+    on_skip: Callable[[int, str], None] | None = None,
+    label: str = "evaluation",
+) -> EvalResult:
+    """Ask every question of this process' share of `items`.
+
+    Item i belongs to process i mod `world`: over all processes each item counts exactly once.
+
+    Args:
+        predict: answers questions about one picture.
+        items: has a length and an index; `items[i]` may decode the picture when asked.
+        rank, world: this process and the number of processes.
+        progress: show a progress bar (on process 0).
+        skip_broken: leave out pictures that cannot be read, and list them in the result.
+        done: indices of items that are not asked again.
+        on_item: called with the records and the answers of each picture as soon as they exist.
+        on_skip: called with the index and the message of each picture left out.
+        label: text of the progress bar.
+
+    Returns:
+        The records of this process; merge the results of all processes with `EvalResult.merge`.
+
+    Raises:
+        InputError: a picture or annotation is broken (with its path), unless `skip_broken`.
+    """
+    result = EvalResult()
+    mine = [index for index in range(rank, len(items), world) if index not in done]
+    for index in tqdm(mine, desc=label, unit="picture", disable=not (progress and rank == 0)):
+        try:
+            item = items[index]
+        except InputError as error:
+            if not skip_broken:
+                raise InputError(
+                    f"{error} (leaving it out would change the result; "
+                    "--skip_broken leaves such pictures out and lists them)"
+                ) from error
+            result.skipped.append(str(error))
+            if on_skip is not None:
+                on_skip(index, str(error))
+            continue
+        answers = predict(item.image, [question.text for question in item.questions])
+        records = records_of(index, item, answers)
+        result.records.extend(records)
+        if on_item is not None:
+            on_item(records, answers)
+    return result
