@@ -1,0 +1,1 @@
+"""The data sets: from files on disk to `Sample` and `Batch`. Nothing here imports `model`."""

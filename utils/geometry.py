@@ -1,0 +1,35 @@
+"""Sizes of the two image views. All sizes are (height, width) in pixels."""
+
+from __future__ import annotations
+
+
+def sam_input_size(size: tuple[int, int], longest_side: int = 1024) -> tuple[int, int]:
+    """Size of the picture inside the SAM view: longest side to `longest_side`.
+
+    Args:
+        size: (H, W) of the original picture.
+        longest_side: side of SAM's square frame.
+    """
+    height, width = size
+    scale = longest_side / max(height, width)
+    return int(height * scale + 0.5), int(width * scale + 0.5)
+
+
+def crop_padding(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """What CLIP's centre crop cut off on each side, in cells of a `side` x `side` grid.
+
+    The picture's shortest side becomes `side` cells; the longer one keeps the aspect ratio, and
+    the crop keeps its middle. Works for the token grid and for the 336-pixel frame alike.
+
+    Args:
+        size: (H, W) of the original picture.
+        side: cells of the cropped square.
+
+    Returns:
+        (rows, columns) cut off at the top and at the left; as much again at the other end. It is
+        -1 where the scaled shortest side rounds down to `side` - 1 (336 cells of 333 pixels, say):
+        the original then loses a border row, and its points are reproduced exactly.
+    """
+    height, width = size
+    scale = side / min(height, width)
+    return (int(height * scale) - side) // 2, (int(width * scale) - side) // 2

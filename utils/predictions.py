@@ -1,0 +1,257 @@
+"""Predictions on disk: JSON lines, appended as they are made, so that a killed run can go on.
+
+`{folder}/run.json` says what was evaluated; `{folder}/predictions_{process}_of_{world}.jsonl`
+holds one line per question:
+
+    mode            "generated" or "teacher_forced"
+    item            index of the picture in the data set
+    number, count   index of the question among the `count` questions about this picture
+    image, question, kind, answer
+    present, truth_present
+    intersection, union     in pixels, ignored ones left out
+    masks           one COCO run-length code per `[SEG]`, in the order of the answer
+
+A picture that was left out as broken has a line with `mode`, `item` and `skipped`, the reason.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from utils.errors import InputError
+from utils.evaluator import AnswerLike, EvalResult, Record
+
+RUN_FILE = "run.json"
+RECORD_FIELDS = [item.name for item in fields(Record)]
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """bool[H, W] -> COCO run-length code {"size": [H, W], "counts": text}."""
+    code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode("ascii")}
+
+
+def decode_mask(code: dict[str, Any]) -> np.ndarray:
+    """COCO run-length code -> bool[H, W]."""
+    return coco_mask.decode({"size": code["size"], "counts": code["counts"].encode()}).astype(bool)
+
+
+def shard_path(folder: str | Path, process: int, world: int) -> Path:
+    """Where process `process` of `world` writes."""
+    return Path(folder) / f"predictions_{process}_of_{world}.jsonl"
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a prediction file; a half-written last one is left out.
+
+    Raises:
+        InputError: another line is damaged.
+    """
+    pieces = path.read_bytes().split(b"\n")
+    lines = []
+    for number, piece in enumerate(pieces[:-1]):  # what follows the last line feed is unfinished
+        try:
+            lines.append(json.loads(piece))
+        except ValueError as error:
+            if number == len(pieces) - 2:
+                break
+            raise InputError(
+                f"{path}, line {number + 1}, is damaged ({error}): delete the line, or the file, "
+                "and start the evaluation again; it goes on with what is missing"
+            ) from error
+    return lines
+
+
+def _complete_items(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Only the lines of pictures all of whose questions were answered."""
+    found: dict[tuple[str, int], int] = {}
+    for line in lines:
+        key = (line["mode"], line["item"])
+        found[key] = found.get(key, 0) + 1
+    return [
+        line
+        for line in lines
+        if "skipped" in line or found[line["mode"], line["item"]] == line["count"]
+    ]
+
+
+def check_run(folder: str | Path, settings: dict[str, Any]) -> None:
+    """Tie the folder to what is being evaluated, so that two runs are never mixed.
+
+    Args:
+        folder: made if it does not exist.
+        settings: plain data; `run.json` keeps it. `items` is the number of pictures, `modes` the
+            ways of asking, `world` the number of processes.
+
+    Raises:
+        InputError: the folder holds the predictions of a run with other settings.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the folder {folder} ({error.strerror}): give another --vis_save_path"
+        ) from error
+    path = folder / RUN_FILE
+    if path.exists():
+        before = _read_run(folder)
+        names = sorted(set(before) | set(settings))
+        changed = [name for name in names if before.get(name) != settings.get(name)]
+        if changed:
+            told = "; ".join(
+                f"{name} was {before.get(name)!r} and is {settings.get(name)!r}" for name in changed
+            )
+            raise InputError(
+                f"{folder} holds the predictions of another run ({told}): give another "
+                "--vis_save_path, or --no_resume to replace them"
+            )
+        return
+    partial = folder / f"{RUN_FILE}.{os.getpid()}.partial"
+    partial.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    path = folder / RUN_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} is missing: {folder} holds no predictions; write them with "
+            f"test_read.py --cmd inference --vis_save_path {folder}"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): delete it and run again") from error
+
+
+def forget(folder: str | Path) -> None:
+    """Delete the predictions in `folder`, and nothing else there."""
+    for path in [Path(folder) / RUN_FILE, *Path(folder).glob("predictions_*_of_*.jsonl")]:
+        path.unlink(missing_ok=True)
+
+
+class PredictionFile:
+    """The predictions of one process in one mode of asking.
+
+    Args:
+        folder: see `check_run`.
+        process, world: this process and the number of processes.
+        mode: "generated" or "teacher_forced".
+
+    Attributes:
+        done: items that need not be asked again.
+        result: the records found in the file when it was opened.
+
+    Raises:
+        InputError: the file is damaged, other than by a half-written end, which is cut off.
+    """
+
+    def __init__(self, folder: str | Path, process: int, world: int, mode: str):
+        self.path = shard_path(folder, process, world)
+        self.mode = mode
+        lines: list[dict[str, Any]] = []
+        if self.path.exists():
+            lines = _complete_items(_read_lines(self.path))
+            text = "".join(_dump(line) for line in lines)
+            if text.encode() != self.path.read_bytes():
+                partial = self.path.with_suffix(".partial")
+                partial.write_text(text, encoding="utf-8")
+                os.replace(partial, self.path)
+        mine = [line for line in lines if line["mode"] == mode]
+        self.done = {line["item"] for line in mine}
+        self.result = _result_of(mine)
+
+    def write(self, records: list[Record], answers: Sequence[AnswerLike]) -> None:
+        """Append the answers about one picture; they are on the disk when this returns."""
+        self._append(
+            {
+                "mode": self.mode,
+                **asdict(record),
+                "masks": [encode_mask(segment.mask) for segment in answer.segments],
+            }
+            for record, answer in zip(records, answers, strict=True)
+        )
+
+    def skip(self, index: int, reason: str) -> None:
+        """Note that picture `index` was left out."""
+        self._append([{"mode": self.mode, "item": index, "skipped": reason}])
+
+    def _append(self, lines: Iterable[dict[str, Any]]) -> None:
+        text = "".join(_dump(line) for line in lines)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self.path} ({error.strerror}): make room, then start the same "
+                "command again; it goes on where it stopped"
+            ) from error
+
+
+def _dump(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def _result_of(lines: list[dict[str, Any]]) -> EvalResult:
+    return EvalResult(
+        records=[
+            Record(**{name: line[name] for name in RECORD_FIELDS})
+            for line in lines
+            if "skipped" not in line
+        ],
+        skipped=[line["skipped"] for line in lines if "skipped" in line],
+    )
+
+
+def read_results(folder: str | Path) -> dict[str, EvalResult]:
+    """The results of a finished evaluation, by mode of asking.
+
+    Raises:
+        InputError: no predictions, the file of a process is missing, or pictures are missing.
+    """
+    folder = Path(folder)
+    run = _read_run(folder)
+    world = run["world"]
+    absent = [str(p) for n in range(world) if not (p := shard_path(folder, n, world)).exists()]
+    if absent:
+        raise InputError(
+            f"{len(absent)} of {world} prediction files are missing: {', '.join(absent)}; "
+            "run test_read.py --cmd inference for these processes"
+        )
+    lines: list[dict[str, Any]] = []
+    for number in range(world):
+        lines += _complete_items(_read_lines(shard_path(folder, number, world)))
+    results = {}
+    for mode in run["modes"]:
+        mine = [line for line in lines if line["mode"] == mode]
+        answered = {line["item"] for line in mine}
+        if answered != set(range(run["items"])):
+            raise InputError(
+                f"{folder} holds {len(answered)} of {run['items']} pictures ({mode}): the run was "
+                "cut short; start the same inference command again, it goes on where it stopped"
+            )
+        result = EvalResult().merge(_result_of(mine))
+        results[mode] = result
+    return results
+
+
+def read_masks(folder: str | Path, mode: str) -> dict[tuple[int, int], list[np.ndarray]]:
+    """The predicted masks: (item, number) -> one bool[H, W] per `[SEG]`."""
+    run = _read_run(Path(folder))
+    masks = {}
+    for process in range(run["world"]):
+        for line in _read_lines(shard_path(folder, process, run["world"])):
+            if line["mode"] == mode and "masks" in line:
+                masks[line["item"], line["number"]] = [decode_mask(m) for m in line["masks"]]
+    return masks
