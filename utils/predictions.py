@@ -241,17 +241,5 @@ def read_results(folder: str | Path) -> dict[str, EvalResult]:
                 f"{folder} holds {len(answered)} of {run['items']} pictures ({mode}): the run was "
                 "cut short; start the same inference command again, it goes on where it stopped"
             )
-        result = EvalResult().merge(_result_of(mine))
-        results[mode] = result
+        results[mode] = EvalResult().merge(_result_of(mine))
     return results
-
-
-def read_masks(folder: str | Path, mode: str) -> dict[tuple[int, int], list[np.ndarray]]:
-    """The predicted masks: (item, number) -> one bool[H, W] per `[SEG]`."""
-    run = _read_run(Path(folder))
-    masks = {}
-    for process in range(run["world"]):
-        for line in _read_lines(shard_path(folder, process, run["world"])):
-            if line["mode"] == mode and "masks" in line:
-                masks[line["item"], line["number"]] = [decode_mask(m) for m in line["masks"]]
-    return masks
