@@ -130,7 +130,9 @@ def sasp(options: Any) -> list[Problem]:
             problems.append(Problem(f"--{name}={value}: give a number from 0 to 1"))
     if t_pos is not None and t_neg is not None and t_neg >= t_pos:
         problems.append(
-            Problem(f"--sasp_t_neg={t_neg} is not below --sasp_t_pos={t_pos}; lower it or raise that")
+            Problem(
+                f"--sasp_t_neg={t_neg} is not below --sasp_t_pos={t_pos}; lower it or raise that"
+            )
         )
     return problems
 
@@ -140,17 +142,26 @@ def sam(value: str | dict[str, Any] | None, image_size: int | None) -> list[Prob
     if image_size is not None and (image_size <= 0 or image_size % 16):
         return [Problem(f"--image_size={image_size}: give a multiple of 16, such as 1024")]
     if isinstance(value, str) and value not in SAM_NAMES:
-        return [Problem(f"--sam={value}: give one of {', '.join(SAM_NAMES)} or a mapping with "
-                        f"{', '.join(SAM_REQUIRED)}")]  # fmt: skip
+        return [
+            Problem(
+                f"--sam={value}: give one of {', '.join(SAM_NAMES)} or a mapping with "
+                f"{', '.join(SAM_REQUIRED)}"
+            )
+        ]
     if not isinstance(value, dict):
         if image_size in (None, 1024):
             return []
-        return [Problem(f"--image_size={image_size}: {value or 'vit_h'} sees 1024 pixels; "
-                        "write --sam as a mapping that holds image_size to change it")]  # fmt: skip
+        return [
+            Problem(
+                f"--image_size={image_size}: {value or 'vit_h'} sees 1024 pixels; "
+                "write --sam as a mapping that holds image_size to change it"
+            )
+        ]
     allowed = SAM_REQUIRED + SAM_OPTIONAL
     problems = [
-        Problem(f"--sam: unknown key {key!r}{suggest(str(key), allowed)}; "
-                f"allowed: {', '.join(allowed)}")  # fmt: skip
+        Problem(
+            f"--sam: unknown key {key!r}{suggest(str(key), allowed)}; allowed: {', '.join(allowed)}"
+        )
         for key in value
         if key not in allowed
     ]
@@ -211,7 +222,10 @@ def reason_seg(flag: str, dataset_dir: str, name: str, split: str) -> list[Probl
     if path.is_dir() and next(path.glob("*.json"), None):
         return []
     state = "holds no .json annotation" if path.is_dir() else "does not exist"
-    return [Problem(f"--{flag}: {path} {state}; expected ReasonSeg's *.jpg with *.json beside them; "
-                    "check --dataset_dir, or write toy data with python -m dataset.toy", True)]  # fmt: skip
-
-
+    return [
+        Problem(
+            f"--{flag}: {path} {state}; expected ReasonSeg's *.jpg with *.json beside them; "
+            "check --dataset_dir, or write toy data with python -m dataset.toy",
+            True,
+        )
+    ]

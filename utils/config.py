@@ -101,14 +101,12 @@ def _underscores(argument: str) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """", did you mean ...?" for names close to `name`, or ""."""
+    """ ", did you mean ...?" for names close to `name`, or ""."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f", did you mean {' or '.join(close)}?" if close else ""
 
 
-def read_preset(
-    path: str | Path, flags: dict[str, Flag]
-) -> tuple[dict[str, Any], list[Problem]]:
+def read_preset(path: str | Path, flags: dict[str, Flag]) -> tuple[dict[str, Any], list[Problem]]:
     """Values of a YAML preset by field name, with everything that is wrong in it."""
     file = locate(str(path))
     try:
@@ -239,22 +237,17 @@ def parse(
 
 def to_text(options: Any, origins: dict[str, str] | None = None) -> str:
     """The configuration as YAML under a heading per group, origins as comments."""
-    lines, group = [], None
-    for name, flag in sorted_by_group(flags_of(type(options))):
+    lines: list[str] = []
+    group = None
+    for name, flag in flags_of(type(options)).items():
         if flag.group != group:
             lines += [""] * (group is not None) + [f"# {flag.group}"]
             group = flag.group
-        value = getattr(options, name)
-        said = yaml.safe_dump({name: value}, width=10_000, default_flow_style=None, sort_keys=False)
+        value = yaml.safe_dump(getattr(options, name), width=10_000, default_flow_style=True)
+        said = value.removesuffix("...\n").rstrip("\n")
         origin = f"    # {origins[name]}" if origins and name in origins else ""
-        lines.append(said.rstrip("\n") + origin)
+        lines.append(f"{name}: {said}{origin}")
     return "\n".join(lines) + "\n"
-
-
-def sorted_by_group(flags: dict[str, Flag]) -> list[tuple[str, Flag]]:
-    """Flags with equal groups side by side, groups in the order of their first flag."""
-    order = {flag.group: None for flag in flags.values()}
-    return [(n, f) for group in order for n, f in flags.items() if f.group == group]
 
 
 def save(options: Any, path: str | Path) -> None:

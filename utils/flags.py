@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import types
 import typing
 from dataclasses import dataclass, field
@@ -18,7 +19,6 @@ FALSE_WORDS = ("false", "0", "no", "off")
 def option(
     default: Any,
     help: str,
-    group: str = "general",
     choices: tuple[Any, ...] | None = None,
     path: bool = False,
 ) -> Any:
@@ -28,12 +28,11 @@ def option(
         default: value when neither the preset nor the command line gives one; lists and
             mappings are copied for every instance.
         help: one line for `--help`.
-        group: heading under which it is printed.
         choices: the allowed values, if there are few (a `Literal` type says the same).
         path: True for a file or folder: a relative path in a preset is then looked up in the
             working directory first, in the repository next.
     """
-    metadata = {"help": help, "group": group, "choices": choices, "path": path}
+    metadata = {"help": help, "choices": choices, "path": path}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -79,10 +78,17 @@ class Flag:
 
 
 def flags_of(cls: type) -> dict[str, Flag]:
-    """The flags of an options class, by name, in the order of its fields."""
+    """The flags of an options class, by name: those of its first base first, its own last.
+
+    The heading of a flag is the first line of the docstring of the class that declares it.
+    """
     hints = typing.get_type_hints(cls)
+    owners = {}
+    for base in reversed(cls.__mro__):
+        owners.update(dict.fromkeys(inspect.get_annotations(base), base))
+    order = [*cls.__mro__[1:], cls]
     found = {}
-    for item in dataclasses.fields(cls):
+    for item in sorted(dataclasses.fields(cls), key=lambda item: order.index(owners[item.name])):
         kinds, inner, optional, choices = _read_type(hints[item.name])
         found[item.name] = Flag(
             name=item.name,
@@ -91,7 +97,7 @@ def flags_of(cls: type) -> dict[str, Flag]:
             optional=optional,
             choices=item.metadata.get("choices") or choices,
             help=item.metadata.get("help", ""),
-            group=item.metadata.get("group", "general"),
+            group=(owners[item.name].__doc__ or "").strip().partition("\n")[0].rstrip("."),
             path=item.metadata.get("path", False),
         )
     return found
@@ -162,7 +168,6 @@ def _convert_to(kind: type, value: Any) -> Any:
         raise ValueError(value)
     if isinstance(value, bool | dict | list):
         raise ValueError(value)
-    if kind is int and isinstance(value, float):
-        if value != int(value):
-            raise ValueError(value)
+    if kind is int and isinstance(value, float) and value != int(value):
+        raise ValueError(value)
     return kind(value)

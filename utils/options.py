@@ -1,0 +1,274 @@
+"""Every flag of `train_read.py`, `test_read.py` and `demo.py`: one dataclass per entry point.
+
+Names and defaults are those of the original where it has the flag. `problems()` holds the checks.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils import checks
+from utils.config import Problem, suggest
+from utils.reader_flags import (
+    EvaluationFlags,
+    PictureFlags,
+    PredictionFlags,
+    ProcessFlags,
+    QuestionFlags,
+    ReaderFlags,
+    SaspOverrides,
+)
+from utils.train_flags import (
+    DataFlags,
+    ModelFlags,
+    OptimisationFlags,
+    RunFlags,
+    SaspFlags,
+    TrainedPartsFlags,
+)
+
+TEMPLATE_SETS = ("varied", "simple")
+SASP_FIELDS = {
+    "num_points": "sasp_num_points",
+    "t_pos": "sasp_t_pos",
+    "t_neg": "sasp_t_neg",
+    "down_sample": "sasp_down_sample",
+    "thresholds": "sasp_thresholds",
+    "std_factor": "sasp_std_factor",
+    "prompt": "sasp_prompt",
+}
+"""Field of `model.SaspParams` -> flag."""
+
+
+class SaspSettings:
+    """What options with `sasp_*` flags can do."""
+
+    def sasp_settings(self) -> dict[str, Any]:
+        """Arguments of `model.SaspParams`; flags that were left at None are not in it."""
+        given = {key: getattr(self, name) for key, name in SASP_FIELDS.items()}
+        return {key: value for key, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class TrainOptions(
+    ModelFlags, TrainedPartsFlags, SaspFlags, DataFlags, OptimisationFlags, RunFlags, SaspSettings
+):
+    """Train READ."""
+
+    @property
+    def run_dir(self) -> Path:
+        """Where everything about this run is written."""
+        return Path(self.log_base_dir) / self.exp_name
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps from the first to the last."""
+        steps = self.epochs * self.steps_per_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def mixture(self) -> dict[str, float]:
+        """Data set -> how often it is drawn."""
+        names = self.dataset.split("||")
+        if self.sample_rates is None:
+            return {name: float(checks.TRAINING_SETS.get(name, 1)) for name in names}
+        rates = [float(rate) for rate in self.sample_rates.split(",")]
+        return dict(zip(names, rates, strict=True))
+
+    def validation(self) -> tuple[str, str]:
+        """(data set, split) of the validation."""
+        return checks.split_validation(self.val_dataset, self.val_split)
+
+    def sam_settings(self) -> str | dict[str, Any]:
+        """The `sam` argument of the builder."""
+        if isinstance(self.sam, dict):
+            return {"image_size": self.image_size, **self.sam}
+        return self.sam
+
+    def problems(self) -> list[Problem]:
+        """Everything that keeps this configuration from running."""
+        problems = self._model_problems() + checks.sasp(self) + self._data_problems()
+        problems += checks.positive(
+            self,
+            "epochs",
+            "steps_per_epoch",
+            "max_steps",
+            "batch_size",
+            "lr",
+            "print_freq",
+            "grad_accumulation_steps",
+            "num_classes_per_sample",
+            "out_dim",
+            "lora_alpha",
+        )
+        problems += checks.at_least_zero(
+            self,
+            "workers",
+            "warmup_steps",
+            "lora_r",
+            "save_every",
+            "start_epoch",
+            "seed",
+            "ce_loss_weight",
+            "dice_loss_weight",
+            "bce_loss_weight",
+            "sasp_std_factor",
+        )
+        problems += checks.below_one(self, "lora_dropout", "beta1", "beta2")
+        problems += self._run_problems()
+        return problems
+
+    def _model_problems(self) -> list[Problem]:
+        problems = checks.model_folder("version", self.version, "a model in the released layout")
+        problems += checks.model_folder("vision_tower", self.vision_tower, "a CLIP model")
+        problems += checks.sam(self.sam, self.image_size) + checks.quantization(self)
+        if self.vision_pretrained is not None:
+            hint = "download sam_vit_h_4b8939.pth, or give the path of your copy"
+            problems += checks.file(
+                "vision_pretrained", self.vision_pretrained, "SAM weights", hint
+            )
+        elif not self.use_released_param:
+            problems.append(
+                Problem("--no_use_released_param needs --vision_pretrained, SAM's .pth file")
+            )
+        elif (config := checks.model_config(self.version)) and "train_mask_decoder" not in config:
+            problems.append(
+                Problem(
+                    f"--version={self.version} is a LLaVA without SAM weights; "
+                    "give --vision_pretrained, SAM's .pth file"
+                )
+            )
+        if self.model_max_length <= 255:
+            problems.append(
+                Problem(
+                    f"--model_max_length={self.model_max_length}: the picture counts as 255 "
+                    "tokens; give more, such as 512"
+                )
+            )
+        if self.lora_r and not self.lora_target_modules.strip(" ,"):
+            problems.append(Problem("--lora_target_modules is empty; name layers, or --lora_r=0"))
+        return problems
+
+    def _data_problems(self) -> list[Problem]:
+        names = self.dataset.split("||")
+        known = ", ".join(checks.TRAINING_SETS)
+        problems = []
+        for name in names:
+            if name not in checks.TRAINING_SETS:
+                hint = suggest(name, checks.TRAINING_SETS)
+                problems.append(
+                    Problem(f"--dataset: unknown data set {name!r}{hint}; known: {known}")
+                )
+            elif self.eval_only:
+                continue
+            elif name not in checks.LOADERS:
+                problems.append(checks.no_loader("dataset", name, checks.TRAINING_SETS))
+            elif name == "reason_seg":
+                source, _, split = self.reason_seg_data.partition("|")
+                problems += checks.reason_seg(
+                    "reason_seg_data", self.dataset_dir, source, split or "train"
+                )
+        problems += self._rate_problems(names)
+        problems += checks.template_file(self.templates, TEMPLATE_SETS)
+        return problems + ([] if self.no_eval else checks.validation(self))
+
+    def _rate_problems(self, names: list[str]) -> list[Problem]:
+        if self.sample_rates is None:
+            return []
+        said = f"--sample_rates={self.sample_rates}"
+        try:
+            rates = [float(rate) for rate in self.sample_rates.split(",")]
+        except ValueError:
+            return [Problem(f"{said}: give numbers joined by commas, one per data set")]
+        if len(rates) != len(names):
+            return [
+                Problem(
+                    f"{said}: {len(rates)} rates for {len(names)} data sets in --dataset; "
+                    "give one for each"
+                )
+            ]
+        if min(rates) < 0 or max(rates) == 0:
+            return [Problem(f"{said}: give numbers from 0, at least one of them above 0")]
+        return []
+
+    def _run_problems(self) -> list[Problem]:
+        problems = []
+        if self.eval_only and self.no_eval:
+            problems.append(Problem("--eval_only and --no_eval exclude each other; give one"))
+        if not self.exp_name or os.path.basename(self.exp_name) != self.exp_name:
+            problems.append(Problem(f"--exp_name={self.exp_name!r}: give a name, not a path"))
+        if self.start_epoch >= self.epochs:
+            problems.append(
+                Problem(f"--start_epoch={self.start_epoch} leaves none of --epochs={self.epochs}")
+            )
+        if self.resume is not None:
+            problems += checks.folder(
+                "resume", self.resume, "a run's ckpt_model folder", "give RUN/ckpt_model"
+            )
+        return problems + (checks.package("wandb", "use_wandb") if self.use_wandb else [])
+
+
+@dataclass(frozen=True)
+class ReaderOptions(ReaderFlags, SaspOverrides, SaspSettings):
+    """Flags of everything that loads a trained model."""
+
+    def sam_settings(self) -> str | dict[str, Any] | None:
+        """The `sam` argument of `load_read`; None: what the model stores."""
+        if isinstance(self.sam, dict) and self.image_size is not None:
+            return {"image_size": self.image_size, **self.sam}
+        return self.sam
+
+    def problems(self) -> list[Problem]:
+        """Everything that keeps this configuration from running."""
+        path, tower = self.pretrained_model_path, self.vision_tower
+        problems = checks.model_folder("pretrained_model_path", path, "a merged model")
+        if tower is not None:
+            problems += checks.model_folder("vision_tower", tower, "a CLIP model")
+        problems += checks.sam(self.sam, self.image_size) if self.sam or self.image_size else []
+        problems += checks.quantization(self) + checks.sasp(self)
+        problems += checks.positive(self, "max_new_tokens", "model_max_length")
+        return problems + checks.at_least_zero(self, "local_rank", "sasp_std_factor")
+
+
+@dataclass(frozen=True)
+class TestOptions(ReaderOptions, EvaluationFlags, ProcessFlags, PredictionFlags):
+    """Evaluate READ: write predictions, or compute the metrics of written ones."""
+
+    __test__ = False  # its name looks like a test to pytest
+
+    def validation(self) -> tuple[str, str]:
+        """(data set, split) of the evaluation."""
+        return checks.split_validation(self.val_dataset, self.val_split)
+
+    def problems(self) -> list[Problem]:
+        """Everything that keeps this configuration from running."""
+        if self.cmd == "metrics":
+            hint = "run --cmd inference first, or give the folder that holds them"
+            return checks.folder("vis_save_path", self.vis_save_path, "predictions", hint)
+        problems = super().problems() + checks.validation(self)
+        problems += checks.positive(self, "batch_questions", "world_size")
+        if not 0 <= self.process_num < max(self.world_size, 1):
+            problems.append(
+                Problem(
+                    f"--process_num={self.process_num}: give 0 to {self.world_size - 1}, "
+                    "below --world_size"
+                )
+            )
+        return problems
+
+
+@dataclass(frozen=True)
+class DemoOptions(ReaderOptions, QuestionFlags, PictureFlags):
+    """Ask READ about a picture: a chat in the terminal, or one question."""
+
+    def problems(self) -> list[Problem]:
+        """Everything that keeps this configuration from running."""
+        problems = super().problems()
+        if self.prompt is not None and self.image is None:
+            problems.append(Problem("--prompt needs --image: the picture to ask about"))
+        if self.image is not None and "://" not in self.image:
+            hint = "give the path or URL of a picture"
+            problems += checks.file("image", self.image, "a picture", hint)
+        return problems

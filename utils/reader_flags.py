@@ -1,0 +1,115 @@
+"""The flags of evaluation and demo, by group. `utils.options` joins and checks them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from utils.conversation import CONVERSATION_TYPES
+from utils.flags import option
+
+
+@dataclass(frozen=True)
+class ReaderFlags:
+    """Model."""
+
+    pretrained_model_path: str = option(
+        "tsunghanwu/SESAME", "merged model: a folder or hub id", path=True
+    )
+    vision_tower: str | None = option(
+        None, "CLIP folder or hub id; none: the one that the model names", path=True
+    )
+    sam: str | dict | None = option(
+        None,
+        "SAM's image encoder: vit_h, vit_l, vit_b or a mapping; none: what the model stores, "
+        "else vit_h",
+    )
+    image_size: int | None = option(
+        None, "side of SAM's input in pixels; none: what the model stores, else 1024"
+    )
+    model_max_length: int = option(512, "longest text in tokens, the picture counted as 255")
+    conv_type: str = option("llava_v1", "conversation format", choices=CONVERSATION_TYPES)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "number format; auto: bf16 on a GPU, fp32 on a CPU"
+    )
+    load_in_4bit: bool = option(False, "load in 4 bits (GPU, bitsandbytes)")
+    load_in_8bit: bool = option(False, "load in 8 bits (GPU, bitsandbytes)")
+    max_new_tokens: int = option(512, "longest generated answer")
+    local_rank: int = option(0, "which GPU to use")
+
+
+@dataclass(frozen=True)
+class SaspOverrides:
+    """Similarity as points."""
+
+    sasp_num_points: int | None = option(None, "points per mask; none: what the model stores")
+    sasp_t_pos: float | None = option(None, "similarity from which a cell is positive")
+    sasp_t_neg: float | None = option(None, "similarity up to which a cell is negative")
+    sasp_down_sample: int | None = option(None, "the map is this much smaller than CLIP's grid")
+    sasp_thresholds: Literal["fixed", "std"] | None = option(
+        None, "fixed thresholds or mean +- std_factor * std"
+    )
+    sasp_std_factor: float | None = option(None, "k of the std thresholds")
+    sasp_prompt: Literal["points", "discrete", "text"] | None = option(
+        None, "prompt for SAM: text + continuous points, text + discrete points, text only"
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationFlags:
+    """Evaluation."""
+
+    cmd: Literal["inference", "metrics"] = option(
+        "inference", "write predictions (and metrics), or metrics of written predictions"
+    )
+    val_dataset: str = option("ReasonSeg|val", "data set: NAME or NAME|SPLIT")
+    val_split: str | None = option(None, "split; wins over the one in --val_dataset")
+    dataset_dir: str = option("./dataset_folder", "folder with all data sets", path=True)
+    eval_mode: Literal["teacher_forced", "generated", "both"] = option(
+        "generated", "the answer is given, or the model generates it, or both"
+    )
+    false_premises: bool = option(
+        True, "also ask about objects that are not there (generated only)"
+    )
+    batch_questions: int = option(8, "questions about a picture that are answered together")
+    skip_broken: bool = option(
+        False, "leave broken pictures out and list them, instead of stopping"
+    )
+
+
+@dataclass(frozen=True)
+class ProcessFlags:
+    """Processes."""
+
+    process_num: int = option(0, "number of this process")
+    world_size: int = option(1, "number of processes that share the pictures")
+
+
+@dataclass(frozen=True)
+class PredictionFlags:
+    """Output."""
+
+    vis_save_path: str = option("./vis_output", "folder of the predictions")
+    resume: bool = option(True, "go on after the predictions that are already written")
+    report: bool = option(False, "write an HTML page with pictures as well")
+
+
+@dataclass(frozen=True)
+class QuestionFlags:
+    """Question."""
+
+    image: str | None = option(
+        None, "picture to ask about: a path or URL; none: the chat asks for it", path=True
+    )
+    prompt: str | None = option(None, "question; with --image: answer it and leave")
+    force_seg: bool = option(False, "a mask even when the model answers without one")
+
+
+@dataclass(frozen=True)
+class PictureFlags:
+    """Output."""
+
+    vis_save_dir: str = option("./vis_output", "folder for masks, overlays and heat maps")
+    output_format: Literal["png", "rle", "json"] = option(
+        "png", "form of the mask: a picture, COCO RLE, or JSON with text, points and RLE"
+    )
