@@ -1,0 +1,103 @@
+"""Pictures of answers: what is drawn where, and that nothing is lost on the way to the disk."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.errors import InputError
+from utils.visualize import (
+    NEGATIVE_COLOUR,
+    POSITIVE_COLOUR,
+    display_scale,
+    embed_png,
+    heat_map,
+    mask_picture,
+    overlay,
+    paint_points,
+    save_png,
+    sheet,
+    truth_picture,
+)
+
+IMAGE = np.full((40, 60, 3), 100, np.uint8)
+MASK = np.zeros((40, 60), bool)
+MASK[10:20, 30:45] = True
+
+
+def test_small_pictures_are_enlarged_and_large_ones_are_not():
+    assert display_scale((40, 60)) == 11
+    assert display_scale((1000, 700)) == 1
+    assert overlay(IMAGE, MASK).shape == (440, 660, 3)
+
+
+def test_overlay_marks_the_mask_and_leaves_the_rest():
+    drawn = overlay(IMAGE, MASK, scale=4)
+    assert (drawn[60, 150] != 100).any()
+    assert (drawn[:20] == 100).all() and (drawn[:, :80] == 100).all()
+    assert (overlay(IMAGE, np.zeros_like(MASK), scale=4) == 100).all()
+
+
+def test_points_by_label():
+    points = np.array([[5.0, 5.0], [20.0, 5.0], [50.0, 30.0]])
+    drawn = paint_points(overlay(IMAGE, MASK & False, scale=8), points, np.array([1, 0, -1]), 8)
+    assert tuple(drawn[44, 44]) == POSITIVE_COLOUR
+    assert tuple(drawn[44, 164]) == NEGATIVE_COLOUR
+    assert (drawn[200:, 300:] == 100).all()  # neutral
+
+
+@pytest.mark.parametrize("size", [(40, 60), (60, 40), (50, 50)])
+def test_heat_lies_where_clip_looks(size):
+    image = np.full((*size, 3), 100, np.uint8)
+    similarity = np.zeros((8, 8), np.float32)
+    similarity[4, 4] = 1
+    drawn = heat_map(image, similarity, scale=2).astype(int)
+    short = min(size)
+    top, left = (size[0] - short) // 2 * 2, (size[1] - short) // 2 * 2
+    cell = short * 2 / 8
+    hot = drawn[int(top + 4.5 * cell), int(left + 4.5 * cell)]
+    cold = drawn[top + 4, left + 4]
+    assert hot[0] > hot[2] and cold[2] > cold[0]
+    if size[1] > size[0]:
+        assert (drawn[:, : left - 1] == 50).all()
+
+
+def test_a_constant_map_is_drawn():
+    assert np.isfinite(heat_map(IMAGE, np.ones((8, 8)))).all()
+
+
+def test_truth_shows_ignored_pixels_otherwise():
+    truth = MASK.astype(np.uint8)
+    truth[30:36, 5:15] = 255
+    drawn = truth_picture(IMAGE, truth, scale=1)
+    assert drawn[15, 37, 2] > drawn[15, 37, 0]
+    assert len({int(v) for v in drawn[33, 10]}) < 3 and (drawn[33, 10] != 100).any()
+
+
+def test_masks_are_saved_without_loss(tmp_path):
+    path = save_png(tmp_path / "new" / "mask.png", mask_picture(MASK))
+    assert np.array_equal(np.asarray(Image.open(path)) == 255, MASK)
+    with pytest.raises(InputError, match=r"\.png"):
+        save_png(tmp_path / "mask.jpg", mask_picture(MASK))
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        save_png(tmp_path / "file" / "mask.png", mask_picture(MASK))
+
+
+def test_embedded_pictures_are_the_pictures():
+    text = embed_png(IMAGE)
+    header, data = text.split(",")
+    assert header == "data:image/png;base64"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), IMAGE)
+
+
+def test_a_sheet_wraps_long_text():
+    tiles = [("picture", IMAGE), ("answer", IMAGE)]
+    short, long = sheet(tiles, ["a question"]), sheet(tiles, ["word " * 60])
+    assert short.shape[1] == long.shape[1] == 16 + 2 * (60 + 16)
+    assert long.shape[0] > short.shape[0]
