@@ -98,7 +98,7 @@ def similarity_to_points(
     """Choose point prompts from similarity maps; differentiable through DtoC.
 
     Positive points come first by falling similarity, then negative ones by rising similarity, then
-    neutral ones in raster order. A constant map has only neutral points, with zero gradients.
+    neutral ones in raster order. A constant map has only neutral points, with finite gradients.
 
     Args:
         similarity: float[V] or float[N, V] over a square grid of image tokens.

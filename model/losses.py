@@ -1,0 +1,76 @@
+"""The training losses (METHOD section 4; paper, equations of section 3.4).
+
+Legend: M masks, K trained tokens, H x W original picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch.nn import functional as F
+
+DICE_SCALE = 1000.0
+DICE_SMOOTH = 1e-6
+
+
+def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross entropy, mean over the trained tokens; zero (with gradient) if there are none.
+
+    Args:
+        logits: float[K, vocabulary].
+        labels: int64[K].
+    """
+    if len(labels) == 0:
+        return logits.float().sum()
+    return F.cross_entropy(logits.float(), labels)
+
+
+def bce_per_mask(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Binary cross entropy with logits, mean over pixels: float32[M, H, W] -> float32[M]."""
+    loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    return loss.flatten(1).mean(dim=1)
+
+
+def dice_per_mask(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """1 - DICE on probabilities, sums scaled by 1/1000: float32[M, H, W] -> float32[M]."""
+    share, truth = logits.sigmoid().flatten(1), truth.flatten(1)
+    overlap = 2 * (share * truth / DICE_SCALE).sum(dim=1)
+    total = (share / DICE_SCALE).sum(dim=1) + (truth / DICE_SCALE).sum(dim=1)
+    return 1 - (overlap + DICE_SMOOTH) / (total + DICE_SMOOTH)
+
+
+def mask_losses(
+    logits: Sequence[torch.Tensor], truths: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Mean BCE and DICE over all masks of a batch.
+
+    Args:
+        logits: per picture float32[n, H, W].
+        truths: per picture uint8[n, H, W]; values other than 1 are background.
+
+    Returns:
+        the two means, or None if the batch has no mask.
+
+    Raises:
+        ValueError: a picture has another number of masks than `[SEG]` tokens.
+    """
+    bce, dice = [], []
+    for number, (logit, truth) in enumerate(zip(logits, truths, strict=True)):
+        if logit.shape != truth.shape:
+            raise ValueError(
+                f"picture {number} of the batch: {tuple(logit.shape)} mask logits, "
+                f"{tuple(truth.shape)} truth masks; one mask is needed for each [SEG]"
+            )
+        if len(logit):
+            target = (truth == 1).to(logit.dtype)
+            bce.append(bce_per_mask(logit, target))
+            dice.append(dice_per_mask(logit, target))
+    if not bce:
+        return None
+    return torch.cat(bce).mean(), torch.cat(dice).mean()
+
+
+def zero_of(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
+    """0, with a (zero) gradient for each parameter: ranks without a mask reduce like the others."""
+    return sum((parameter.float().sum() * 0.0 for parameter in parameters), torch.zeros(()))

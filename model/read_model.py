@@ -1,0 +1,470 @@
+"""READ as a transformers model: LLaVA, SAM and the projection between them.
+
+The forward is a list of stages shared by training and generation: states of the prompts ->
+`[SEG]` states -> text prompt and points -> image embedding -> masks. Only where the hidden states
+come from differs. Legend: see `model.llava` and `model.sam`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaModel
+from transformers.modeling_outputs import ModelOutput
+from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
+
+from model import losses
+from model.llava import VisionTower, build_projector, load_vision_tower, splice_image
+from model.sam import SamModel, sam_sizes
+from model.sasp import SaspParams, similarity_map, similarity_to_points
+from model.seg_tokens import image_states, locate_seg
+from utils.batch import Batch
+from utils.constants import IGNORE_INDEX
+from utils.errors import InputError
+from utils.views import ImageViews, normalise_for_sam
+
+TOWER_FOLDER = "vision_tower"
+TOWER_PREFIX = f"model.{TOWER_FOLDER}."
+SAM_CHUNK = 8
+"""Pictures that go through SAM's image encoder at once."""
+
+
+class ReadConfig(LlamaConfig):
+    """LLaMA's configuration, LLaVA's and READ's fields, and the SasP and SAM settings.
+
+    Reads released `config.json` files (model_type "llava") as they are. `sam` and `sasp` are
+    mappings with the fields of `SamSizes` and `SaspParams`; None means ViT-H and the 7B preset.
+    """
+
+    model_type = "read"
+
+    mm_vision_tower: str | None = None
+    vision_tower: str | None = None
+    mm_hidden_size: int = 1024
+    mm_projector_type: str = "mlp2x_gelu"
+    mm_vision_select_layer: int = -2
+    mm_use_im_start_end: bool = True
+    train_mask_decoder: bool = True
+    out_dim: int = 256
+    sam: dict | None = None
+    sasp: dict | None = None
+    seg_token_id: int | None = None
+    conv_type: str = "llava_v1"
+    ce_loss_weight: float = 1.0
+    bce_loss_weight: float = 2.0
+    dice_loss_weight: float = 0.5
+
+    @classmethod
+    def get_config_dict(cls, *args, **kwargs):
+        """Released files say "llava"; everything else in them is read as it stands."""
+        values, rest = super().get_config_dict(*args, **kwargs)
+        if values.get("model_type") == "llava":
+            values = {**values, "model_type": cls.model_type}
+        return values, rest
+
+    @property
+    def sasp_params(self) -> SaspParams:
+        """The stored SasP settings."""
+        return SaspParams(**(self.sasp or {}))
+
+    @sasp_params.setter
+    def sasp_params(self, params: SaspParams) -> None:
+        self.sasp = asdict(params)
+
+
+@dataclass
+class MaskPrediction:
+    """n masks of one picture.
+
+    Args:
+        logits: float32[n, H, W]; above 0 is the object.
+        scores: float32[n], SAM's predicted IoU.
+        similarity: float32[n, V].
+        points: float32[n, P, 2], (x, y) in the original picture.
+        point_labels: int64[n, P].
+    """
+
+    logits: torch.Tensor
+    scores: torch.Tensor
+    similarity: torch.Tensor
+    points: torch.Tensor
+    point_labels: torch.Tensor
+
+
+@dataclass
+class ReadOutput(ModelOutput):
+    """Losses with their weights applied, and per picture mask logits float32[n, H, W]."""
+
+    loss: torch.Tensor | None = None
+    ce_loss: torch.Tensor | None = None
+    mask_bce_loss: torch.Tensor | None = None
+    mask_dice_loss: torch.Tensor | None = None
+    mask_loss: torch.Tensor | None = None
+    mask_logits: list[torch.Tensor] | None = None
+
+
+@dataclass
+class PromptStates:
+    """What the language model makes of a batch of prompts.
+
+    Args:
+        hidden: float[N, L, D] after the final norm.
+        text_position: int64[N, T] and image_start: int64[N], see `SplicedPrompt`.
+    """
+
+    hidden: torch.Tensor
+    text_position: torch.Tensor
+    image_start: torch.Tensor
+
+
+class ReadModel(LlamaModel):
+    """LLaMA with the projector, SAM and the projection of `[SEG]`, under the released names."""
+
+    config_class = ReadConfig
+
+    def __init__(self, config: ReadConfig):
+        super().__init__(config)
+        sizes = sam_sizes(config.sam)
+        if sizes.prompt_dim != config.out_dim:
+            raise InputError(
+                f"out_dim is {config.out_dim}, but SAM's prompts are {sizes.prompt_dim} wide; "
+                "both have to be equal (--out_dim)"
+            )
+        self.mm_projector = build_projector(
+            config.mm_projector_type, config.mm_hidden_size, config.hidden_size
+        )
+        self.visual_model = SamModel(sizes)
+        self.text_hidden_fcs = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.Linear(config.hidden_size, config.hidden_size),
+                    nn.ReLU(),
+                    nn.Linear(config.hidden_size, config.out_dim),
+                    nn.Dropout(0.0),
+                )
+            ]
+        )
+        self.vision_tower: VisionTower | None = None
+        self.post_init()
+
+
+class ReadForCausalLM(LlamaPreTrainedModel):
+    """READ. `forward` takes a `Batch`; `from_pretrained` and `save_pretrained` as usual."""
+
+    config_class = ReadConfig
+    config: ReadConfig
+    _no_split_modules = ["LlamaDecoderLayer", "Block", "TwoWayAttentionBlock"]
+    _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq", r"model\.vision_tower\."]
+
+    def __init__(self, config: ReadConfig):
+        super().__init__(config)
+        self.model = ReadModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    # --- loading and saving -----------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(cls, path, *args, vision_tower: str | Path | None = None, **kwargs):
+        """transformers' `from_pretrained`; the CLIP tower is loaded from its own folder.
+
+        Args:
+            path: folder or hub id.
+            vision_tower: CLIP folder or hub id instead of the configured one.
+
+        Raises:
+            InputError: the CLIP tower cannot be loaded.
+        """
+        loaded = super().from_pretrained(path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.load_vision_tower(vision_tower, folder=path)
+        return loaded
+
+    def load_vision_tower(
+        self, source: str | Path | None = None, folder: str | Path | None = None
+    ) -> None:
+        """Attach the frozen CLIP tower.
+
+        Args:
+            source: CLIP folder or hub id; None takes the configuration's.
+            folder: checkpoint folder, in or beside which a relative name is looked for.
+
+        Raises:
+            InputError: no tower is named, it cannot be loaded, or its width does not fit.
+        """
+        named = source or self.config.mm_vision_tower or self.config.vision_tower
+        if not named:
+            raise InputError(
+                "no CLIP tower is named in the checkpoint's config.json (mm_vision_tower); "
+                "give one with vision_tower (--vision_tower)"
+            )
+        if source is None and folder is not None and not Path(named).is_absolute():
+            places = [Path(folder) / named, Path(folder).parent / named]
+            named = next((str(place) for place in places if place.is_dir()), named)
+        tower = load_vision_tower(named, self.config.mm_vision_select_layer, self.dtype)
+        width = tower.clip.config.hidden_size
+        if width != self.config.mm_hidden_size:
+            raise InputError(
+                f"the CLIP tower {named} is {width} wide, the projector expects "
+                f"{self.config.mm_hidden_size}; name the tower the model was trained with"
+            )
+        self.model.vision_tower = tower.to(self.device)
+
+    def save_pretrained(self, save_directory, *args, state_dict=None, **kwargs):
+        """transformers' `save_pretrained`, without CLIP's weights among ours.
+
+        A tower that came from a local folder is stored in `vision_tower/` below, so that the
+        folder is complete; one with a hub id stays a hub id.
+        """
+        state = self.state_dict() if state_dict is None else state_dict
+        state = {name: value for name, value in state.items() if not name.startswith(TOWER_PREFIX)}
+        target = Path(save_directory)
+        tower = self.model.vision_tower
+        if tower is not None and Path(tower.source).is_dir():
+            self.config.mm_vision_tower = self.config.vision_tower = TOWER_FOLDER
+            if Path(tower.source).resolve() != (target / TOWER_FOLDER).resolve():
+                shutil.copytree(tower.source, target / TOWER_FOLDER, dirs_exist_ok=True)
+        elif tower is not None:
+            self.config.mm_vision_tower = self.config.vision_tower = tower.source
+        super().save_pretrained(save_directory, *args, state_dict=state, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embeddings, `model.embed_tokens`."""
+        return self.model.embed_tokens
+
+    def get_output_embeddings(self) -> nn.Linear:
+        """`lm_head`."""
+        return self.lm_head
+
+    @property
+    def views(self) -> ImageViews:
+        """Which views of a picture this model wants."""
+        return ImageViews(self._tower.processor, self.model.visual_model.sizes.image_size)
+
+    @property
+    def _tower(self) -> VisionTower:
+        if self.model.vision_tower is None:
+            raise InputError("the model has no CLIP tower yet: call load_vision_tower first")
+        return self.model.vision_tower
+
+    # --- stages -----------------------------------------------------------------------------
+
+    def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
+        """CLIP views float[B, 3, C, C] -> image features float[B, V, D]."""
+        features = self._tower(pixels.to(self.device))
+        return self.model.mm_projector(features.to(self.model.mm_projector[0].weight.dtype))
+
+    @torch.no_grad()
+    def encode_sam(self, pixels: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
+        """SAM views uint8[B, 3, S, S] with the pictures' sizes (h, w) -> float[B, C, h', w']."""
+        chunks = [
+            self.model.visual_model.encode(
+                normalise_for_sam(
+                    pixels[i : i + SAM_CHUNK].to(self.device), list(sizes[i : i + SAM_CHUNK])
+                )
+            )
+            for i in range(0, len(pixels), SAM_CHUNK)
+        ]
+        return torch.cat(chunks)
+
+    def prompt_states(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        image_features: torch.Tensor,
+        image_index: torch.Tensor,
+    ) -> PromptStates:
+        """Run the language model over whole prompts; arguments as in `splice_image`."""
+        spliced = splice_image(
+            input_ids, attention_mask, self.model.embed_tokens, image_features, image_index
+        )
+        hidden = self.model(
+            inputs_embeds=spliced.embeds, attention_mask=spliced.attention_mask, use_cache=False
+        ).last_hidden_state
+        return PromptStates(hidden, spliced.text_position, spliced.image_start)
+
+    def predict_masks(
+        self,
+        seg_states: torch.Tensor,
+        states_of_image: torch.Tensor,
+        image_of_mask: torch.Tensor,
+        embeddings: torch.Tensor,
+        input_sizes: Sequence[tuple[int, int]],
+        sizes: Sequence[tuple[int, int]],
+    ) -> list[MaskPrediction]:
+        """From `[SEG]` states to masks: text prompt, similarity, points, SAM's decoder.
+
+        Args:
+            seg_states: float[M, D].
+            states_of_image: float[M, V, D], the image tokens each of them saw.
+            image_of_mask: int64[M], non-decreasing: the picture of each.
+            embeddings: float[B, C, h', w'], SAM's image embeddings.
+            input_sizes: B pairs (h, w) inside the SAM view.
+            sizes: B pairs (H, W) of the original pictures.
+
+        Returns:
+            one `MaskPrediction` for each of the B pictures.
+        """
+        sam, params = self.model.visual_model, self.config.sasp_params
+        text = self.model.text_hidden_fcs[0](seg_states)
+        similarity = similarity_map(states_of_image, seg_states)
+        counts = torch.bincount(image_of_mask, minlength=len(sizes)).tolist()
+
+        prompts, points, labels = [], [], []
+        for texts, maps, input_size, size in zip(
+            text.split(counts), similarity.split(counts), input_sizes, sizes, strict=True
+        ):
+            xy, label = similarity_to_points(maps, size, params)
+            points.append(xy)
+            labels.append(label)
+            prompts.append(sam.sparse_prompt(xy, label, texts, size, input_size))
+
+        low, scores = self._decode(embeddings, prompts, counts)
+        return [
+            MaskPrediction(sam.upscale(low_i, input_size, size), score, maps, xy, label)
+            for low_i, score, maps, xy, label, input_size, size in zip(
+                low.split(counts),
+                scores.float().split(counts),
+                similarity.split(counts),
+                points,
+                labels,
+                input_sizes,
+                sizes,
+                strict=True,
+            )
+        ]
+
+    def _decode(
+        self, embeddings: torch.Tensor, prompts: list[torch.Tensor], counts: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """All masks at once if their prompts are equally long, else picture by picture."""
+        sam = self.model.visual_model
+        repeats = torch.tensor(counts, device=embeddings.device)
+        if len({prompt.shape[1] for prompt in prompts if len(prompt)}) <= 1:
+            used = [prompt for prompt in prompts if len(prompt)] or prompts[:1]
+            return sam.decode(embeddings.repeat_interleave(repeats, dim=0), torch.cat(used))
+        parts = [
+            sam.decode(embeddings[i : i + 1].expand(n, -1, -1, -1), prompts[i])
+            for i, n in enumerate(counts)
+            if n
+        ]
+        return torch.cat([low for low, _ in parts]), torch.cat([score for _, score in parts])
+
+    # --- training ---------------------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> ReadOutput:
+        """Teacher-forced pass: losses and mask logits.
+
+        Args:
+            batch: see `Batch`; without masks (all empty) it still trains on the text.
+
+        Returns:
+            `ReadOutput`; the losses carry their weights (METHOD section 4).
+
+        Raises:
+            ValueError: the number of masks and of `[SEG]` tokens differ.
+        """
+        batch = batch.to(self.device)
+        clip_pixels, sam_pixels, sam_sizes_ = self._views_of(batch)
+        states = self.prompt_states(
+            batch.input_ids,
+            batch.attention_mask,
+            self.encode_clip(clip_pixels),
+            batch.image_index,
+        )
+        ce_loss = self.config.ce_loss_weight * self._token_loss(states, batch.labels)
+        predictions = self._teacher_forced_masks(batch, states, sam_pixels, sam_sizes_)
+        pair = losses.mask_losses([p.logits for p in predictions], batch.masks)
+        if pair is None:
+            # Ranks without a mask still take part in every gradient reduction.
+            touched = zero_of_trainable(self.model.text_hidden_fcs, self.model.visual_model)
+            bce = dice = touched.to(ce_loss)
+        else:
+            bce = self.config.bce_loss_weight * pair[0]
+            dice = self.config.dice_loss_weight * pair[1]
+        return ReadOutput(
+            loss=ce_loss + bce + dice,
+            ce_loss=ce_loss,
+            mask_bce_loss=bce,
+            mask_dice_loss=dice,
+            mask_loss=bce + dice,
+            mask_logits=[p.logits for p in predictions],
+        )
+
+    def _views_of(self, batch: Batch):
+        """The batch's views, or the model's own where the batch has none."""
+        if batch.clip_pixels is not None and batch.sam_pixels is not None:
+            return batch.clip_pixels, batch.sam_pixels, batch.sam_sizes
+        views = self.views
+        frames = [views.sam(image) for image in batch.images]
+        clip_pixels = torch.stack([views.clip(image) for image in batch.images])
+        return clip_pixels, torch.stack([f for f, _ in frames]), [size for _, size in frames]
+
+    def _token_loss(self, states: PromptStates, labels: torch.Tensor) -> torch.Tensor:
+        """Cross entropy at the positions that predict a trained token; no other logits are made."""
+        row, column = (labels != IGNORE_INDEX).nonzero(as_tuple=True)
+        before = states.hidden[row, states.text_position[row, column] - 1]
+        return losses.token_loss(self.lm_head(before), labels[row, column])
+
+    def _teacher_forced_masks(
+        self,
+        batch: Batch,
+        states: PromptStates,
+        sam_pixels: torch.Tensor,
+        input_sizes: Sequence[tuple[int, int]],
+    ) -> list[MaskPrediction]:
+        seg = locate_seg(batch.input_ids, states.text_position, self.seg_token_id)
+        sizes = batch.original_sizes
+        if len(seg.row) == 0:
+            return [self._no_masks(size) for size in sizes]
+        count = self._tower.side**2
+        order = batch.image_index[seg.row]
+        used, image_of_mask = torch.unique(order, return_inverse=True)
+        chosen = used.tolist()
+        embeddings = self.encode_sam(sam_pixels[used], [input_sizes[i] for i in chosen])
+        made = self.predict_masks(
+            states.hidden[seg.row, seg.state_position],
+            image_states(states.hidden[seg.row], states.image_start[seg.row], count),
+            image_of_mask,
+            embeddings,
+            [input_sizes[i] for i in chosen],
+            [sizes[i] for i in chosen],
+        )
+        by_image = dict(zip(chosen, made, strict=True))
+        return [by_image.get(i) or self._no_masks(size) for i, size in enumerate(sizes)]
+
+    def _no_masks(self, size: tuple[int, int]) -> MaskPrediction:
+        empty = torch.zeros((0,), device=self.device)
+        return MaskPrediction(
+            logits=empty.new_zeros((0, *size)),
+            scores=empty,
+            similarity=empty.new_zeros((0, self._tower.side**2)),
+            points=empty.new_zeros((0, 0, 2)),
+            point_labels=torch.zeros((0, 0), dtype=torch.int64, device=self.device),
+        )
+
+    @property
+    def seg_token_id(self) -> int:
+        """Id of `[SEG]`.
+
+        Raises:
+            InputError: the configuration does not hold it; `load_read` sets it.
+        """
+        if self.config.seg_token_id is None:
+            raise InputError(
+                "the model does not know the id of [SEG]: load it with model.load_read, or set "
+                "config.seg_token_id to the tokenizer's id of [SEG]"
+            )
+        return self.config.seg_token_id
+
+
+def zero_of_trainable(*modules: nn.Module) -> torch.Tensor:
+    """0 with a zero gradient for every trained parameter of the modules."""
+    return losses.zero_of(
+        p for module in modules for p in module.parameters() if p.requires_grad
+    )
