@@ -1,0 +1,16 @@
+"""READ: a multimodal model that answers in words and in masks."""
+
+from model.builder import load_read
+from model.read_model import ReadConfig, ReadForCausalLM
+from model.reader import Answer, Reader, Segment
+from model.sasp import SaspParams
+
+__all__ = [
+    "Answer",
+    "ReadConfig",
+    "ReadForCausalLM",
+    "Reader",
+    "SaspParams",
+    "Segment",
+    "load_read",
+]

@@ -247,6 +247,11 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         return ImageViews(self._tower.processor, self.model.visual_model.sizes.image_size)
 
     @property
+    def image_tokens(self) -> int:
+        """V, the number of image tokens."""
+        return self._tower.side**2
+
+    @property
     def _tower(self) -> VisionTower:
         if self.model.vision_tower is None:
             raise InputError("the model has no CLIP tower yet: call load_vision_tower first")
@@ -422,14 +427,13 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         sizes = batch.original_sizes
         if len(seg.row) == 0:
             return [self._no_masks(size) for size in sizes]
-        count = self._tower.side**2
         order = batch.image_index[seg.row]
         used, image_of_mask = torch.unique(order, return_inverse=True)
         chosen = used.tolist()
         embeddings = self.encode_sam(sam_pixels[used], [input_sizes[i] for i in chosen])
         made = self.predict_masks(
             states.hidden[seg.row, seg.state_position],
-            image_states(states.hidden[seg.row], states.image_start[seg.row], count),
+            image_states(states.hidden[seg.row], states.image_start[seg.row], self.image_tokens),
             image_of_mask,
             embeddings,
             [input_sizes[i] for i in chosen],
@@ -443,7 +447,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         return MaskPrediction(
             logits=empty.new_zeros((0, *size)),
             scores=empty,
-            similarity=empty.new_zeros((0, self._tower.side**2)),
+            similarity=empty.new_zeros((0, self.image_tokens)),
             points=empty.new_zeros((0, 0, 2)),
             point_labels=torch.zeros((0, 0), dtype=torch.int64, device=self.device),
         )

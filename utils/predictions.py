@@ -16,6 +16,7 @@ A picture that was left out as broken has a line with `mode`, `item` and `skippe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,7 @@ from utils.errors import InputError
 from utils.evaluator import AnswerLike, EvalResult, Record
 
 RUN_FILE = "run.json"
+_SAMPLES, _SAMPLE_BYTES = 64, 4096
 RECORD_FIELDS = [item.name for item in fields(Record)]
 
 
@@ -81,6 +83,26 @@ def _complete_items(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for line in lines
         if "skipped" in line or found[line["mode"], line["item"]] == line["count"]
     ]
+
+
+def fingerprint(model: str | Path) -> str:
+    """Name of a model that changes with its weights, so that new weights make a new run.
+
+    Sizes and samples of the weight files are enough: training changes all of them. A hub id stands
+    for itself.
+    """
+    files = sorted([*Path(model).glob("*.safetensors"), *Path(model).glob("*.bin")])
+    if not files:
+        return str(model)
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for part in range(_SAMPLES):
+                file.seek(size * part // _SAMPLES)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return f"{os.path.abspath(model)} ({digest.hexdigest()[:16]})"
 
 
 def check_run(folder: str | Path, settings: dict[str, Any]) -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from transformers import CLIPImageProcessorPil
 
 from utils.errors import InputError
@@ -112,19 +113,29 @@ class ImageViews:
         return resize_for_sam(image, self.sam_size)
 
 
-def read_image(path: str | Path) -> np.ndarray:
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """uint8[H, W, 3] RGB, turned upright as the camera's EXIF tag says (as OpenCV does)."""
+    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def read_image(source: str | Path | BinaryIO, name: str | None = None) -> np.ndarray:
     """Read a picture as uint8[H, W, 3], RGB.
+
+    Args:
+        source: path or opened file.
+        name: what messages call it; the path by default.
 
     Raises:
         InputError: the file is missing or cannot be decoded; the message names it.
     """
+    name = name or str(source)
     try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
+        with Image.open(source) as image:
+            return to_rgb(image)
     except FileNotFoundError as error:
-        raise InputError(f"no picture at {path}: check the path") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"no picture at {name}: check the path") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
-            f"cannot read the picture {path} ({error}): expected an intact JPEG, PNG or other file "
+            f"cannot read the picture {name} ({error}): expected an intact JPEG, PNG or other file "
             "that PIL decodes; copy it again from its source"
         ) from error

@@ -1,0 +1,332 @@
+"""Load and build READ; the only place where settings become modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+
+from model.read_model import ReadConfig, ReadForCausalLM
+from model.reader import Reader
+from model.sam import load_sam_weights, sam_sizes, sam_sizes_dict
+from model.sasp import SaspParams
+from utils.errors import InputError
+from utils.tokenization import load_tokenizer, seg_token_id
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SAM_PREFIX = "model.visual_model."
+PROJECTION_PREFIX = "model.text_hidden_fcs."
+FRESH_PREFIXES = (SAM_PREFIX, PROJECTION_PREFIX)
+"""What a LLaVA checkpoint has not got: SAM comes from its own file, the projection is new."""
+
+
+def load_read(
+    path: str | Path,
+    vision_tower: str | Path | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    sasp: SaspParams | None = None,
+    sam: str | dict | None = None,
+    load_in_4bit: bool = False,
+    load_in_8bit: bool = False,
+    attn_implementation: str | None = None,
+) -> Reader:
+    """Load a READ or SESAME checkpoint, ready to answer.
+
+    Args:
+        path: folder in the released layout or written by this project, or a hub id.
+        vision_tower: CLIP folder or hub id instead of the one in the configuration.
+        dtype: torch dtype, "fp32", "bf16", "fp16", or "auto": the checkpoint's on a GPU, float32
+            on a CPU.
+        device: "auto" takes a GPU if there is one.
+        sasp: SasP settings instead of the stored ones (7B preset if none are stored).
+        sam: "vit_h", "vit_l", "vit_b" or a mapping with the fields of `model.sam.SamSizes`; needed
+            when the checkpoint does not say it and is no ViT-H.
+        load_in_4bit, load_in_8bit: quantise the LLM (GPU with bitsandbytes).
+        attn_implementation: "sdpa", "flash_attention_2" or "eager"; None lets transformers choose.
+
+    Raises:
+        InputError: no checkpoint there, weights that should be in it are not, or they do not fit.
+    """
+    device = _device(device)
+    config = _config(path)
+    if sam is not None:
+        config.sam = sam_sizes_dict(sam_sizes(sam))
+    if sasp is not None:
+        config.sasp_params = sasp
+    _check_sasp(config)
+    tokenizer = load_tokenizer(path)
+    config.seg_token_id = seg_token_id(tokenizer)
+    model, missing = _from_pretrained(
+        path,
+        config,
+        vision_tower,
+        dtype=_dtype(dtype, device, config),
+        device=device,
+        quantization=_quantization(load_in_4bit, load_in_8bit, device),
+        attn_implementation=attn_implementation,
+    )
+    if missing:
+        raise InputError(
+            f"{path} lacks {len(missing)} weights that READ needs: {_some(missing)}. "
+            "Expected a READ or SESAME checkpoint; a plain LLaVA has to be trained first "
+            "(train_read.py --version)"
+        )
+    return Reader(model.eval(), tokenizer)
+
+
+@dataclass
+class Built:
+    """A model to train.
+
+    Args:
+        model: READ on the CPU, everything frozen or open as it was loaded.
+        tokenizer: its tokenizer.
+        report: one line for each part: where its weights came from.
+    """
+
+    model: ReadForCausalLM
+    tokenizer: PreTrainedTokenizerBase
+    report: list[str]
+
+    def __iter__(self):
+        return iter((self.model, self.tokenizer, self.report))
+
+
+def build_for_training(
+    version: str | Path,
+    vision_tower: str | Path | None = None,
+    vision_pretrained: str | Path | None = None,
+    sam: str | dict | None = None,
+    sasp: SaspParams | None = None,
+    out_dim: int = 256,
+    dtype: torch.dtype | str = torch.float32,
+    model_max_length: int = 512,
+    train_mask_decoder: bool = True,
+    use_released_param: bool = True,
+    use_mm_start_end: bool = True,
+    attn_implementation: str | None = None,
+    conv_type: str = "llava_v1",
+    gradient_checkpointing: bool = True,
+    load_in_4bit: bool = False,
+    load_in_8bit: bool = False,
+    ce_loss_weight: float = 1.0,
+    bce_loss_weight: float = 2.0,
+    dice_loss_weight: float = 0.5,
+) -> Built:
+    """Build READ on a LLaVA, SESAME or READ checkpoint.
+
+    Args:
+        version: folder or hub id of the language model.
+        vision_tower: CLIP folder or hub id; None takes the checkpoint's.
+        vision_pretrained: SAM's weights, needed when `version` holds none; when it holds some they
+            are kept, unless `use_released_param` is false.
+        sam, sasp, attn_implementation: as in `load_read`.
+        out_dim: width of the text prompt, equal to SAM's prompt width.
+        model_max_length: most text tokens of a prompt, plus 255.
+        use_released_param: keep the checkpoint's SAM decoder and projection; false starts the
+            decoder from `vision_pretrained` and the projection afresh.
+        gradient_checkpointing: recompute the LLM's activations in the backward pass.
+
+    Raises:
+        InputError: something cannot be loaded, or weights are missing that nothing provides.
+    """
+    config = _config(version)
+    config.out_dim = out_dim
+    if sam is not None or config.sam is None:
+        config.sam = sam_sizes_dict(sam_sizes(sam))
+    if sasp is not None:
+        config.sasp_params = sasp
+    _check_sasp(config)
+    config.train_mask_decoder = train_mask_decoder
+    config.mm_use_im_start_end = use_mm_start_end
+    config.conv_type = conv_type
+    config.ce_loss_weight = ce_loss_weight
+    config.bce_loss_weight = bce_loss_weight
+    config.dice_loss_weight = dice_loss_weight
+    tokenizer = load_tokenizer(version, model_max_length)
+    config.seg_token_id = seg_token_id(tokenizer)
+    config.pad_token_id = tokenizer.pad_token_id
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    quantization = _quantization(load_in_4bit, load_in_8bit, device)
+    model, missing = _from_pretrained(
+        version,
+        config,
+        vision_tower,
+        dtype=DTYPES[dtype] if isinstance(dtype, str) else dtype,
+        device=device if quantization else torch.device("cpu"),
+        quantization=quantization,
+        attn_implementation=attn_implementation,
+    )
+    report = _complete(model, set(missing), version, vision_pretrained, use_released_param)
+    report += _resize_embeddings(model, len(tokenizer))
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return Built(model, tokenizer, report)
+
+
+def save_model(
+    model: ReadForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: str | Path
+) -> None:
+    """Write a folder that `load_read` takes without any flag: safetensors, tokenizer, CLIP."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    # transformers may save the generic file alone; `load_tokenizer` reads the sentencepiece one.
+    vocabulary = Path(folder) / "tokenizer.model"
+    if not vocabulary.is_file():
+        source = Path(str(tokenizer.vocab_file))
+        vocabulary.write_bytes(source.read_bytes())
+
+
+# --- parts ----------------------------------------------------------------------------------
+
+
+def _config(path: str | Path) -> ReadConfig:
+    try:
+        return ReadConfig.from_pretrained(str(path))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no checkpoint at {path}: expected a folder with config.json (released layout or "
+            f"written by this project) or a hub id that can be reached ({error})"
+        ) from error
+
+
+def _check_sasp(config: ReadConfig) -> None:
+    try:
+        config.sasp_params  # noqa: B018  (raises when the stored settings are no SaspParams)
+    except TypeError as error:
+        raise InputError(f"the stored SasP settings {config.sasp} are unusable: {error}") from error
+
+
+def _from_pretrained(
+    path, config, vision_tower, dtype, device, quantization, attn_implementation
+) -> tuple[ReadForCausalLM, list[str]]:
+    """The model and the names of the weights that the checkpoint lacks."""
+    options: dict = {"quantization_config": quantization} if quantization else {}
+    if quantization:
+        options["device_map"] = {"": device}
+    if attn_implementation:
+        options["attn_implementation"] = attn_implementation
+    try:
+        model, info = ReadForCausalLM.from_pretrained(
+            str(path),
+            config=config,
+            vision_tower=vision_tower,
+            dtype=dtype,
+            output_loading_info=True,
+            **options,
+        )
+    except (RuntimeError, OSError, ValueError, ImportError) as error:
+        raise InputError(
+            f"cannot load {path}: {error}\nIf sizes differ inside visual_model, name the SAM that "
+            "the checkpoint was trained with (sam=..., --sam)"
+        ) from error
+    if not quantization:
+        model.to(device)
+    return model, sorted(info["missing_keys"])
+
+
+def _complete(
+    model: ReadForCausalLM,
+    missing: set[str],
+    version: str | Path,
+    vision_pretrained: str | Path | None,
+    use_released_param: bool,
+) -> list[str]:
+    """Fill SAM and the projection where the checkpoint has none; say where things came from."""
+    lost = sorted(name for name in missing if not name.startswith(FRESH_PREFIXES))
+    if lost:
+        raise InputError(
+            f"{version} lacks {len(lost)} weights of its language model: {_some(lost)}. "
+            "Expected a complete LLaVA-1.5, SESAME or READ checkpoint"
+        )
+    report = [f"language model, projector: {version}"]
+    needs_sam = any(name.startswith(SAM_PREFIX) for name in missing)
+    if needs_sam or (not use_released_param and vision_pretrained):
+        if not vision_pretrained:
+            raise InputError(
+                f"{version} holds no SAM weights: name SAM's checkpoint with --vision_pretrained "
+                "(sam_vit_h_4b8939.pth of the segment-anything project)"
+            )
+        names = load_sam_weights(model.model.visual_model, vision_pretrained)
+        report.append(f"SAM: {len(names)} tensors from {vision_pretrained}")
+    else:
+        report.append(f"SAM: {version}")
+    if any(name.startswith(PROJECTION_PREFIX) for name in missing) or not use_released_param:
+        for layer in model.model.text_hidden_fcs[0]:
+            if isinstance(layer, torch.nn.Linear):
+                layer.reset_parameters()
+        report.append("projection (text_hidden_fcs): newly initialised")
+    else:
+        report.append(f"projection (text_hidden_fcs): {version}")
+    return report
+
+
+def _resize_embeddings(model: ReadForCausalLM, vocabulary: int) -> list[str]:
+    """Make room for the added tokens; new rows are the mean of the old ones."""
+    old = model.get_input_embeddings().weight.shape[0]
+    if old >= vocabulary:
+        return [f"embeddings: all {old} rows from the checkpoint"]
+    rows = []
+    for layer in (model.model.embed_tokens, model.lm_head):
+        weight = layer.weight.data
+        fresh = weight.float().mean(dim=0, keepdim=True).to(weight.dtype)
+        layer.weight = torch.nn.Parameter(
+            torch.cat([weight, fresh.expand(vocabulary - old, -1)]), layer.weight.requires_grad
+        )
+        rows.append(layer)
+    model.model.embed_tokens.num_embeddings = vocabulary
+    model.lm_head.out_features = vocabulary
+    model.config.vocab_size = model.model.vocab_size = vocabulary
+    return [f"embeddings: {old} rows from the checkpoint, {vocabulary - old} new (their mean)"]
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device {device!r} is unknown: {error}") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device!r} was asked for, but PyTorch sees no GPU; use 'cpu'")
+    return chosen
+
+
+def _dtype(dtype: str | torch.dtype, device: torch.device, config: ReadConfig) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+        return stored if device.type != "cpu" else torch.float32
+    if dtype in DTYPES:
+        return DTYPES[dtype]
+    named = getattr(torch, dtype, None)
+    if isinstance(named, torch.dtype) and named.is_floating_point:
+        return named
+    raise InputError(f"dtype {dtype!r} is unknown; choose 'auto', {', '.join(DTYPES)}")
+
+
+def _quantization(
+    load_in_4bit: bool, load_in_8bit: bool, device: torch.device
+) -> BitsAndBytesConfig | None:
+    if not (load_in_4bit or load_in_8bit):
+        return None
+    if load_in_4bit and load_in_8bit:
+        raise InputError("load_in_4bit and load_in_8bit exclude each other; choose one")
+    if device.type == "cpu":
+        raise InputError("load_in_4bit/load_in_8bit need a GPU with bitsandbytes; leave them out")
+    return BitsAndBytesConfig(
+        load_in_4bit=load_in_4bit,
+        load_in_8bit=load_in_8bit,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_quant_type="nf4",
+        llm_int8_skip_modules=["visual_model", "text_hidden_fcs", "mm_projector", "lm_head"],
+    )
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

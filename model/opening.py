@@ -1,0 +1,35 @@
+"""A reader as the command line describes it: where evaluation and demo stop being configuration."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from model.builder import load_read
+from model.reader import Reader
+
+
+def open_reader(options: Any) -> Reader:
+    """Load the model that `utils.options.ReaderOptions` name.
+
+    SasP flags that were not given keep what the checkpoint stores.
+
+    Raises:
+        InputError: the model cannot be loaded; the message says what is missing.
+    """
+    reader = load_read(
+        options.pretrained_model_path,
+        vision_tower=options.vision_tower,
+        dtype=options.precision,
+        device=f"cuda:{options.local_rank}" if torch.cuda.is_available() else "cpu",
+        sam=options.sam_settings(),
+        load_in_4bit=options.load_in_4bit,
+        load_in_8bit=options.load_in_8bit,
+    )
+    config = reader.model.config
+    config.sasp_params = replace(config.sasp_params, **options.sasp_settings())
+    if options.conv_type is not None:
+        config.conv_type = options.conv_type
+    return reader

@@ -1,0 +1,176 @@
+"""Which checkpoints of a run exist: the newest complete one and the best one, never none.
+
+Layout of `ckpt_model/`: a folder `step_00000500/` per checkpoint, and the pointer files `latest`
+(the name that DeepSpeed's own tools read) and `best`, each holding the name of a folder. A folder
+is written whole and forced to the disk before a pointer names it, pointers are replaced in one
+operation, and only folders that no pointer names are deleted. So a kill at any moment leaves both
+pointers on complete checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from utils.errors import InputError
+
+STATE_FILE = "read_state.json"
+LATEST, BEST = "latest", "best"
+TAG = re.compile(r"step_\d{8}")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands at a checkpoint.
+
+    Args:
+        step: optimiser steps done.
+        world: number of ranks that wrote it.
+        score: validation cIoU at this step; None if it was not validated.
+        best_score, best_tag: the best checkpoint so far, this one included.
+    """
+
+    step: int
+    world: int
+    score: float | None = None
+    best_score: float | None = None
+    best_tag: str | None = None
+
+    @property
+    def tag(self) -> str:
+        return tag_of(self.step)
+
+
+def tag_of(step: int) -> str:
+    """Name of the checkpoint after `step` optimiser steps."""
+    return f"step_{step:08d}"
+
+
+def next_state(before: RunState | None, step: int, world: int, score: float | None) -> RunState:
+    """The state after `step`: it becomes the best one unless an earlier score is as high.
+
+    A checkpoint without a score is best only as long as no validated one exists.
+    """
+    best_score = before.best_score if before else None
+    best_tag = before.best_tag if before else None
+    if best_score is None or (score is not None and score > best_score):
+        best_score, best_tag = score, tag_of(step)
+    return RunState(step, world, score, best_score, best_tag)
+
+
+class CheckpointStore:
+    """The folder `ckpt_model/` of a run.
+
+    `begin`, then every rank writes into `folder / tag` and flushes it with `flush`, then
+    `complete`. `begin` and `complete` are for rank 0 alone.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def begin(self, tag: str) -> None:
+        """Make room for a new checkpoint: the rest of one that was never completed goes.
+
+        Raises:
+            InputError: a complete checkpoint of this name exists.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if tag in (self._pointer(LATEST), self._pointer(BEST)):
+            raise InputError(f"{self.folder / tag} is complete and in use; nothing is overwritten")
+        shutil.rmtree(self.folder / tag, ignore_errors=True)
+        (self.folder / tag).mkdir()
+
+    def flush(self, tag: str) -> None:
+        """Force every file of a checkpoint to the disk."""
+        for path in sorted((self.folder / tag).rglob("*")):
+            if path.is_file():
+                _sync(path)
+        _sync(self.folder / tag)
+
+    def complete(self, state: RunState) -> None:
+        """Declare the checkpoint of `state` complete, point to it, drop what is superseded."""
+        _write_synced(self.folder / state.tag / STATE_FILE, json.dumps(asdict(state)) + "\n")
+        self.flush(state.tag)
+        _sync(self.folder)
+        self._point(LATEST, state.tag)
+        if state.best_tag is not None:
+            self._point(BEST, state.best_tag)
+        self._clean()
+
+    def load(self, pointer: str = LATEST) -> RunState | None:
+        """The state that a pointer names, or None if there is no checkpoint yet.
+
+        Raises:
+            InputError: the pointer names a checkpoint that is not there or is damaged.
+        """
+        tag = self._pointer(pointer)
+        if tag is None:
+            return None
+        path = self.folder / tag / STATE_FILE
+        try:
+            return RunState(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{self.folder / pointer} names the checkpoint {tag!r}, but {path} cannot be read "
+                f"({error}); write the name of another checkpoint folder into {pointer}"
+            ) from error
+
+    def repair(self) -> RunState | None:
+        """The newest state; if a kill came between the two pointers, the second follows.
+
+        Raises:
+            InputError: as `load`.
+        """
+        state = self.load(LATEST)
+        if state is not None:
+            if state.best_tag and (self.folder / state.best_tag / STATE_FILE).is_file():
+                self._point(BEST, state.best_tag)
+            self._clean()
+        return state
+
+    def _pointer(self, name: str) -> str | None:
+        try:
+            return (self.folder / name).read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+
+    def _point(self, name: str, tag: str) -> None:
+        if self._pointer(name) == tag:
+            return
+        partial = self.folder / f"{name}.partial"
+        _write_synced(partial, tag)
+        os.replace(partial, self.folder / name)
+        _sync(self.folder)
+
+    def _clean(self) -> None:
+        """Delete the checkpoints that no pointer names."""
+        named = {self._pointer(LATEST), self._pointer(BEST)}
+        for path in self.folder.iterdir():
+            if TAG.fullmatch(path.name) and path.name not in named:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where `folder` lies or will lie."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,234 @@
+"""The training loop. It is given a model, data and a validation, and knows none of their kinds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.checkpoint import CheckpointStore, RunState, free_bytes, next_state, tag_of
+from utils.distributed import Process
+from utils.draws import Drawn, too_many_broken
+from utils.engine import Gradients, loss_scale, save_engine
+from utils.errors import InputError
+from utils.run_log import RunLog
+
+LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "mask_loss")
+SPARE_BYTES = 64 * 1024**2
+"""Free space that is left beside a checkpoint of the size of the last one."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When what happens.
+
+    Args:
+        total_steps: optimiser steps in all.
+        steps_per_epoch: validation and a checkpoint follow each epoch, and the last step.
+        micro_steps: forward passes per optimiser step.
+        save_every: further checkpoints after this many steps; 0: none.
+        print_freq: steps between two points of the curves.
+        seed: of dropout.
+    """
+
+    total_steps: int
+    steps_per_epoch: int
+    micro_steps: int
+    save_every: int
+    print_freq: int
+    seed: int
+
+    def ends_epoch(self, step: int) -> bool:
+        return step % self.steps_per_epoch == 0 or step == self.total_steps
+
+    def saves(self, step: int) -> bool:
+        return self.ends_epoch(step) or (self.save_every > 0 and step % self.save_every == 0)
+
+
+@dataclass
+class Trainer:
+    """Runs the steps of a `Plan`.
+
+    Args:
+        engine: DeepSpeed engine around the model (`utils.engine.build_engine`).
+        drawn: micro steps, from the first one that is still to be done.
+        validate: scores the model; every rank calls it and gets the merged summary
+            (`giou`, `ciou`, ...). None: no validation.
+        state: where the run stands; None at the start.
+    """
+
+    engine: Any
+    drawn: Iterator[Drawn]
+    plan: Plan
+    process: Process
+    store: CheckpointStore
+    log: RunLog
+    validate: Callable[[], dict[str, Any]] | None = None
+    state: RunState | None = None
+    tried: int = 0
+    broken: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.model: nn.Module = self.engine.module
+        self.gradients = Gradients(self.model.parameters())
+
+    def run(self, first_step: int) -> RunState | None:
+        """Do the steps after `first_step`; returns the state at the last checkpoint.
+
+        Raises:
+            InputError: a loss is not finite, too much data is broken, or the disk is full.
+        """
+        self.model.train()
+        for step in range(first_step + 1, self.plan.total_steps + 1):
+            lr = self.engine.get_lr()[0]
+            self._step(step)
+            self._report(step, lr)
+            if not self.plan.saves(step):
+                continue
+            score = None
+            if self.validate is not None and self.plan.ends_epoch(step):
+                score = self._validation(step, self.validate())
+            self._save(step, score)
+        return self.state
+
+    # --- one step ---------------------------------------------------------------------------
+
+    def _step(self, step: int) -> None:
+        """Forward and backward passes of this rank, agreement of all ranks, optimiser step."""
+        bad: list[str] = []
+        tried = broken = 0
+        scale = loss_scale(self.engine)
+        for micro in range(self.plan.micro_steps):
+            drawn = next(self.drawn)
+            tried += drawn.draws
+            broken += len(drawn.broken)
+            for message in drawn.broken:
+                self._say_everywhere(f"skipped: {message}")
+            torch.manual_seed(self._seed(step, micro))
+            output = self.model(drawn.batch)
+            loss = output["loss"]
+            if not math.isfinite(loss.item()):
+                images = ", ".join(drawn.batch.image_paths)
+                bad.append(f"loss {loss.item()} with {images}")
+                break
+            self.gradients.add(loss * (scale / self.plan.micro_steps))
+            self._count(output)
+        if not bad and scale == 1.0 and not self.gradients.are_finite():
+            bad.append(f"a gradient is not finite with {', '.join(drawn.batch.image_paths)}")
+        self._agree(step, bad, tried, broken)
+        self.gradients.deliver(self.engine)
+
+    def _seed(self, step: int, micro: int) -> int:
+        """Dropout depends on the place in the training, not on what ran before."""
+        place = (step * self.plan.micro_steps + micro) * self.process.world + self.process.rank
+        return (self.plan.seed * 1_000_003 + place) % 2**63
+
+    def _agree(self, step: int, bad: list[str], tried: int, broken: int) -> None:
+        """Stop on all ranks together if one of them has a reason to."""
+        failures, tried_now, broken_now = self.process.total(len(bad), tried, broken)
+        self.tried += int(tried_now)
+        self.broken += int(broken_now)
+        if failures:
+            said = "; ".join(line for lines in self.process.gather(bad) for line in lines)
+            stop_together(
+                self.process,
+                f"step {step}: {said}. No checkpoint was overwritten; lower --lr or look at these "
+                "pictures, then go on from the newest checkpoint with --auto_resume",
+            )
+        if too_many_broken(self.broken, self.tried):
+            stop_together(
+                self.process,
+                f"step {step}: {self.broken} of {self.tried} draws could not be read, more than "
+                "1 %; the lines beginning with 'skipped' name the files: repair or remove them",
+            )
+
+    def _say_everywhere(self, text: str) -> None:
+        if self.process.is_first:
+            self.log.say(text)
+        else:
+            print(text, flush=True)
+
+    # --- reports ----------------------------------------------------------------------------
+
+    def _count(self, output: Any) -> None:
+        for name in LOSSES:
+            self.sums[name] = self.sums.get(name, 0.0) + float(output[name].detach())
+        self.sums["count"] = self.sums.get("count", 0.0) + 1
+
+    def _report(self, step: int, lr: float) -> None:
+        if step % self.plan.print_freq and not self.plan.ends_epoch(step):
+            self.log.advance({"lr": lr})
+            return
+        names = (*LOSSES, "count")
+        totals = self.process.total(*[self.sums[name] for name in names])
+        *values, count = totals
+        self.sums = {}
+        means = {name: value / count for name, value in zip(LOSSES, values, strict=True)}
+        curves = {f"train/{name}": value for name, value in means.items()} | {"train/lr": lr}
+        if self.broken:
+            curves["train/broken_draws"] = self.broken
+        self.log.scalars(step, curves)
+        self.log.advance(
+            {"loss": means["loss"], "ce": means["ce_loss"], "mask": means["mask_loss"], "lr": lr}
+        )
+
+    def _validation(self, step: int, summary: dict[str, Any]) -> float:
+        """Write the line of `metrics.jsonl`; returns cIoU."""
+        self.model.train()
+        score = float(summary["ciou"])
+        epoch = math.ceil(step / self.plan.steps_per_epoch)
+        best = next_state(self.state, step, self.process.world, score).best_tag == tag_of(step)
+        self.log.validation({"step": step, "epoch": epoch, "best": best, **summary})
+        self.log.say(
+            f"step {step} (epoch {epoch}): gIoU {summary['giou']:.4f}, cIoU {score:.4f}"
+            + (", the best so far" if best else "")
+        )
+        return score
+
+    # --- checkpoints ------------------------------------------------------------------------
+
+    def _save(self, step: int, score: float | None) -> None:
+        """Write a checkpoint; see `utils.checkpoint` for what holds when this is interrupted."""
+        state = next_state(self.state, step, self.process.world, score)
+        if self.process.is_first:
+            self._check_space()
+            self.store.begin(state.tag)
+        self.process.wait_for_all()
+        save_engine(self.engine, self.store.folder, state.tag)
+        self.store.flush(state.tag)
+        self.process.wait_for_all()
+        if self.process.is_first:
+            self.store.complete(state)
+        self.process.wait_for_all()
+        self.state = state
+
+    def _check_space(self) -> None:
+        """Fail before writing when the disk cannot take another checkpoint."""
+        if self.state is None:
+            return
+        last = self.store.folder / self.state.tag
+        needed = sum(path.stat().st_size for path in last.rglob("*") if path.is_file())
+        free = free_bytes(self.store.folder)
+        if free < needed + SPARE_BYTES:
+            raise InputError(
+                f"{self.store.folder}: {free / 1e9:.2f} GB are free, a checkpoint needs "
+                f"{(needed + SPARE_BYTES) / 1e9:.2f} GB; the checkpoint {last} stays usable: "
+                "free space, then go on with --auto_resume"
+            )
+
+
+def stop_together(process: Process, message: str) -> None:
+    """End all ranks with one message; every rank has to call it.
+
+    Raises:
+        InputError: on rank 0.
+        SystemExit: on the others, with the same exit code.
+    """
+    if process.is_first:
+        raise InputError(message)
+    raise SystemExit(2)
