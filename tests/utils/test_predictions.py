@@ -19,6 +19,7 @@ from utils.predictions import (
     check_run,
     decode_mask,
     encode_mask,
+    fingerprint,
     forget,
     read_results,
     shard_path,
@@ -173,3 +174,13 @@ def test_skipped_pictures_stay_skipped(tmp_path):
     assert result.skipped == ["1.png is no picture"]
     assert {r.item for r in result.records} == {0, 2}
     assert PredictionFile(tmp_path, 0, 1, MODE).done == {0, 1, 2}
+
+
+def test_new_weights_make_a_new_run(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(500_000))
+    before = fingerprint(tmp_path)
+    assert before == fingerprint(tmp_path)
+    weights.write_bytes(bytes(250_000) + b"x" * 250_000)
+    assert fingerprint(tmp_path) != before
+    assert fingerprint("owner/name") == "owner/name"

@@ -1,0 +1,166 @@
+"""Evaluate READ: write predictions (`--cmd inference`) and compute metrics (`--cmd metrics`).
+
+Started plainly, by `torchrun` or `deepspeed`, or by hand as several processes with
+`--process_num` and `--world_size`. A run that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dataset.reason_seg import ReasonSegEval
+from model.opening import open_reader
+from utils import distributed
+from utils.config import parse, save
+from utils.conversation import POSITIVE_ANSWER
+from utils.errors import cli
+from utils.evaluator import EvalResult, evaluate, reader_predict
+from utils.options import TestOptions
+from utils.predictions import PredictionFile, check_run, fingerprint, forget, read_results
+from utils.report import Report, Table, kind_table, table_text, write_report
+from utils.showcase import answer_examples
+
+MODES = {
+    "generated": ("generated",),
+    "teacher_forced": ("teacher_forced",),
+    "both": ("teacher_forced", "generated"),
+}
+FORCED_ANSWER = {"generated": None, "teacher_forced": POSITIVE_ANSWER}
+TITLES = {
+    "generated": "Generated answers",
+    "teacher_forced": "Teacher-forced answers",
+}
+
+
+def items_of(options: TestOptions, mode: str) -> ReasonSegEval:
+    """The questions of a mode: without a generated answer, nothing can be denied."""
+    _, split = options.validation()
+    false_premises = mode == "generated" and options.false_premises
+    return ReasonSegEval(options.dataset_dir, split=split, false_premises=false_premises)
+
+
+def run_settings(options: TestOptions, sasp: dict[str, Any], world: int) -> dict[str, Any]:
+    """What makes two runs the same one; kept beside the predictions."""
+    modes = MODES[options.eval_mode]
+    return {
+        "model": fingerprint(options.pretrained_model_path),
+        "dataset_dir": os.path.abspath(options.dataset_dir),
+        "data": "|".join(options.validation()),
+        "items": len(items_of(options, modes[0])),
+        "modes": list(modes),
+        "false_premises": options.false_premises,
+        "conv_type": options.conv_type,
+        "max_new_tokens": options.max_new_tokens,
+        "sasp": sasp,
+        "world": world,
+    }
+
+
+def infer(options: TestOptions, rank: int, world: int, alone: bool) -> Any:
+    """Answer this process' share of the questions.
+
+    Args:
+        options: of the command line.
+        rank, world: this process and the number of processes.
+        alone: no other process writes to the folder at this moment.
+
+    Returns:
+        The reader, for further questions.
+    """
+    folder = options.vis_save_path
+    reader = open_reader(options)
+    if not options.resume and alone:
+        forget(folder)
+    check_run(folder, run_settings(options, asdict(reader.model.config.sasp_params), world))
+    if rank == 0:
+        save(options, Path(folder) / "config.yaml")
+    for mode in MODES[options.eval_mode]:
+        file = PredictionFile(folder, rank, world, mode)
+        if file.done and rank == 0:
+            print(f"{TITLES[mode]}: going on after {len(file.done)} pictures in {file.path}")
+        evaluate(
+            reader_predict(
+                reader, FORCED_ANSWER[mode], options.max_new_tokens, options.batch_questions
+            ),
+            items_of(options, mode),
+            rank=rank,
+            world=world,
+            skip_broken=options.skip_broken,
+            done=file.done,
+            on_item=file.write,
+            on_skip=file.skip,
+            label=TITLES[mode].lower(),
+        )
+    return reader
+
+
+def tables_of(results: dict[str, EvalResult]) -> list[Table]:
+    """One table per mode."""
+    return [
+        kind_table(TITLES[mode], result, see=mode == "generated")
+        for mode, result in results.items()
+    ]
+
+
+def show(folder: str, results: dict[str, EvalResult]) -> None:
+    """Print the tables and save the numbers as `metrics.json`."""
+    for table in tables_of(results):
+        print(table_text(table), end="\n\n")
+    for mode, result in results.items():
+        for message in result.skipped:
+            print(f"left out ({mode}): {message}")
+    path = Path(folder) / "metrics.json"
+    summary = {mode: result.summary() for mode, result in results.items()}
+    path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    print(f"metrics: {path}", flush=True)
+
+
+def show_page(options: TestOptions, reader: Any, results: dict[str, EvalResult]) -> None:
+    """Write the same tables and ten answers as an HTML page."""
+    mode = MODES[options.eval_mode][-1]
+    predict = reader_predict(reader, FORCED_ANSWER[mode], options.max_new_tokens)
+    report = Report(
+        title="READ: evaluation",
+        intro=f"{options.pretrained_model_path} on {'|'.join(options.validation())}.",
+        tables=tables_of(results),
+        examples=answer_examples(predict, items_of(options, mode)),
+    )
+    path = write_report(Path(options.vis_save_path) / "report.html", report)
+    print(f"report:  {path}", flush=True)
+
+
+@cli
+def main(argv: list[str] | None = None) -> None:
+    options = parse(TestOptions, argv, prog="test_read.py")
+    folder = options.vis_save_path
+    if options.cmd == "metrics":
+        show(folder, read_results(folder))
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        process = distributed.start(options.local_rank)
+        if process.is_first and not options.resume:
+            forget(folder)
+        process.wait_for_all()
+        reader = infer(options, process.rank, process.world, alone=False)
+        process.wait_for_all()
+        distributed.stop()
+        if not process.is_first:
+            return
+    else:
+        reader = infer(options, options.process_num, options.world_size, options.world_size == 1)
+        if options.world_size > 1:
+            print(f"process {options.process_num} is done; when all are: --cmd metrics")
+            return
+    results = read_results(folder)
+    show(folder, results)
+    if options.report:
+        show_page(options, reader, results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""The demo with a stand-in for the model: one shot and chat, good input and bad."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import demo
+from utils.errors import InputError
+from utils.predictions import decode_mask
+
+
+class FakeReader:
+    """Sees the upper half of every picture, but no unicorn."""
+
+    def __init__(self):
+        self.asked = []
+
+    def segment(self, image, question, max_new_tokens=512, force_seg=False):
+        self.asked.append(question)
+        if question == "?":
+            raise InputError("the question '?' is no question")
+        mask = np.zeros(image.shape[:2], bool)
+        if "unicorn" in question and not force_seg:
+            reason = "no [SEG] in the answer"
+            text = "Sorry, there is no unicorn."
+            return SimpleNamespace(text=text, present=False, reason=reason, segments=[], mask=mask)
+        mask[: len(mask) // 2] = True
+        segment = SimpleNamespace(
+            mask=mask,
+            score=0.9,
+            similarity=np.eye(4, dtype=np.float32),
+            points=np.array([[3.0, 2.0], [10.0, 18.0]], np.float32),
+            point_labels=np.array([1, 0]),
+        )
+        text = "Sure, the segmentation result is [SEG]."
+        return SimpleNamespace(
+            text=text, present=True, reason=None, segments=[segment], mask=mask
+        )
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "a picture.png"
+    Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Runs `demo.py` with a model folder that passes the checks; returns (exit code, out, err)."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    reader = FakeReader()
+    monkeypatch.setattr(demo, "open_reader", lambda options: reader)
+
+    def start(*arguments, typed=()):
+        lines = iter(typed)
+
+        def read_line(text):
+            try:
+                return next(lines)
+            except StopIteration:
+                raise EOFError from None
+
+        monkeypatch.setattr("builtins.input", read_line)
+        given = ["--pretrained_model_path", str(model), "--vis_save_dir", str(tmp_path / "out")]
+        try:
+            code = demo.main([*given, *map(str, arguments)])
+        except SystemExit as leaving:
+            code = leaving.code
+        return code, *capsys.readouterr()
+
+    start.reader = reader
+    start.out = tmp_path / "out"
+    return start
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_one_shot(run, picture):
+    code, out, _ = run("--image", picture, "--prompt", "the sky")
+    assert code == 0
+    assert "See:     yes" in out and "Say:     Sure" in out and "300 pixels (50.0 %)" in out
+    kinds = ("mask", "overlay", "sheet", "similarity")
+    assert names(run.out) == [f"a picture_1_{kind}.png" for kind in kinds]
+    mask = np.asarray(Image.open(run.out / "a picture_1_mask.png"))
+    assert mask.shape == (20, 30) and (mask[:10] == 255).all() and (mask[10:] == 0).all()
+
+
+def test_a_second_answer_overwrites_nothing(run, picture):
+    for _ in range(2):
+        run("--image", picture, "--prompt", "the sky")
+    assert len(names(run.out)) == 8
+
+
+@pytest.mark.parametrize("form", ["rle", "json"])
+def test_other_forms_of_the_mask(run, picture, form):
+    run("--image", picture, "--prompt", "the sky", "--output_format", form)
+    (path,) = run.out.glob("*.json")
+    data = json.loads(path.read_text())
+    mask = decode_mask(data if form == "rle" else data["segments"][0]["mask"])
+    assert mask[:10].all() and not mask[10:].any()
+    if form == "json":
+        assert data["segments"][0]["points"] == [[3.0, 2.0], [10.0, 18.0]]
+    assert not list(run.out.glob("*_mask.png"))
+
+
+def test_what_is_absent_is_said_and_not_drawn(run, picture):
+    code, out, _ = run("--image", picture, "--prompt", "the unicorn")
+    assert code == 0
+    assert "See:     no (no [SEG] in the answer)" in out and "Say:     Sorry" in out
+    assert names(run.out) == []
+    _, out, _ = run("--image", picture, "--prompt", "the unicorn", "--force_seg")
+    assert "See:     yes" in out
+
+
+def test_bad_arguments_leave_with_the_remedy(run, tmp_path):
+    code, _, err = run("--image", tmp_path / "none.jpg", "--prompt", "x", "--lod_in_4bit")
+    assert code == 2
+    assert "none.jpg" in err and "--lod_in_4bit" in err and "load_in_4bit" in err
+    assert "Traceback" not in err
+    code, _, err = run("--prompt", "the sky")
+    assert code == 2 and "--image" in err
+
+
+def test_a_broken_picture_leaves_with_its_path(run, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+    code, _, err = run("--image", tmp_path / "broken.jpg", "--prompt", "the sky")
+    assert code == 2 and "broken.jpg" in err and "Traceback" not in err
+
+
+def test_chat_survives_mistakes(run, picture, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+    typed = [
+        str(tmp_path / "none.jpg"),
+        str(tmp_path / "broken.jpg"),
+        "",
+        f'"{picture}"',
+        "the sky",
+        "?",
+        "/image nowhere.png",
+        str(picture),
+        "the ground",
+        "quit",
+        "never asked",
+    ]
+    code, out, _ = run(typed=typed)
+    assert code == 0
+    assert run.reader.asked == ["the sky", "?", "the ground"]
+    assert out.count("error: ") == 4
+    assert "none.jpg" in out and "broken.jpg" in out and "nowhere.png" in out
+    assert "30 x 20 pixels" in out and out.count("See:     yes") == 2
+
+
+def test_chat_about_a_given_picture_ends_with_the_input(run, picture):
+    code, out, _ = run("--image", picture, typed=["the sky"])
+    assert code == 0 and run.reader.asked == ["the sky"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(run, picture, tmp_path):
+    (tmp_path / "file").write_text("")
+    blocked = tmp_path / "file" / "out"
+    code, _, err = run("--image", picture, "--prompt", "the sky", "--vis_save_dir", blocked)
+    assert code == 2 and str(blocked) in err and "Traceback" not in err
