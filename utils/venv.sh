@@ -1,5 +1,5 @@
 # Sourced by quickstart.sh and run_tests.sh.
-# make_venv FILE.txt: makes .venv in the current folder and installs the requirement file into it.
+# make_venv FOLDER FILE.txt: makes FOLDER/.venv, installs FOLDER/FILE.txt into it, puts it on PATH.
 # A second call with unchanged files returns at once. PYTHON=/path/to/python3 chooses the interpreter.
 
 find_python() {
@@ -22,27 +22,28 @@ show_pip() {
 }
 
 make_venv() {
-  local requirements=$1 python stamp state
-  if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+  local root=$1 requirements=$2 python stamp state
+  local venv=$root/.venv
+  if ! "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
     python=$(find_python) || return 2
     echo "making .venv with $("$python" --version)"
-    rm -rf .venv
-    if ! "$python" -m venv .venv; then
+    rm -rf "$venv"
+    if ! "$python" -m venv "$venv"; then
+      rm -rf "$venv"
       echo "error: $python cannot make a virtual environment;" \
         "on Debian and Ubuntu: apt-get install python3-venv" >&2
       return 2
     fi
   fi
-  PATH="$PWD/.venv/bin:$PATH"
-  export PATH
-  stamp=.venv/installed-$(basename "$requirements")
-  state=$(cat requirements.txt "$requirements" | sha256sum)
+  export PATH="$venv/bin:$PATH"
+  stamp=$venv/installed-$requirements
+  state=$(cat "$root/requirements.txt" "$root/$requirements" | sha256sum)
   if [ "$(cat "$stamp" 2>/dev/null)" = "$state" ]; then
     return 0
   fi
   echo "installing $requirements into .venv"
-  if ! .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off \
-    -r "$requirements" 2>&1 | show_pip; then
+  if ! python -m pip install --disable-pip-version-check --progress-bar off \
+    -r "$root/$requirements" 2>&1 | show_pip; then
     echo "error: the installation of $requirements failed; the lines above say why" >&2
     return 2
   fi

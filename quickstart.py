@@ -1,0 +1,279 @@
+"""The main job on the embedded default, from drawing the data to a report (see quickstart.sh).
+
+Draws a toy world, trains the `tiny` preset with DeepSpeed, validates, merges LoRA, evaluates on
+unseen pictures, runs the demo, compares the prompts of SasP, and writes one HTML page.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from utils.config import REPOSITORY, Problem, parse
+from utils.errors import InputError, cli
+from utils.flags import option
+
+PRESET = "configs/tiny.yaml"
+MARK = "quickstart"
+IMAGES = 2500
+FAST_IMAGES, FAST_STEPS = 400, 60
+
+
+@dataclass(frozen=True)
+class QuickstartOptions:
+    """Train and show a small READ, start to finish."""
+
+    fast: bool = option(False, "a short training on few pictures, to see that everything works")
+    out: str = option(str(REPOSITORY / "quickstart_output"), "folder for everything it writes")
+    images: int | None = option(None, "toy pictures over all splits; none: 2500")
+    steps: int | None = option(None, "training steps; none: what the preset says")
+    seed: int = option(0, "the toy world and the training follow from it")
+
+    def problems(self) -> list[Problem]:
+        """Everything that keeps this configuration from running."""
+        folder = Path(self.out)
+        problems = []
+        if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+            problems.append(
+                Problem(f"--out={self.out}: holds files of something else; give another folder")
+            )
+        for name, least in (("images", 60), ("steps", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                problems.append(Problem(f"--{name}={value}: give at least {least}"))
+        if self.seed < 0:
+            problems.append(Problem(f"--seed={self.seed}: give 0 or more"))
+        return problems
+
+    @property
+    def pictures(self) -> int:
+        """How many toy pictures are drawn."""
+        return self.images or (FAST_IMAGES if self.fast else IMAGES)
+
+    def length_flags(self) -> list[str]:
+        """Flags of `train_read.py` that shorten the preset."""
+        steps = self.steps or (FAST_STEPS if self.fast else None)
+        if steps is None:
+            return []
+        warm_up = str(max(1, steps // 4))
+        return ["--epochs", "1", "--steps_per_epoch", str(steps), "--warmup_steps", warm_up]
+
+
+@dataclass
+class Steps:
+    """Runs the commands one after another and keeps their times.
+
+    Args:
+        count: how many there will be, for the headings.
+    """
+
+    count: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
+
+    def heading(self, title: str) -> None:
+        print(f"\n=== {len(self.seconds) + 1}/{self.count} {title}", flush=True)
+
+    def run(self, title: str, command: list[str]) -> None:
+        """Run a command in the repository; its output goes straight through.
+
+        Raises:
+            InputError: it did not succeed.
+        """
+        self.heading(title)
+        shown = " ".join(f"'{part}'" if " " in part or "|" in part else part for part in command)
+        print(f"$ {shown}", flush=True)
+        self.commands.append(shown)
+        start = time.monotonic()
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        code = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "PATH": path}).returncode
+        if code:
+            raise InputError(
+                f"{title} failed (exit code {code}); the lines above say why. "
+                "The command can be run again by itself"
+            )
+        self.seconds[title] = time.monotonic() - start
+
+
+def free_port() -> int:
+    """A port that no other training on this machine uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def fresh_folder(path: str) -> Path:
+    """An empty folder for this run; what an earlier one left there goes."""
+    folder = Path(path).absolute()
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / MARK).write_text("Written by quickstart.sh; replaced when it runs again.\n")
+    return folder
+
+
+def run_steps(options: QuickstartOptions, folder: Path) -> Steps:
+    """Everything that is a command of its own."""
+    python, steps = sys.executable, Steps(count=7)
+    data, run, merged = folder / "data", folder / "runs" / "tiny", folder / "merged"
+    world = ["--out", str(data), "--images", str(options.pictures), "--seed", str(options.seed)]
+    steps.run("toy world", [python, "-m", "dataset.toy", *world])
+    launcher = ["deepspeed", "--num_gpus", "1", "--master_port", str(free_port())]
+    place = ["--dataset_dir", str(data), "--log_base_dir", str(run.parent), "--exp_name", run.name]
+    train = ["train_read.py", "--config", PRESET, *place, "--seed", str(options.seed)]
+    steps.run("training", [*launcher, *train, *options.length_flags()])
+    steps.run("merging LoRA", ["bash", "merge_lora_weight.sh", str(run), str(merged)])
+    evaluation = ["--pretrained_model_path", str(merged), "--dataset_dir", str(data)]
+    evaluation += ["--val_dataset", "ReasonSeg|test", "--eval_mode", "both"]
+    evaluation += ["--vis_save_path", str(folder / "predictions"), "--max_new_tokens", "64"]
+    steps.run("evaluation on unseen pictures", [python, "test_read.py", *evaluation])
+    picture, question = unseen_question(data)
+    asked = ["--pretrained_model_path", str(merged), "--vis_save_dir", str(folder / "demo")]
+    asked += ["--image", picture, "--prompt", question]
+    steps.run("demo on an unseen picture", [python, "demo.py", *asked])
+    return steps
+
+
+def unseen_question(data: Path) -> tuple[str, str]:
+    """A test picture and the first question about it."""
+    from dataset.reason_seg import ReasonSegEval
+
+    item = ReasonSegEval(str(data), split="test")[0]
+    return item.image_path, item.questions[0].text
+
+
+def ablation(reader: Any, items: Any) -> dict[str, Any]:
+    """Teacher-forced results of the trained model with each prompt for SAM."""
+    from utils.conversation import POSITIVE_ANSWER
+    from utils.evaluator import evaluate, reader_predict
+    from utils.showcase import PROMPTS
+
+    config = reader.model.config
+    stored = config.sasp_params
+    results = {}
+    for prompt, name in PROMPTS.items():
+        config.sasp_params = replace(stored, prompt=prompt)
+        results[prompt] = evaluate(reader_predict(reader, POSITIVE_ANSWER), items, label=name)
+    config.sasp_params = stored
+    return results
+
+
+def main_figures(metrics: dict[str, Any], seconds: dict[str, float]) -> list[tuple[str, str, str]]:
+    """(name, value, remark): the numbers to see first."""
+    from utils.report import number
+
+    generated, forced = metrics["generated"], metrics["teacher_forced"]
+    direct = generated["per_kind"].get("direct", {})
+    minutes = sum(seconds.values()) / 60
+    questions = f"{generated['objects']['questions']} questions, generated answers"
+    return [
+        ("gIoU, all kinds", number(generated["objects"]["giou"]), questions),
+        ("gIoU, direct", number(direct.get("giou")), "colour and shape are named"),
+        ("cIoU, all kinds", number(generated["objects"]["ciou"]), questions),
+        (
+            "See",
+            number(generated["all"]["see_accuracy"]),
+            "there or not; every question asked once true, once false",
+        ),
+        (
+            "gIoU / cIoU, teacher forced",
+            f"{number(forced['all']['giou'])} / {number(forced['all']['ciou'])}",
+            "the answer's words are given",
+        ),
+        (
+            "minutes",
+            f"{minutes:.1f}",
+            f"all steps; training {seconds['training'] / 60:.1f}",
+        ),
+    ]
+
+
+def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
+    """Ask the trained model for what the page shows, and write the page."""
+    from dataset.reason_seg import ReasonSegEval
+    from model import load_read
+    from utils.charts import Curve, line_chart
+    from utils.curves import read_curves
+    from utils.evaluator import reader_predict
+    from utils.predictions import read_results
+    from utils.report import Report, kind_table, table_text, write_report
+    from utils.showcase import ablation_table, answer_examples
+
+    steps.heading("ablation of the prompt")
+    start = time.monotonic()
+    data = str(folder / "data")
+    reader = load_read(folder / "merged")
+    table = ablation_table(ablation(reader, ReasonSegEval(data, split="test")))
+    print(table_text(table), flush=True)
+    steps.seconds["ablation of the prompt"] = time.monotonic() - start
+
+    steps.heading("report")
+    curves = read_curves(folder / "runs" / "tiny")
+    losses = {"total": "loss", "answer (CE)": "ce_loss", "mask BCE": "mask_bce_loss"}
+    losses["mask DICE"] = "mask_dice_loss"
+    found = [Curve(name, curves.get(f"train/{key}", [])) for name, key in losses.items()]
+    scores = [
+        Curve(name, curves.get(f"val/{key}", []))
+        for name, key in {"gIoU": "giou", "cIoU": "ciou"}.items()
+    ]
+    results = read_results(folder / "predictions")
+    metrics = json.loads((folder / "predictions" / "metrics.json").read_text(encoding="utf-8"))
+    predict = reader_predict(reader, max_new_tokens=64)
+    unseen = ReasonSegEval(data, split="test", false_premises=True)
+    millions = sum(weight.numel() for weight in reader.model.parameters()) / 1e6
+    steps_done = max((step for step, _ in curves.get("train/loss", [])), default=0)
+    config = (folder / "runs" / "tiny" / "config.yaml").read_text(encoding="utf-8")
+    report = Report(
+        title="READ, the tiny preset",
+        intro=(
+            f"A READ with {millions:.1f} million parameters, trained for {steps_done} steps "
+            f"({steps.seconds['training'] / 60:.1f} minutes) on toy pictures drawn for this run, "
+            f"on the same code path as the 7B model. "
+            "All numbers and pictures below are of pictures it has not seen."
+        ),
+        figures=main_figures(metrics, steps.seconds),
+        charts=[
+            ("Losses", line_chart(found, "step", window=20)),
+            ("Validation, teacher forced", line_chart(scores, "step", y_limits=(0, 1))),
+        ],
+        tables=[
+            kind_table(
+                "Generated answers",
+                results["generated"],
+                note="Absent: nothing is there, an empty mask is right and counts IoU 1.",
+            ),
+            kind_table("Teacher-forced answers", results["teacher_forced"], see=False),
+            table,
+        ],
+        examples=answer_examples(predict, unseen),
+        details=[("Commands", "\n".join(steps.commands)), ("Configuration of training", config)],
+    )
+    return write_report(folder / "report.html", report)
+
+
+@cli
+def main(argv: list[str] | None = None) -> None:
+    options = parse(QuickstartOptions, argv, prog="quickstart.sh", show=False)
+    folder = fresh_folder(options.out)
+    steps = run_steps(options, folder)
+    page = write_page(options, folder, steps)
+
+    from utils.report import Table, table_text
+
+    metrics = json.loads((folder / "predictions" / "metrics.json").read_text(encoding="utf-8"))
+    rows = [list(row) for row in main_figures(metrics, steps.seconds)]
+    print("\n" + table_text(Table("READ, the tiny preset, on unseen pictures", ["", "", ""], rows)))
+    print(f"pictures of a demo answer: {folder / 'demo'}")
+    print(f"report: {page}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
