@@ -13,7 +13,7 @@ from utils.config import Problem, locate, suggest
 
 SAM_NAMES = ("vit_h", "vit_l", "vit_b")
 SAM_REQUIRED = ("embed_dim", "depth", "num_heads", "global_attn_indexes")
-SAM_OPTIONAL = ("image_size", "prompt_dim")
+SAM_OPTIONAL = ("image_size", "prompt_dim", "decoder_mlp_dim", "window_size")
 EVALUATION_SETS = {
     "ReasonSeg": "reason_seg",
     "refclef": "refer_seg",
@@ -217,15 +217,22 @@ def no_loader(flag: str, name: str, families: dict[str, Any]) -> Problem:
 
 
 def reason_seg(flag: str, dataset_dir: str, name: str, split: str) -> list[Problem]:
-    """The folder of a ReasonSeg split has to exist and hold annotations."""
-    path = Path(dataset_dir) / "reason_seg" / name / split
-    if path.is_dir() and next(path.glob("*.json"), None):
-        return []
-    state = "holds no .json annotation" if path.is_dir() else "does not exist"
-    return [
-        Problem(
-            f"--{flag}: {path} {state}; expected ReasonSeg's *.jpg with *.json beside them; "
-            "check --dataset_dir, or write toy data with python -m dataset.toy",
-            True,
+    """The folders of ReasonSeg's splits have to exist and hold annotations.
+
+    Args:
+        split: several joined by "_"; "short" and "long" are parts of "test".
+    """
+    problems = []
+    for part in ("test" if split in ("short", "long") else split).split("_"):
+        path = Path(dataset_dir) / "reason_seg" / name / part
+        if path.is_dir() and next(path.glob("*.json"), None):
+            continue
+        state = "holds no .json annotation" if path.is_dir() else "does not exist"
+        problems.append(
+            Problem(
+                f"--{flag}: {path} {state}; expected ReasonSeg's *.jpg with *.json beside them; "
+                "check --dataset_dir, or write toy data with python -m dataset.toy",
+                missing=True,
+            )
         )
-    ]
+    return problems

@@ -5,11 +5,14 @@ from __future__ import annotations
 import datetime
 import os
 import socket
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed
+
+from utils.errors import EXIT_CODE
 
 LONGEST_WAIT = datetime.timedelta(hours=2)
 """A rank may validate or save this long while the others wait."""
@@ -52,6 +55,18 @@ class Process:
         self.total(0.0)
 
 
+def stop_together(process: Process, message: str) -> None:
+    """End all ranks with one message; every rank has to call it.
+
+    Raises:
+        SystemExit: on every rank, after rank 0 has told.
+    """
+    if process.is_first:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    process.wait_for_all()
+    raise SystemExit(EXIT_CODE)
+
+
 def start(local_rank: int) -> Process:
     """Join the ranks that the launcher started (`deepspeed`, `torchrun`), or be the only one.
 
@@ -81,6 +96,14 @@ def stop() -> None:
     """Leave the group of ranks."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def lost_a_rank(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank is gone."""
+    said = str(error)
+    return any(
+        word in said for word in ("closed by peer", "reset by peer", "remote process exited")
+    )
 
 
 def _use_gloo_alone(deepspeed: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from utils.checkpoint import CheckpointStore, RunState, free_bytes, next_state, tag_of
-from utils.distributed import Process
+from utils.distributed import Process, stop_together
 from utils.draws import Drawn, too_many_broken
 from utils.engine import Gradients, loss_scale, save_engine
 from utils.errors import InputError
@@ -71,6 +71,7 @@ class Trainer:
     state: RunState | None = None
     tried: int = 0
     broken: int = 0
+    dropped: int = 0
     sums: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -81,7 +82,8 @@ class Trainer:
         """Do the steps after `first_step`; returns the state at the last checkpoint.
 
         Raises:
-            InputError: a loss is not finite, too much data is broken, or the disk is full.
+            SystemExit: a loss is not finite or too much data is broken; rank 0 has told.
+        InputError: a checkpoint cannot be written.
         """
         self.model.train()
         for step in range(first_step + 1, self.plan.total_steps + 1):
@@ -101,12 +103,13 @@ class Trainer:
     def _step(self, step: int) -> None:
         """Forward and backward passes of this rank, agreement of all ranks, optimiser step."""
         bad: list[str] = []
-        tried = broken = 0
+        tried = broken = dropped = 0
         scale = loss_scale(self.engine)
         for micro in range(self.plan.micro_steps):
             drawn = next(self.drawn)
             tried += drawn.draws
             broken += len(drawn.broken)
+            dropped += drawn.batch.dropped
             for message in drawn.broken:
                 self._say_everywhere(f"skipped: {message}")
             torch.manual_seed(self._seed(step, micro))
@@ -120,7 +123,7 @@ class Trainer:
             self._count(output)
         if not bad and scale == 1.0 and not self.gradients.are_finite():
             bad.append(f"a gradient is not finite with {', '.join(drawn.batch.image_paths)}")
-        self._agree(step, bad, tried, broken)
+        self._agree(step, bad, tried, broken, dropped)
         self.gradients.deliver(self.engine)
 
     def _seed(self, step: int, micro: int) -> int:
@@ -128,11 +131,13 @@ class Trainer:
         place = (step * self.plan.micro_steps + micro) * self.process.world + self.process.rank
         return (self.plan.seed * 1_000_003 + place) % 2**63
 
-    def _agree(self, step: int, bad: list[str], tried: int, broken: int) -> None:
+    def _agree(self, step: int, bad: list[str], tried: int, broken: int, dropped: int) -> None:
         """Stop on all ranks together if one of them has a reason to."""
-        failures, tried_now, broken_now = self.process.total(len(bad), tried, broken)
-        self.tried += int(tried_now)
-        self.broken += int(broken_now)
+        counts = self.process.total(len(bad), tried, broken, dropped)
+        failures, tried, broken, dropped = (int(count) for count in counts)
+        self.tried += tried
+        self.broken += broken
+        self.dropped += dropped
         if failures:
             said = "; ".join(line for lines in self.process.gather(bad) for line in lines)
             stop_together(
@@ -172,6 +177,8 @@ class Trainer:
         curves = {f"train/{name}": value for name, value in means.items()} | {"train/lr": lr}
         if self.broken:
             curves["train/broken_draws"] = self.broken
+        if self.dropped:
+            curves["train/dropped_expressions"] = self.dropped
         self.log.scalars(step, curves)
         self.log.advance(
             {"loss": means["loss"], "ce": means["ce_loss"], "mask": means["mask_loss"], "lr": lr}
@@ -220,15 +227,3 @@ class Trainer:
                 f"{(needed + SPARE_BYTES) / 1e9:.2f} GB; the checkpoint {last} stays usable: "
                 "free space, then go on with --auto_resume"
             )
-
-
-def stop_together(process: Process, message: str) -> None:
-    """End all ranks with one message; every rank has to call it.
-
-    Raises:
-        InputError: on rank 0.
-        SystemExit: on the others, with the same exit code.
-    """
-    if process.is_first:
-        raise InputError(message)
-    raise SystemExit(2)

@@ -1,0 +1,320 @@
+"""Train READ: `deepspeed train_read.py --config FILE`, or by torchrun, or by plain python.
+
+Parse, build, loop. The loop is `utils.trainer.Trainer`; what a run writes stands in README.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dataset.collate import collate
+from dataset.reason_seg import ReasonSegEval, ReasonSegTrain
+from model.builder import Built, build_for_training
+from model.lora import add_lora, unwrap
+from model.reader import Reader
+from model.sasp import SaspParams
+from utils import config, distributed, engine
+from utils.checkpoint import BEST, LATEST, CheckpointStore, RunState
+from utils.conversation import POSITIVE_ANSWER
+from utils.distributed import Process
+from utils.draws import DrawSource, draws
+from utils.errors import EXIT_CODE, InputError, InputErrors, cli
+from utils.evaluator import EvalResult, evaluate, reader_predict
+from utils.options import TrainOptions
+from utils.run_log import METRICS_FILE, RunLog, append_line
+from utils.trainer import Plan, Trainer
+
+CONFIG_FILE = "config.yaml"
+CHECKPOINTS = "ckpt_model"
+KEPT = (
+    "version", "vision_tower", "vision_pretrained", "use_released_param", "sam", "image_size",
+    "out_dim", "lora_r", "lora_alpha", "lora_target_modules", "train_mask_decoder", "precision",
+)  # fmt: skip
+"""What must not change when a run is continued: its checkpoints would not fit."""
+
+
+def build_model(options: TrainOptions) -> tuple[nn.Module, Built]:
+    """The model with LoRA in place, and the plain one inside with its tokenizer and report."""
+    built = build_for_training(
+        options.version,
+        vision_tower=options.vision_tower,
+        vision_pretrained=options.vision_pretrained,
+        sam=options.sam_settings(),
+        sasp=SaspParams(**options.sasp_settings()),
+        out_dim=options.out_dim,
+        dtype=options.precision,
+        model_max_length=options.model_max_length,
+        train_mask_decoder=options.train_mask_decoder,
+        use_released_param=options.use_released_param,
+        use_mm_start_end=options.use_mm_start_end,
+        attn_implementation=options.attn_implementation,
+        conv_type=options.conv_type,
+        gradient_checkpointing=options.gradient_checkpointing,
+        load_in_4bit=options.load_in_4bit,
+        load_in_8bit=options.load_in_8bit,
+        ce_loss_weight=options.ce_loss_weight,
+        bce_loss_weight=options.bce_loss_weight,
+        dice_loss_weight=options.dice_loss_weight,
+    )
+    with_lora = add_lora(
+        built.model,
+        r=options.lora_r,
+        alpha=options.lora_alpha,
+        dropout=options.lora_dropout,
+        target_modules=options.lora_target_modules,
+    )
+    return with_lora, built
+
+
+def training_set(options: TrainOptions) -> DrawSource:
+    """The data set of `--dataset`; `options.problems()` has refused those without a loader."""
+    return ReasonSegTrain(
+        options.dataset_dir,
+        options.reason_seg_data,
+        num_classes_per_sample=options.num_classes_per_sample,
+        templates=options.templates,
+        conv_type=options.conv_type,
+        use_im_start_end=options.use_mm_start_end,
+        seed=options.seed,
+    )
+
+
+def validation(
+    options: TrainOptions, model: nn.Module, built: Built, process: Process
+) -> Callable[[], dict[str, Any]]:
+    """A function that scores the model as it is then, teacher forced, over all ranks."""
+    _, split = options.validation()
+    items = ReasonSegEval(options.dataset_dir, split)
+    predict = reader_predict(Reader(unwrap(model), built.tokenizer), answer=POSITIVE_ANSWER)
+
+    def score() -> dict[str, Any]:
+        model.eval()
+        own = evaluate(predict, items, rank=process.rank, world=process.world, label="validation")
+        merged = EvalResult()
+        for part in process.gather(own):
+            merged.merge(part)
+        summary = merged.summary()
+        return {**summary.pop("all"), **summary}
+
+    return score
+
+
+def check_same_run(options: TrainOptions, saved_file: Path) -> None:
+    """A continued run keeps what its checkpoints depend on.
+
+    Raises:
+        InputErrors: settings differ from those the run was started with.
+    """
+    if not saved_file.is_file():
+        return
+    saved = config.load(TrainOptions, saved_file)
+    flags = config.flags_of(TrainOptions)
+
+    def same_place(name: str, value: Any) -> Any:
+        is_path = flags[name].path and value and os.path.exists(value)
+        return os.path.realpath(value) if is_path else value
+
+    differing = [
+        f"--{name}={getattr(options, name)} differs from {getattr(saved, name)} in {saved_file}; "
+        "a continued run keeps it: use that value, or another --exp_name"
+        for name in KEPT
+        if same_place(name, getattr(options, name)) != same_place(name, getattr(saved, name))
+    ]
+    if differing:
+        raise InputErrors(differing)
+
+
+def find_start(
+    options: TrainOptions, own: CheckpointStore, process: Process
+) -> tuple[CheckpointStore | None, RunState | None]:
+    """The checkpoint to start from: `--resume`, else this run's own with `--auto_resume`.
+
+    Raises:
+        InputError: there is none where `--resume` points, or it was written by another number of
+            ranks, or the run folder is in use and `--auto_resume` is off.
+    """
+    if process.is_first and own.folder.is_dir():
+        own.repair()
+    process.wait_for_all()
+    source = CheckpointStore(options.resume) if options.resume else own
+    state = source.load(BEST if options.eval_only else LATEST)
+    if state is None and options.resume:
+        raise InputError(f"--resume={options.resume} holds no checkpoint; give RUN/{CHECKPOINTS}")
+    if state is None:
+        return None, None
+    if options.resume is None and not options.auto_resume:
+        if options.eval_only:
+            return None, None
+        raise InputError(
+            f"{own.folder} holds checkpoints and --auto_resume is off: nothing is overwritten; "
+            "choose another --exp_name, or continue with --auto_resume"
+        )
+    elsewhere = source.folder.resolve() != own.folder.resolve()
+    if elsewhere and not options.eval_only and own.load(LATEST) is not None:
+        raise InputError(
+            f"{own.folder} holds checkpoints already; choose another --exp_name for what "
+            f"continues {options.resume}"
+        )
+    if state.world != process.world and not options.eval_only:
+        raise InputError(
+            f"{source.folder / state.tag} was written by {state.world} ranks, now there are "
+            f"{process.world}: start the same number"
+        )
+    if elsewhere:
+        state = dataclasses.replace(state, best_score=None, best_tag=None)
+    return source, state
+
+
+def train(options: TrainOptions, process: Process) -> None:
+    """Everything after parsing."""
+    own = CheckpointStore(options.run_dir / CHECKPOINTS)
+    source, state = find_start(options, own, process)
+    if source is not None:
+        check_same_run(options, source.folder.parent / CONFIG_FILE)
+    first_step = state.step if state else options.start_epoch * options.steps_per_epoch
+    if process.is_first and not options.eval_only:
+        options.run_dir.mkdir(parents=True, exist_ok=True)
+        config.save(options, options.run_dir / CONFIG_FILE)
+    if state and not options.eval_only and first_step >= options.total_steps:
+        say(process, f"{source.folder} is at step {first_step} of {options.total_steps}: finished; "
+                     "raise --epochs to go on, or choose another --exp_name")  # fmt: skip
+        return
+
+    torch.manual_seed(options.seed)
+    model, built = build_model(options)
+    for line in built.report:
+        say(process, line)
+    model.to(process.device)
+    score = None if options.no_eval else validation(options, model, built, process)
+    if options.eval_only:
+        validate_only(options, process, model, score, source, state)
+        return
+
+    ds = engine.build_engine(
+        model,
+        lr=options.lr,
+        betas=(options.beta1, options.beta2),
+        warmup_steps=options.warmup_steps,
+        total_steps=options.total_steps,
+        settings=engine.engine_settings(options.precision, options.zero_stage, options.batch_size),
+    )
+    if source is not None and state is not None:
+        engine.load_engine(ds, source.folder, state.tag)
+        say(process, f"continuing from {source.folder / state.tag}, step {state.step}")
+    elif first_step:
+        ds.lr_scheduler.step(first_step)
+    log = RunLog(
+        options.run_dir,
+        active=process.is_first,
+        total_steps=options.total_steps,
+        start_step=first_step,
+        wandb_settings=dataclasses.asdict(options) if options.use_wandb else None,
+    )
+    trainer = Trainer(
+        engine=ds,
+        drawn=draws(
+            training_set(options),
+            partial(collate, tokenizer=built.tokenizer, views=built.model.views),
+            micro_steps=(
+                first_step * options.grad_accumulation_steps,
+                options.total_steps * options.grad_accumulation_steps,
+            ),
+            batch_size=options.batch_size,
+            rank=process.rank,
+            world=process.world,
+            workers=options.workers,
+            pin=process.device.type == "cuda",
+        ),
+        plan=Plan(
+            total_steps=options.total_steps,
+            steps_per_epoch=options.steps_per_epoch,
+            micro_steps=options.grad_accumulation_steps,
+            save_every=options.save_every,
+            print_freq=options.print_freq,
+            seed=options.seed,
+        ),
+        process=process,
+        store=own,
+        log=log,
+        validate=score,
+        state=state,
+    )
+    try:
+        final = trainer.run(first_step)
+    finally:
+        log.close()
+    if final is not None:
+        best = "not validated" if final.best_score is None else f"cIoU {final.best_score:.4f}"
+        say(process, f"finished: best checkpoint {final.best_tag} ({best}) in {own.folder}")
+
+
+def validate_only(
+    options: TrainOptions,
+    process: Process,
+    model: nn.Module,
+    score: Callable[[], dict[str, Any]] | None,
+    source: CheckpointStore | None,
+    state: RunState | None,
+) -> None:
+    """`--eval_only`: score the best checkpoint of the run, or the model it would start from."""
+    if source is not None and state is not None:
+        engine.load_trained(model, source.folder, state.tag)
+        say(process, f"evaluating {source.folder / state.tag}")
+    else:
+        say(process, f"evaluating {options.version}: there is no checkpoint")
+    summary = score() if score else {}
+    if process.is_first:
+        options.run_dir.mkdir(parents=True, exist_ok=True)
+        line = {"step": state.step if state else 0, "eval_only": True, **summary}
+        append_line(options.run_dir / METRICS_FILE, line)
+    say(process, f"gIoU {summary['giou']:.4f}, cIoU {summary['ciou']:.4f}")
+
+
+def say(process: Process, text: str) -> None:
+    """One line on the console, from rank 0."""
+    if process.is_first:
+        print(text, flush=True)
+
+
+def interrupted(options: TrainOptions) -> int:
+    """What to tell after Ctrl-C: nothing was saved half-way."""
+    if os.environ.get("RANK", "0") == "0":
+        print(
+            f"\ninterrupted: the checkpoints in {options.run_dir / CHECKPOINTS} are complete; "
+            "the same command with --auto_resume goes on from the newest",
+            file=sys.stderr,
+        )
+    return 130
+
+
+@cli
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; exit code 2 on mistakes of the user, 130 after an interruption."""
+    options = config.parse(TrainOptions, argv, prog="train_read.py")
+    if not torch.cuda.is_available():
+        options = dataclasses.replace(options, precision="fp32")
+    try:
+        train(options, distributed.start(options.local_rank))
+    except KeyboardInterrupt:
+        return interrupted(options)
+    except RuntimeError as error:
+        if not distributed.lost_a_rank(error):
+            raise
+        print(f"stopped: another rank ended ({str(error).splitlines()[0]})", file=sys.stderr)
+        return EXIT_CODE
+    finally:
+        distributed.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
