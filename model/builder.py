@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
 
 from model.read_model import ReadConfig, ReadForCausalLM
 from model.reader import Reader
@@ -18,6 +22,9 @@ from utils.tokenization import load_tokenizer, seg_token_id
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SAM_PREFIX = "model.visual_model."
 PROJECTION_PREFIX = "model.text_hidden_fcs."
+SMALL_BYTES = 500_000_000
+"""Folders below this size load without a progress bar."""
+
 FRESH_PREFIXES = (SAM_PREFIX, PROJECTION_PREFIX)
 """What a LLaVA checkpoint has not got: SAM comes from its own file, the projection is new."""
 
@@ -163,7 +170,9 @@ def build_for_training(
     report = _complete(model, set(missing), version, vision_pretrained, use_released_param)
     report += _resize_embeddings(model, len(tokenizer))
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        # The name changed within transformers 5.
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
     return Built(model, tokenizer, report)
 
 
@@ -171,7 +180,8 @@ def save_model(
     model: ReadForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: str | Path
 ) -> None:
     """Write a folder that `load_read` takes without any flag: safetensors, tokenizer, CLIP."""
-    model.save_pretrained(folder)
+    with _quiet(small=sum(p.numel() for p in model.parameters()) < SMALL_BYTES):
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # transformers may save the generic file alone; `load_tokenizer` reads the sentencepiece one.
     vocabulary = Path(folder) / "tokenizer.model"
@@ -210,19 +220,31 @@ def _from_pretrained(
     if attn_implementation:
         options["attn_implementation"] = attn_implementation
     try:
-        model, info = ReadForCausalLM.from_pretrained(
-            str(path),
-            config=config,
-            vision_tower=vision_tower,
-            dtype=dtype,
-            output_loading_info=True,
-            **options,
-        )
-    except (RuntimeError, OSError, ValueError, ImportError) as error:
+        with _quiet(small=_folder_size(path) < SMALL_BYTES):
+            model, info = ReadForCausalLM.from_pretrained(
+                str(path),
+                config=config,
+                vision_tower=vision_tower,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
+    except (RuntimeError, OSError, ValueError, ImportError, SafetensorError) as error:
         raise InputError(
-            f"cannot load {path}: {error}\nIf sizes differ inside visual_model, name the SAM that "
-            "the checkpoint was trained with (sam=..., --sam)"
+            f"cannot load {path}: {error}. Expected a complete folder in the released layout "
+            "(config.json, weights as .bin or .safetensors, tokenizer files)"
         ) from error
+    misfits = [
+        f"{name} {list(there)} instead of {list(here)}"
+        for name, there, here in info["mismatched_keys"]
+    ]
+    if misfits:
+        raise InputError(
+            f"{path}: {len(misfits)} weights have another size than the model: "
+            f"{_some(sorted(misfits), 4)}. For those inside visual_model, name the SAM that the "
+            "checkpoint was trained with (sam=..., --sam)"
+        )
     if not quantization:
         model.to(device)
     return model, sorted(info["missing_keys"])
@@ -325,6 +347,30 @@ def _quantization(
         bnb_4bit_quant_type="nf4",
         llm_int8_skip_modules=["visual_model", "text_hidden_fcs", "mm_projector", "lm_head"],
     )
+
+
+def _folder_size(path: str | Path) -> int:
+    """Bytes of a local folder's files; a hub id counts as large."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return SMALL_BYTES
+    return sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
+
+
+@contextmanager
+def _quiet(small: bool) -> Iterator[None]:
+    """Keep transformers' own load report away (ours is an error with the names), and its progress
+    bars too where nothing takes long."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    if small:
+        hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 def _some(names: list[str], most: int = 8) -> str:

@@ -21,7 +21,11 @@ class VisionTower(nn.Module):
     """Frozen CLIP; hidden state `select_layer` without its class token."""
 
     def __init__(
-        self, clip: CLIPVisionModel, processor: CLIPImageProcessorPil, select_layer: int, source: str
+        self,
+        clip: CLIPVisionModel,
+        processor: CLIPImageProcessorPil,
+        select_layer: int,
+        source: str,
     ):
         super().__init__()
         self.clip = clip.requires_grad_(False).eval()

@@ -469,6 +469,4 @@ class ReadForCausalLM(LlamaPreTrainedModel):
 
 def zero_of_trainable(*modules: nn.Module) -> torch.Tensor:
     """0 with a zero gradient for every trained parameter of the modules."""
-    return losses.zero_of(
-        p for module in modules for p in module.parameters() if p.requires_grad
-    )
+    return losses.zero_of(p for module in modules for p in module.parameters() if p.requires_grad)

@@ -278,10 +278,7 @@ class Reader:
         embedding = self.model.encode_sam(frame[None], [input_size])
         seg_states = torch.cat([reply.seg_states for reply in replies])
         pictures = torch.cat(
-            [
-                reply.image_states[None].expand(len(reply.seg_index), -1, -1)
-                for reply in replies
-            ]
+            [reply.image_states[None].expand(len(reply.seg_index), -1, -1) for reply in replies]
         )
         return self.model.predict_masks(
             seg_states,

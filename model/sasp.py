@@ -151,7 +151,10 @@ def discrete_points(
     values = (reduced - lowest) / torch.where(usable, highest - lowest, torch.ones_like(highest))
 
     if params.thresholds == "std":
-        mean, std = values.mean(dim=1, keepdim=True), values.std(dim=1, unbiased=False, keepdim=True)
+        mean, std = (
+            values.mean(dim=1, keepdim=True),
+            values.std(dim=1, unbiased=False, keepdim=True),
+        )
         t_pos, t_neg = mean + params.std_factor * std, mean - params.std_factor * std
     else:
         t_pos, t_neg = values.new_tensor(params.t_pos), values.new_tensor(params.t_neg)
@@ -249,4 +252,6 @@ def upscaling_matrix(
     cells = torch.eye(side, device=device)[None]
     in_frame = F.interpolate(cells, size=frame, mode="linear", align_corners=False)
     in_frame = F.pad(in_frame, (padding, padding))
-    return F.interpolate(in_frame, size=length, mode="linear", align_corners=False)[0].T.contiguous()
+    return F.interpolate(in_frame, size=length, mode="linear", align_corners=False)[
+        0
+    ].T.contiguous()

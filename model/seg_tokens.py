@@ -22,9 +22,7 @@ class SegTokens:
     state_position: torch.Tensor
 
 
-def locate_seg(
-    input_ids: torch.Tensor, text_position: torch.Tensor, seg_id: int
-) -> SegTokens:
+def locate_seg(input_ids: torch.Tensor, text_position: torch.Tensor, seg_id: int) -> SegTokens:
     """Find every `[SEG]`.
 
     Args:

@@ -1,1 +1,1 @@
-"""Helpers that know neither the model nor the data sets. Nothing here imports `model` or `dataset`."""
+"""Helpers that know neither the model nor the data; they import neither."""

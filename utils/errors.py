@@ -1,4 +1,4 @@
-"""Mistakes of the user, told clearly: every message names the value, the allowed set and the remedy."""
+"""Mistakes of the user, told clearly: the value, the allowed set and the remedy."""
 
 from __future__ import annotations
 

@@ -81,9 +81,7 @@ def normalise_for_sam(pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> tor
     return normalised
 
 
-def sam_view(
-    image: np.ndarray, longest_side: int = 1024
-) -> tuple[torch.Tensor, tuple[int, int]]:
+def sam_view(image: np.ndarray, longest_side: int = 1024) -> tuple[torch.Tensor, tuple[int, int]]:
     """SAM's view of a picture.
 
     Args:
