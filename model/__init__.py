@@ -1,7 +1,8 @@
 """READ: a multimodal model that answers in words and in masks."""
 
 from model.builder import load_read
-from model.read_model import ReadConfig, ReadForCausalLM
+from model.config import ReadConfig
+from model.read_model import ReadForCausalLM
 from model.reader import Answer, Reader, Segment
 from model.sasp import SaspParams
 

@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from model.read_model import ReadConfig, ReadForCausalLM
+from model.config import ReadConfig
+from model.read_model import ReadForCausalLM
 from model.reader import Reader
 from model.sam import load_sam_weights, sam_sizes, sam_sizes_dict
 from model.sasp import SaspParams

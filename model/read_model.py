@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaModel
-from transformers.modeling_outputs import ModelOutput
+from transformers import LlamaModel
 from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
 from model import losses
+from model.config import ReadConfig
 from model.llava import VisionTower, build_projector, load_vision_tower, splice_image
+from model.outputs import MaskPrediction, PromptStates, ReadOutput
 from model.sam import SamModel, sam_sizes
-from model.sasp import SaspParams, similarity_map, similarity_to_points
+from model.sasp import similarity_map, similarity_to_points
 from model.seg_tokens import image_states, locate_seg
 from utils.batch import Batch
 from utils.constants import IGNORE_INDEX
@@ -32,94 +32,6 @@ TOWER_FOLDER = "vision_tower"
 TOWER_PREFIX = f"model.{TOWER_FOLDER}."
 SAM_CHUNK = 8
 """Pictures that go through SAM's image encoder at once."""
-
-
-class ReadConfig(LlamaConfig):
-    """LLaMA's configuration, LLaVA's and READ's fields, and the SasP and SAM settings.
-
-    Reads released `config.json` files (model_type "llava") as they are. `sam` and `sasp` are
-    mappings with the fields of `SamSizes` and `SaspParams`; None means ViT-H and the 7B preset.
-    """
-
-    model_type = "read"
-
-    mm_vision_tower: str | None = None
-    vision_tower: str | None = None
-    mm_hidden_size: int = 1024
-    mm_projector_type: str = "mlp2x_gelu"
-    mm_vision_select_layer: int = -2
-    mm_use_im_start_end: bool = True
-    train_mask_decoder: bool = True
-    out_dim: int = 256
-    sam: dict | None = None
-    sasp: dict | None = None
-    seg_token_id: int | None = None
-    conv_type: str = "llava_v1"
-    ce_loss_weight: float = 1.0
-    bce_loss_weight: float = 2.0
-    dice_loss_weight: float = 0.5
-
-    @classmethod
-    def get_config_dict(cls, *args, **kwargs):
-        """Released files say "llava"; everything else in them is read as it stands."""
-        values, rest = super().get_config_dict(*args, **kwargs)
-        if values.get("model_type") == "llava":
-            values = {**values, "model_type": cls.model_type}
-        return values, rest
-
-    @property
-    def sasp_params(self) -> SaspParams:
-        """The stored SasP settings."""
-        return SaspParams(**(self.sasp or {}))
-
-    @sasp_params.setter
-    def sasp_params(self, params: SaspParams) -> None:
-        self.sasp = asdict(params)
-
-
-@dataclass
-class MaskPrediction:
-    """n masks of one picture.
-
-    Args:
-        logits: float32[n, H, W]; above 0 is the object.
-        scores: float32[n], SAM's predicted IoU.
-        similarity: float32[n, V].
-        points: float32[n, P, 2], (x, y) in the original picture.
-        point_labels: int64[n, P].
-    """
-
-    logits: torch.Tensor
-    scores: torch.Tensor
-    similarity: torch.Tensor
-    points: torch.Tensor
-    point_labels: torch.Tensor
-
-
-@dataclass
-class ReadOutput(ModelOutput):
-    """Losses with their weights applied, and per picture mask logits float32[n, H, W]."""
-
-    loss: torch.Tensor | None = None
-    ce_loss: torch.Tensor | None = None
-    mask_bce_loss: torch.Tensor | None = None
-    mask_dice_loss: torch.Tensor | None = None
-    mask_loss: torch.Tensor | None = None
-    mask_logits: list[torch.Tensor] | None = None
-
-
-@dataclass
-class PromptStates:
-    """What the language model makes of a batch of prompts.
-
-    Args:
-        hidden: float[N, L, D] after the final norm.
-        text_position: int64[N, T] and image_start: int64[N], see `SplicedPrompt`.
-    """
-
-    hidden: torch.Tensor
-    text_position: torch.Tensor
-    image_start: torch.Tensor
 
 
 class ReadModel(LlamaModel):

@@ -18,7 +18,8 @@ from PIL import Image
 from transformers import PreTrainedTokenizerBase
 
 from model.generation import generate
-from model.read_model import MaskPrediction, ReadForCausalLM
+from model.outputs import MaskPrediction
+from model.read_model import ReadForCausalLM
 from model.seg_tokens import image_states, locate_seg
 from utils.constants import IMAGE_TOKEN
 from utils.conversation import POSITIVE_ANSWER, build_prompt, user_turn

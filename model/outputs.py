@@ -1,0 +1,53 @@
+"""What the stages of the forward hand on. Legend: see `model.llava` and `model.sam`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers.modeling_outputs import ModelOutput
+
+
+@dataclass
+class MaskPrediction:
+    """n masks of one picture.
+
+    Args:
+        logits: float32[n, H, W]; above 0 is the object.
+        scores: float32[n], SAM's predicted IoU.
+        similarity: float32[n, V].
+        points: float32[n, P, 2], (x, y) in the original picture.
+        point_labels: int64[n, P].
+    """
+
+    logits: torch.Tensor
+    scores: torch.Tensor
+    similarity: torch.Tensor
+    points: torch.Tensor
+    point_labels: torch.Tensor
+
+
+@dataclass
+class ReadOutput(ModelOutput):
+    """Losses with their weights applied, and per picture mask logits float32[n, H, W]."""
+
+    loss: torch.Tensor | None = None
+    ce_loss: torch.Tensor | None = None
+    mask_bce_loss: torch.Tensor | None = None
+    mask_dice_loss: torch.Tensor | None = None
+    mask_loss: torch.Tensor | None = None
+    mask_logits: list[torch.Tensor] | None = None
+
+
+@dataclass
+class PromptStates:
+    """What the language model makes of a batch of prompts.
+
+    Args:
+        hidden: float[N, L, D] after the final norm.
+        text_position: int64[N, T] and image_start: int64[N], see `SplicedPrompt`.
+    """
+
+    hidden: torch.Tensor
+    text_position: torch.Tensor
+    image_start: torch.Tensor
