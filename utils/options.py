@@ -1,4 +1,4 @@
-"""Every flag of `train_read.py`, `test_read.py` and `demo.py`: one dataclass per entry point.
+"""Every flag of every entry point: one dataclass each.
 
 Names and defaults are those of the original where it has the flag. `problems()` holds the checks.
 """
@@ -14,6 +14,7 @@ from utils import checks
 from utils.config import Problem, suggest
 from utils.reader_flags import (
     EvaluationFlags,
+    MergeFlags,
     PictureFlags,
     PredictionFlags,
     ProcessFlags,
@@ -271,4 +272,31 @@ class DemoOptions(ReaderOptions, QuestionFlags, PictureFlags):
         if self.image is not None and "://" not in self.image:
             hint = "give the path or URL of a picture"
             problems += checks.file("image", self.image, "a picture", hint)
+        return problems
+
+
+@dataclass(frozen=True)
+class MergeOptions(MergeFlags):
+    """Merge a training run into a model folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the merged model is written."""
+        return Path(self.out) if self.out is not None else Path(self.exp_dir) / "merged"
+
+    def problems(self) -> list[Problem]:
+        """Everything that keeps this configuration from running."""
+        problems = checks.folder("exp_dir", self.exp_dir, "a run folder", "give LOG_DIR/EXP_NAME")
+        if not problems and not (Path(self.exp_dir) / "config.yaml").is_file():
+            problems.append(
+                Problem(
+                    f"--exp_dir={self.exp_dir}: holds no config.yaml; expected a run folder "
+                    "written by train_read.py",
+                    missing=True,
+                )
+            )
+        if self.folder.exists() and not (self.folder / "config.json").is_file():
+            problems.append(
+                Problem(f"--out={self.folder}: exists and is no merged model; give a new folder")
+            )
         return problems

@@ -113,3 +113,12 @@ class PictureFlags:
     output_format: Literal["png", "rle", "json"] = option(
         "png", "form of the mask: a picture, COCO RLE, or JSON with text, points and RLE"
     )
+
+
+@dataclass(frozen=True)
+class MergeFlags:
+    """Merging."""
+
+    exp_dir: str = option("./runs/read", "run folder, with config.yaml and ckpt_model/", path=True)
+    out: str | None = option(None, "folder to write; none: merged/ in the run folder")
+    checkpoint: Literal["best", "latest"] = option("best", "which checkpoint to merge")

@@ -1,0 +1,112 @@
+"""From a training run to a merged folder that `load_read` takes without any flag.
+
+`bash merge_lora_weight.sh EXP_DIR [OUT]` is the short form. The model is built again from the run's
+saved configuration, the trained parts of the checkpoint are put in, LoRA is folded into the
+weights, and the saved folder has to answer a question as the unmerged model did.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.builder import load_read, save_model
+from model.lora import merge, unwrap
+from model.reader import Answer, Reader
+from train_read import CHECKPOINTS, CONFIG_FILE, build_model
+from utils import config, engine
+from utils.checkpoint import CheckpointStore
+from utils.conversation import POSITIVE_ANSWER
+from utils.errors import InputError, cli
+from utils.options import MergeOptions, TrainOptions
+
+QUESTION = "What is the bright square in this image? Please output segmentation mask."
+MOST_NEW_TOKENS = 24
+MOST_DIFFERING_PIXELS = 0.001
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def trial_picture() -> np.ndarray:
+    """uint8[120, 160, 3]: a bright square on a gradient, the same every time."""
+    ramp = np.linspace(0, 120, 160, dtype=np.uint8)
+    picture = np.repeat(np.tile(ramp, (120, 1))[..., None], 3, axis=2)
+    picture[30:80, 50:100] = (240, 220, 60)
+    return picture
+
+
+def trial_answers(reader: Reader) -> list[Answer]:
+    """A generated and a teacher-forced answer about the trial picture."""
+    picture = trial_picture()
+    return [
+        reader.segment(picture, QUESTION, max_new_tokens=MOST_NEW_TOKENS),
+        reader.segment(picture, QUESTION, answer=POSITIVE_ANSWER),
+    ]
+
+
+def check_equal(before: list[Answer], after: list[Answer], what: str) -> None:
+    """The same tokens, and masks that differ in at most 0.1 % of the pixels.
+
+    Raises:
+        InputError: they differ; nothing that was merged should be used then.
+    """
+    for one, other in zip(before, after, strict=True):
+        differing = float(np.mean(one.mask != other.mask))
+        if one.token_ids != other.token_ids or differing > MOST_DIFFERING_PIXELS:
+            raise InputError(
+                f"{what} does not answer as the trained one: {one.text!r} became {other.text!r}, "
+                f"{differing:.2%} of the mask's pixels differ; do not use it"
+            )
+
+
+def merge_run(options: MergeOptions) -> Path:
+    """Merge the checkpoint that `options` names; returns the folder written.
+
+    Raises:
+        InputError: no run or checkpoint there, it does not fit its configuration, or the merged
+            model answers differently.
+    """
+    run_dir = Path(options.exp_dir)
+    trained = config.load(TrainOptions, run_dir / CONFIG_FILE)
+    store = CheckpointStore(run_dir / CHECKPOINTS)
+    state = store.load(options.checkpoint)
+    if state is None:
+        raise InputError(
+            f"{store.folder} has no {options.checkpoint} checkpoint; train first, or see that "
+            "the run got as far as its first validation"
+        )
+    print(f"merging {store.folder / state.tag} ({options.checkpoint})", flush=True)
+    model, built = build_model(dataclasses.replace(trained, precision="fp32"))
+    engine.load_trained(model, store.folder, state.tag)
+    model.eval()
+    before = trial_answers(Reader(unwrap(model), built.tokenizer))
+    merged = merge(model)
+    check_equal(before, trial_answers(Reader(merged, built.tokenizer)), "the merged model")
+
+    merged.to(TORCH_DTYPES[trained.precision])
+    expected = trial_answers(Reader(merged, built.tokenizer))
+    partial = Path(f"{options.folder}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    save_model(merged, built.tokenizer, partial)
+    stored = load_read(partial, dtype=trained.precision, device="cpu")
+    check_equal(expected, trial_answers(stored), f"the model loaded from {partial}")
+    shutil.rmtree(options.folder, ignore_errors=True)
+    partial.rename(options.folder)
+    return options.folder
+
+
+@cli
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; exit code 2 on mistakes of the user."""
+    options = config.parse(MergeOptions, argv, prog="merge_lora_weight.py")
+    out = merge_run(options)
+    print(f"merged model: {out} (python demo.py --pretrained_model_path {out})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
