@@ -1,0 +1,108 @@
+"""The training templates: five families, enough of them, each with exactly its placeholders."""
+
+import json
+import re
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from dataset.templates import PLACEHOLDERS, VARIED_FILE, Templates, load_templates
+from utils.constants import SEG_TOKEN
+from utils.errors import InputError
+
+FAMILIES = [field.name for field in fields(Templates)]
+ALLOWED = {
+    "short_question": ["{class_name}"],
+    "long_question": ["{sent}"],
+    "positive_answer": [],
+    "denial_answer": ["{class_name}"],
+    "correction_answer": ["{class_name}", "{gt_name}"],
+}
+
+
+@pytest.fixture(scope="module")
+def varied() -> dict[str, list[str]]:
+    return json.loads(VARIED_FILE.read_text(encoding="utf-8"))
+
+
+def test_the_file_holds_the_five_families(varied):
+    assert list(varied) == FAMILIES == list(PLACEHOLDERS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_varied(varied, family):
+    entries = varied[family]
+    assert len(entries) >= 40
+    assert len({" ".join(entry.lower().split()) for entry in entries}) == len(entries)
+    openings = {" ".join(re.findall(r"[\w{}]+", entry)[:4]) for entry in entries}
+    if family != "long_question":  # its beginning is the sentence itself
+        assert len(openings) > 0.9 * len(entries)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_placeholders_are_exactly_the_allowed_ones(varied, family):
+    for entry in varied[family]:
+        assert sorted(re.findall(r"\{[^}]*\}", entry)) == ALLOWED[family], entry
+        assert entry.count(SEG_TOKEN) == (family == "positive_answer"), entry
+        assert "<image>" not in entry
+        assert entry == entry.strip()
+        assert entry.isascii()
+        assert entry[-1] in ".?", entry
+
+
+def test_no_family_repeats_another(varied):
+    everything = [entry for entries in varied.values() for entry in entries]
+    assert len(set(everything)) == len(everything)
+
+
+def test_the_reader_fills_them_in():
+    templates, rng = load_templates("varied"), np.random.default_rng(0)
+    texts = [
+        templates.question("The Red Kite", False, rng),
+        templates.question("What flies here?", True, rng),
+        templates.positive(rng),
+        templates.denial("The Red Kite", rng),
+        templates.correction("The Red Kite", "The Blue Kite", rng),
+    ]
+    assert "the red kite" in texts[0] and "What flies here?" in texts[1]
+    assert texts[2].count(SEG_TOKEN) == 1
+    assert "the red kite" in texts[3]
+    assert "the red kite" in texts[4] and "the blue kite" in texts[4]
+    assert not any("{" in text for text in texts)
+
+
+def test_a_draw_follows_from_its_generator():
+    templates = load_templates("varied")
+    draws = [
+        [templates.positive(rng) for _ in range(20)]
+        for rng in (np.random.default_rng(3), np.random.default_rng(3), np.random.default_rng(4))
+    ]
+    assert draws[0] == draws[1] != draws[2]
+    assert len(set(draws[0])) > 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"denial_answer": []}, "denial_answer must be a list"),
+        ({"denial_answer": None}, "denial_answer must be a list"),
+        ({"correction_answer": ["no {class_name}"]}, "lacks {gt_name}"),
+        ({"positive_answer": ["Sure."]}, r"lacks \[SEG\]"),
+        ({"short_question": [7]}, "lacks {class_name}"),
+    ],
+)
+def test_unusable_files_are_refused(varied, tmp_path, change, message):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({**varied, **change}), encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        load_templates(path)
+
+
+def test_missing_and_damaged_files_are_named(tmp_path):
+    with pytest.raises(InputError, match="choose 'simple', 'varied' or a JSON file"):
+        load_templates("fancy")
+    path = tmp_path / "broken.json"
+    path.write_text("{")
+    with pytest.raises(InputError, match=r"broken\.json"):
+        load_templates(path)
