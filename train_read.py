@@ -201,17 +201,12 @@ def train(options: TrainOptions, process: Process) -> None:
 
     ds = engine.build_engine(
         model,
-        lr=options.lr,
         betas=(options.beta1, options.beta2),
-        warmup_steps=options.warmup_steps,
-        total_steps=options.total_steps,
         settings=engine.engine_settings(options.precision, options.zero_stage, options.batch_size),
     )
     if source is not None and state is not None:
         engine.load_engine(ds, source.folder, state.tag)
         say(process, f"continuing from {source.folder / state.tag}, step {state.step}")
-    elif first_step:
-        ds.lr_scheduler.step(first_step)
     log = RunLog(
         options.run_dir,
         active=process.is_first,
@@ -241,6 +236,8 @@ def train(options: TrainOptions, process: Process) -> None:
             save_every=options.save_every,
             print_freq=options.print_freq,
             seed=options.seed,
+            highest_lr=options.lr,
+            warmup_steps=options.warmup_steps,
         ),
         process=process,
         store=own,

@@ -15,11 +15,12 @@ GRADIENT_CLIPPING = 1.0
 WEIGHT_DECAY = 0.0
 
 
-def learning_rate_factor(step: int, warmup_steps: int, total_steps: int) -> float:
-    """Share of the highest learning rate in step `step` (from 0): linear up, then linear down."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+def learning_rate(step: int, highest: float, warmup_steps: int, total_steps: int) -> float:
+    """The learning rate of optimiser step `step` (from 1): linear up, then linear down."""
+    if step <= warmup_steps:
+        return highest * step / warmup_steps
+    left = total_steps - step + 1
+    return highest * max(0, left) / max(1, total_steps - warmup_steps)
 
 
 def engine_settings(precision: str, zero_stage: int, batch_size: int) -> dict[str, Any]:
@@ -42,17 +43,14 @@ def engine_settings(precision: str, zero_stage: int, batch_size: int) -> dict[st
 def build_engine(
     model: nn.Module,
     *,
-    lr: float,
     betas: tuple[float, float],
-    warmup_steps: int,
-    total_steps: int,
     settings: dict[str, Any],
 ) -> Any:
     """A DeepSpeed engine with AdamW over the parameters that require a gradient.
 
     Args:
         model: already on its device.
-        lr: highest learning rate.
+        betas: of AdamW; the learning rate comes with each step (`Gradients.deliver`).
         settings: see `engine_settings`.
     """
     import deepspeed
@@ -60,15 +58,11 @@ def build_engine(
 
     logger.setLevel("ERROR")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=lr, betas=betas, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: learning_rate_factor(step, warmup_steps, total_steps)
-    )
+    optimiser = torch.optim.AdamW(trained, lr=0.0, betas=betas, weight_decay=WEIGHT_DECAY)
     exact = {name: buffer.clone() for name, buffer in model.named_buffers() if _is_fp32(buffer)}
     engine, _, _, _ = deepspeed.initialize(
         model=model,
         optimizer=optimiser,
-        lr_scheduler=schedule,
         model_parameters=trained,
         config=settings,
     )
@@ -130,8 +124,10 @@ class Gradients:
         checks = [total.isfinite().all() for total in self.sums if total is not None]
         return bool(torch.stack(checks).all()) if checks else True
 
-    def deliver(self, engine: Any) -> None:
+    def deliver(self, engine: Any, lr: float) -> None:
         """Reduce over the ranks, clip, step; then start from zero. Every rank has to call it."""
+        for group in engine.optimizer.param_groups:
+            group["lr"] = lr
         gradients = [
             torch.zeros_like(parameter) if total is None else total.to(parameter.dtype)
             for parameter, total in zip(self.parameters, self.sums, strict=True)

@@ -13,7 +13,7 @@ from torch import nn
 from utils.checkpoint import CheckpointStore, RunState, free_bytes, next_state, tag_of
 from utils.distributed import Process, stop_together
 from utils.draws import Drawn, too_many_broken
-from utils.engine import Gradients, loss_scale, save_engine
+from utils.engine import Gradients, learning_rate, loss_scale, save_engine
 from utils.errors import InputError
 from utils.run_log import RunLog
 
@@ -33,6 +33,7 @@ class Plan:
         save_every: further checkpoints after this many steps; 0: none.
         print_freq: steps between two points of the curves.
         seed: of dropout.
+        highest_lr, warmup_steps: see `utils.engine.learning_rate`.
     """
 
     total_steps: int
@@ -41,6 +42,11 @@ class Plan:
     save_every: int
     print_freq: int
     seed: int
+    highest_lr: float
+    warmup_steps: int
+
+    def lr(self, step: int) -> float:
+        return learning_rate(step, self.highest_lr, self.warmup_steps, self.total_steps)
 
     def ends_epoch(self, step: int) -> bool:
         return step % self.steps_per_epoch == 0 or step == self.total_steps
@@ -87,8 +93,8 @@ class Trainer:
         """
         self.model.train()
         for step in range(first_step + 1, self.plan.total_steps + 1):
-            lr = self.engine.get_lr()[0]
-            self._step(step)
+            lr = self.plan.lr(step)
+            self._step(step, lr)
             self._report(step, lr)
             if not self.plan.saves(step):
                 continue
@@ -100,7 +106,7 @@ class Trainer:
 
     # --- one step ---------------------------------------------------------------------------
 
-    def _step(self, step: int) -> None:
+    def _step(self, step: int, lr: float) -> None:
         """Forward and backward passes of this rank, agreement of all ranks, optimiser step."""
         bad: list[str] = []
         tried = broken = dropped = 0
@@ -124,7 +130,7 @@ class Trainer:
         if not bad and scale == 1.0 and not self.gradients.are_finite():
             bad.append(f"a gradient is not finite with {', '.join(drawn.batch.image_paths)}")
         self._agree(step, bad, tried, broken, dropped)
-        self.gradients.deliver(self.engine)
+        self.gradients.deliver(self.engine, lr)
 
     def _seed(self, step: int, micro: int) -> int:
         """Dropout depends on the place in the training, not on what ran before."""
