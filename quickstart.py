@@ -17,11 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from utils.config import REPOSITORY, Problem, parse
+from utils.config import REPOSITORY, Problem, locate, parse
 from utils.errors import InputError, cli
 from utils.flags import option
 
-PRESET = "configs/tiny.yaml"
 MARK = "quickstart"
 IMAGES = 2500
 FAST_IMAGES, FAST_STEPS = 400, 60
@@ -33,6 +32,7 @@ class QuickstartOptions:
 
     fast: bool = option(False, "a short training on few pictures, to see that everything works")
     out: str = option(str(REPOSITORY / "quickstart_output"), "folder for everything it writes")
+    preset: str = option("configs/tiny.yaml", "configuration of the training", path=True)
     images: int | None = option(None, "toy pictures over all splits; none: 2500")
     steps: int | None = option(None, "training steps; none: what the preset says")
     seed: int = option(0, "the toy world and the training follow from it")
@@ -45,6 +45,8 @@ class QuickstartOptions:
             problems.append(
                 Problem(f"--out={self.out}: holds files of something else; give another folder")
             )
+        if not os.path.isfile(locate(self.preset)):
+            problems.append(Problem(f"--preset={self.preset}: no such file; see configs/", True))
         for name, least in (("images", 60), ("steps", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -128,7 +130,8 @@ def run_steps(options: QuickstartOptions, folder: Path) -> Steps:
     steps.run("toy world", [python, "-m", "dataset.toy", *world])
     launcher = ["deepspeed", "--num_gpus", "1", "--master_port", str(free_port())]
     place = ["--dataset_dir", str(data), "--log_base_dir", str(run.parent), "--exp_name", run.name]
-    train = ["train_read.py", "--config", PRESET, *place, "--seed", str(options.seed)]
+    preset = os.path.abspath(locate(options.preset))
+    train = ["train_read.py", "--config", preset, *place, "--seed", str(options.seed)]
     steps.run("training", [*launcher, *train, *options.length_flags()])
     steps.run("merging LoRA", ["bash", "merge_lora_weight.sh", str(run), str(merged)])
     evaluation = ["--pretrained_model_path", str(merged), "--dataset_dir", str(data)]
@@ -241,7 +244,7 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
         ),
         figures=main_figures(metrics, steps.seconds),
         charts=[
-            ("Losses", line_chart(found, "step", window=20)),
+            ("Losses", line_chart(found, "step", window=max(1, len(found[0].pairs) // 15))),
             ("Validation, teacher forced", line_chart(scores, "step", y_limits=(0, 1))),
         ],
         tables=[

@@ -1,4 +1,4 @@
-"""`test_read.py` and `demo.py` on a micro model with random weights: everything but good answers."""
+"""`test_read.py` and `demo.py` on a micro model: everything but good answers."""
 
 import json
 import shutil

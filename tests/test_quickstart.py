@@ -1,0 +1,64 @@
+"""The quickstart from the toy world to the report, on a micro model and for two steps."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import quickstart
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def start(write_preset, tmp_path):
+    """Runs `quickstart.py` from elsewhere; returns the finished process."""
+    preset = write_preset(workers=0, batch_size=2)
+
+    def run(*arguments):
+        command = [sys.executable, str(ROOT / "quickstart.py"), "--preset", str(preset)]
+        command += ["--out", "shown", "--images", "60", "--steps", "2", *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=280
+        )
+
+    return run
+
+
+def test_from_the_toy_world_to_the_report(start, tmp_path):
+    done = start()
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for number in range(1, 8):
+        assert f"=== {number}/7 " in done.stdout
+    table = done.stdout[done.stdout.rindex("READ, the tiny preset") :]
+    for name in ("gIoU, all kinds", "gIoU, direct", "cIoU", "See", "minutes"):
+        assert name in table
+    page = Path(re.findall(r"^report: (.+)$", done.stdout, re.M)[-1])
+    assert page == tmp_path / "shown" / "report.html"
+    text = page.read_text("utf-8")
+    assert text.count('class="card example"') == 6 and text.count("<polyline") >= 4
+    assert "text + DtoC points" in text and not re.search(r"https?://", text)
+
+
+def test_a_failing_step_ends_it(start):
+    done = start("--seed", "0", "--images", "60", "--steps", "1", "--preset", "broken.yaml")
+    assert done.returncode == 2 and "broken.yaml" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_step_that_fails_is_named():
+    steps = quickstart.Steps(count=1)
+    with pytest.raises(quickstart.InputError, match=r"toy world failed \(exit code 3\)"):
+        steps.run("toy world", [sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_only_its_own_folder_is_replaced(tmp_path):
+    folder = quickstart.fresh_folder(str(tmp_path / "out"))
+    (folder / "old").write_text("")
+    assert not (quickstart.fresh_folder(str(folder)) / "old").exists()
+    (tmp_path / "mine.txt").write_text("")
+    problems = quickstart.QuickstartOptions(out=str(tmp_path)).problems()
+    assert any("something else" in problem.message for problem in problems)
