@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . utils/venv.sh
+make_venv "$PWD" requirements.txt
 make_venv "$PWD" requirements-dev.txt
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false

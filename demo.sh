@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Ask a merged READ about your pictures: a chat in the terminal.
+#
+#   bash demo.sh [MODEL] [further flags of demo.py]
+#
+# MODEL  folder or hub id (default: quickstart_output/merged, written by quickstart.sh)
+#
+# One question only: bash demo.sh MODEL --image photo.jpg --prompt "Which part lets the plane steer?"
+# Reproduces no number. Hardware: the tiny default needs a CPU; 7B one GPU with 24 GB, or 8 GB with
+# --load_in_4bit.
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+model="$here/quickstart_output/merged"
+if [[ $# -gt 0 && "$1" != --* ]]; then
+  model="$1"
+  shift
+fi
+[[ -d "$here/.venv/bin" ]] && export PATH="$here/.venv/bin:$PATH"
+exec python "$here/demo.py" --pretrained_model_path "$model" "$@"

@@ -1,0 +1,128 @@
+"""Every command in the shell scripts and in the README is one that the entry points accept."""
+
+import re
+import shlex
+import subprocess
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+import dataset.toy
+from quickstart import QuickstartOptions
+from utils.config import resolve
+from utils.options import DemoOptions, MergeOptions, TestOptions, TrainOptions
+
+ROOT = Path(__file__).parents[1]
+ENTRIES = {
+    "train_read.py": TrainOptions,
+    "test_read.py": TestOptions,
+    "demo.py": DemoOptions,
+    "merge_lora_weight.py": MergeOptions,
+    "quickstart.py": QuickstartOptions,
+}
+SCRIPTS = {
+    "train_read.sh": ["", "ReasonSeg", "ReferSeg 4", "ReasonSeg 8 24999 --epochs 4"],
+    "val_read.sh": ["", "some/model", "some/model 2", "some/model 1 --no_resume"],
+    "test_read.sh": ["", "some/model", "some/model 2 --skip_broken"],
+    "demo.sh": ["", "some/model", "some/model --force_seg", "--load_in_4bit"],
+    "merge_lora_weight.sh": ["runs/tiny", "runs/tiny out", "runs/tiny --checkpoint latest"],
+    "quickstart.sh": ["", "--fast"],
+}
+NOT_ENTRIES = {"run_tests.sh"}
+CAPTURE = """exec() { printf '%s\\n' "$@"; exit 0; }; . "$0" """
+
+
+def command_of(script: str, arguments: list[str]) -> list[str]:
+    """The command that a script would become: it is read by a shell whose `exec` prints."""
+    bash = ["bash", "-c", CAPTURE, str(ROOT / script), *arguments]
+    done = subprocess.run(bash, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout, done.stderr
+    return done.stdout.splitlines()
+
+
+def complaints(words: list[str]) -> list[str]:
+    """What is wrong with a command, other than files that are not on this machine."""
+    if "dataset.toy" in words:
+        drawn = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dataset.toy, "write_world", lambda *given: drawn.append(given))
+            code = dataset.toy.main(words[words.index("dataset.toy") + 1 :])
+        return [] if code == 0 and drawn else [f"{words}: exit code {code}"]
+    place = next((n for n, word in enumerate(words) if Path(word).name in ENTRIES), None)
+    if place is None:
+        return [f"{' '.join(words)}: starts no entry point"]
+    options = ENTRIES[Path(words[place]).name]
+    _, problems, _, _ = resolve(options, words[place + 1 :])
+    return [f"{' '.join(words)}: {p.message}" for p in problems if not p.missing]
+
+
+def readme_commands() -> list[str]:
+    """The lines of the README's bash blocks, continued lines joined, comments left out."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.S | re.M)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def test_every_script_is_known():
+    assert {path.name for path in ROOT.glob("*.sh")} == set(SCRIPTS) | NOT_ENTRIES
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts(script):
+    for arguments in SCRIPTS[script]:
+        words = command_of(script, arguments.split())
+        assert complaints(words) == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_tell_what_they_do(script):
+    lines = (ROOT / script).read_text("utf-8").splitlines()
+    header = "\n".join(line for line in lines[1:30] if line.startswith("#"))
+    assert f"bash {script}" in header
+    assert "Hardware" in header or "CPU" in header
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_examples_in_script_headers(script):
+    text = (ROOT / script).read_text("utf-8")
+    found = re.findall(r"^#.*?(bash \w+\.sh\b[^\[\n]*)$", text, re.M)
+    for example in found:
+        name, *arguments = shlex.split(re.split(r"\s{2,}", example)[0])[1:]
+        assert complaints(command_of(name, arguments)) == []
+
+
+def test_readme():
+    commands = readme_commands()
+    assert len(commands) >= 6
+    for line in commands:
+        words = shlex.split(line)
+        if words[:2] == ["bash", "run_tests.sh"]:
+            continue
+        if words[0] == "bash":
+            words = command_of(words[1], words[2:])
+        assert complaints(words) == []
+
+
+def ignored(name: str) -> bool:
+    patterns = (ROOT / ".gitignore").read_text("utf-8").split()
+    return name.startswith(".") or any(fnmatch(name, p.strip("/")) for p in patterns)
+
+
+def test_the_tree_of_the_readme_is_the_real_one():
+    text = (ROOT / "README.md").read_text("utf-8")
+    (block,) = re.findall(r"^```text\n(.*?)^```", text, re.S | re.M)
+    told: dict[str, set[str]] = {"": set()}
+    for line in block.splitlines():
+        name = line.split()[0]
+        if not line.startswith(" "):
+            told[""].add(name)
+            folder = name
+        else:
+            told.setdefault(folder, set()).add(name)
+    real = {"": {f"{p.name}{'/' * p.is_dir()}" for p in ROOT.iterdir() if not ignored(p.name)}}
+    for folder in set(told) - {""}:
+        names = {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}
+        real[folder] = names
+    assert told == real
