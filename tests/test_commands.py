@@ -1,5 +1,8 @@
 """Every command in the shell scripts and in the README is one that the entry points accept."""
 
+import ast
+import dataclasses
+import importlib
 import re
 import shlex
 import subprocess
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import dataset.toy
+from model import Answer
 from quickstart import QuickstartOptions
 from utils.config import resolve
 from utils.options import DemoOptions, MergeOptions, TestOptions, TrainOptions
@@ -105,9 +109,18 @@ def test_readme():
         assert complaints(words) == []
 
 
-def ignored(name: str) -> bool:
-    patterns = (ROOT / ".gitignore").read_text("utf-8").split()
-    return name.startswith(".") or any(fnmatch(name, p.strip("/")) for p in patterns)
+def files_of_the_project() -> set[str]:
+    """Paths below the repository that belong to it."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode == 0 and listed.stdout:
+        return set(listed.stdout.splitlines())
+    patterns = [*(ROOT / ".gitignore").read_text("utf-8").split(), ".*"]
+    found = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
+    return {
+        str(path)
+        for path in found
+        if not any(fnmatch(part, p.strip("/")) for part in path.parts for p in patterns)
+    }
 
 
 def test_the_tree_of_the_readme_is_the_real_one():
@@ -121,8 +134,22 @@ def test_the_tree_of_the_readme_is_the_real_one():
             folder = name
         else:
             told.setdefault(folder, set()).add(name)
-    real = {"": {f"{p.name}{'/' * p.is_dir()}" for p in ROOT.iterdir() if not ignored(p.name)}}
-    for folder in set(told) - {""}:
-        names = {path.name for path in (ROOT / folder).glob("*.py")} - {"__init__.py"}
-        real[folder] = names
+    real: dict[str, set[str]] = {folder: set() for folder in told}
+    for path in files_of_the_project():
+        first, slash, rest = path.partition("/")
+        if not first.startswith("."):
+            real[""].add(first + slash)
+        if f"{first}/" in told and rest.endswith(".py") and "/" not in rest:
+            real[f"{first}/"] |= {rest} - {"__init__.py"}
     assert told == real
+
+
+def test_python_in_the_readme():
+    text = (ROOT / "README.md").read_text("utf-8")
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.S | re.M):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, name.name) for name in node.names)
+            elif isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "answer":
+                assert node.attr in {field.name for field in dataclasses.fields(Answer)}
