@@ -115,13 +115,12 @@ class Demo:
 @cli
 def main(argv: list[str] | None = None) -> None:
     options = parse(DemoOptions, argv, prog="demo.py", show=False)
-    one_shot = options.image is not None and options.prompt is not None
-    image = load_pixels(options.image) if one_shot else None
+    if options.image is None or options.prompt is None:
+        Demo(open_reader(options), options, input, print).chat()
+        return
+    image = load_pixels(options.image)
     demo = Demo(open_reader(options), options, input, print)
-    if one_shot:
-        demo.answer(options.image, image, options.prompt)
-    else:
-        demo.chat()
+    demo.answer(options.image, image, options.prompt)
 
 
 if __name__ == "__main__":

@@ -148,7 +148,6 @@ def main(argv: list[str] | None = None) -> None:
         process.wait_for_all()
         reader = infer(options, process.rank, process.world, alone=False)
         process.wait_for_all()
-        distributed.stop()
         if not process.is_first:
             return
     else:
