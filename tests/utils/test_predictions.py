@@ -1,6 +1,8 @@
 """Predictions on disk: complete, resumable after a kill at any moment, never mixed."""
 
+import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -184,3 +186,23 @@ def test_new_weights_make_a_new_run(tmp_path):
     weights.write_bytes(bytes(250_000) + b"x" * 250_000)
     assert fingerprint(tmp_path) != before
     assert fingerprint("owner/name") == "owner/name"
+
+
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path, monkeypatch):
+    items = make_items(4)
+    run(tmp_path / "whole", items)
+    sync, synced = os.fsync, []
+
+    def full_after_two(handle):
+        synced.append(handle)
+        if len(synced) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full_after_two)
+        with pytest.raises(InputError, match="No space left.*goes on where it stopped"):
+            run(tmp_path / "full", items)
+    run(tmp_path / "full", items)
+    whole = shard_path(tmp_path / "whole", 0, 1).read_bytes()
+    assert shard_path(tmp_path / "full", 0, 1).read_bytes() == whole
