@@ -10,7 +10,14 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.predictions import encode_mask
-from utils.visualize import heat_map, mask_picture, overlay, save_png, sheet
+from utils.visualize import (
+    answer_tiles,
+    heat_map,
+    mask_picture,
+    overlay,
+    save_png,
+    sheet,
+)
 
 OUTPUT_FORMATS = ("png", "rle", "json")
 
@@ -115,11 +122,9 @@ def save_answer(
     for number, heat in enumerate(heats, start=1):
         which = f"_{number}" if len(heats) > 1 else ""
         files.append(save_png(f"{stem}_similarity{which}.png", heat))
-    nothing = np.zeros_like(answer.mask)
-    tiles = [("picture", overlay(image, nothing)), ("similarity to [SEG]", heats[0])]
-    tiles += [("points", overlay(image, nothing, points, labels))]
-    tiles += [("mask", overlay(image, answer.mask))]
-    page = sheet(tiles, [f"Q: {question}", f"A: {answer.text}"])
+    page = sheet(
+        answer_tiles(image, answer.segments, answer.mask), [f"Q: {question}", f"A: {answer.text}"]
+    )
     files.append(save_png(f"{stem}_sheet.png", page))
     return files
 

@@ -14,9 +14,11 @@ from markupsafe import Markup
 
 from utils.errors import InputError
 from utils.evaluator import EvalResult, Scores
-from utils.visualize import embed_png, heat_map, overlay, truth_picture
+from utils.visualize import answer_tiles, embed_png
 
 ASSETS = Path(__file__).parent / "assets"
+TILE_SIDE = 256
+"""Shorter side of the pictures on the page, in pixels."""
 
 
 @dataclass
@@ -129,15 +131,8 @@ def example_of(
         exists: whether the object is there.
         iou: of the answer's mask with the truth.
     """
-    tiles = [("picture", embed_png(overlay(image, np.zeros(image.shape[:2], bool))))]
-    for number_of, segment in enumerate(answer.segments, start=1):
-        which = f" {number_of}" if len(answer.segments) > 1 else ""
-        tiles.append((f"similarity{which}", embed_png(heat_map(image, segment.similarity))))
-        nothing = np.zeros_like(segment.mask)
-        points = overlay(image, nothing, segment.points, segment.point_labels)
-        tiles.append((f"points{which}", embed_png(points)))
-    tiles.append(("mask", embed_png(overlay(image, answer.mask))))
-    tiles.append(("truth", embed_png(truth_picture(image, truth))))
+    drawn = answer_tiles(image, answer.segments, answer.mask, truth, TILE_SIDE)
+    tiles = [(caption, embed_png(tile)) for caption, tile in drawn]
     if exists:
         right = answer.present and iou >= 0.5
         verdict = f"it is there; {f'IoU {iou:.2f}' if answer.present else 'not seen'}"

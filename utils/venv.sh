@@ -14,11 +14,11 @@ find_python() {
   return 2
 }
 
-# Passes pip's output on, shortened: one line for each package, errors and warnings in full.
+# Passes pip's output on, shortened: one line for each package, errors in full.
 show_pip() {
   awk '/^Collecting /        { print "  " ++count " " $2; fflush(); next }
        /^Installing collected/ { print "  installing (this takes a while) ..."; fflush(); next }
-       /^ERROR|^error|^WARNING/ { print; fflush() }'
+       /^ERROR|^error/ { print; fflush() }'
 }
 
 make_venv() {

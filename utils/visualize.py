@@ -10,6 +10,7 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,8 +20,8 @@ from utils.constants import IGNORE_LABEL
 from utils.errors import InputError
 from utils.geometry import crop_padding
 
-MASK_COLOUR = (255, 59, 48)
-TRUTH_COLOUR = (10, 132, 255)
+MASK_COLOUR = (0, 225, 255)
+TRUTH_COLOUR = (255, 60, 220)
 POSITIVE_COLOUR = (48, 209, 88)
 NEGATIVE_COLOUR = (255, 45, 45)
 IGNORED_COLOUR = (142, 142, 147)
@@ -28,9 +29,23 @@ DISPLAY_SIDE = 448
 """Shortest side in pixels that a picture should have when it is shown."""
 
 
-def display_scale(size: tuple[int, int]) -> int:
-    """Whole factor that enlarges a picture of (H, W) to about `DISPLAY_SIDE`; 1 for large ones."""
-    return max(1, round(DISPLAY_SIDE / min(size)))
+def display_scale(size: tuple[int, int], side: int = DISPLAY_SIDE) -> int:
+    """Whole factor that enlarges a picture of (H, W) to a shorter side of about `side`, or 1."""
+    return max(1, round(side / min(size)))
+
+
+def fit(array: np.ndarray, longest: int) -> np.ndarray:
+    """Reduce a picture uint8[H, W, 3] or a mask [H, W] to a longer side of at most `longest`."""
+    height, width = array.shape[:2]
+    if max(height, width) <= longest:
+        return array
+    factor = longest / max(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    if array.ndim == 3:
+        return cv2.resize(array, size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(array.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(
+        array.dtype
+    )
 
 
 def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
@@ -164,6 +179,38 @@ def heat_map(image: np.ndarray, similarity: np.ndarray, scale: int | None = None
     seen = (slice(top, top + side), slice(left, left + side))
     painted[seen] = (grey[seen] * 0.4 + colours * 0.6).round().astype(np.uint8)
     return painted
+
+
+def answer_tiles(
+    image: np.ndarray,
+    segments: Sequence[Any],
+    mask: np.ndarray,
+    truth: np.ndarray | None = None,
+    side: int = DISPLAY_SIDE,
+) -> list[tuple[str, np.ndarray]]:
+    """Pictures of an answer with captions, all of one size.
+
+    Args:
+        image: uint8[H, W, 3].
+        segments: with `similarity`, `points` and `point_labels`, as `model.reader.Segment`.
+        mask: bool[H, W], the whole answer.
+        truth: uint8[H, W] (0/1/255), if known.
+        side: small pictures are enlarged to a shorter side of about this, large ones reduced.
+    """
+    small = fit(image, 2 * side)
+    factor = small.shape[1] / image.shape[1]
+    scale = display_scale(small.shape[:2], side)
+    plain = enlarge(small, scale)
+    tiles = [("picture", plain)]
+    for number, segment in enumerate(segments, start=1):
+        which = f" {number}" if len(segments) > 1 else ""
+        points = (np.asarray(segment.points) + 0.5) * factor - 0.5
+        tiles.append((f"similarity{which}", heat_map(small, segment.similarity, scale)))
+        tiles.append((f"points{which}", paint_points(plain, points, segment.point_labels, scale)))
+    tiles.append(("mask", paint_mask(plain, fit(mask, 2 * side), scale=scale)))
+    if truth is not None:
+        tiles.append(("truth", truth_picture(small, fit(truth, 2 * side), scale)))
+    return tiles
 
 
 def sheet(tiles: Sequence[tuple[str, np.ndarray]], lines: Sequence[str] = ()) -> np.ndarray:

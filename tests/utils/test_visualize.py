@@ -2,6 +2,7 @@
 
 import base64
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from utils.errors import InputError
 from utils.visualize import (
     NEGATIVE_COLOUR,
     POSITIVE_COLOUR,
+    answer_tiles,
     display_scale,
     embed_png,
     heat_map,
@@ -72,7 +74,7 @@ def test_truth_shows_ignored_pixels_otherwise():
     truth = MASK.astype(np.uint8)
     truth[30:36, 5:15] = 255
     drawn = truth_picture(IMAGE, truth, scale=1)
-    assert drawn[15, 37, 2] > drawn[15, 37, 0]
+    assert drawn[15, 37, 0] > drawn[15, 37, 1] < drawn[15, 37, 2]
     assert len({int(v) for v in drawn[33, 10]}) < 3 and (drawn[33, 10] != 100).any()
 
 
@@ -94,6 +96,22 @@ def test_embedded_pictures_are_the_pictures():
     header, data = text.split(",")
     assert header == "data:image/png;base64"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), IMAGE)
+
+
+@pytest.mark.parametrize("size", [(40, 60), (900, 1300)])
+def test_tiles_of_an_answer_have_one_size(size):
+    image = np.full((*size, 3), 100, np.uint8)
+    mask = np.zeros(size, bool)
+    mask[: size[0] // 2] = True
+    corner = np.array([[size[1] - 1.0, size[0] - 1.0]])
+    segment = SimpleNamespace(similarity=np.eye(4), points=corner, point_labels=np.array([1]))
+    tiles = answer_tiles(image, [segment], mask, mask.astype(np.uint8), side=128)
+    assert [name for name, _ in tiles] == ["picture", "similarity", "points", "mask", "truth"]
+    (shape,) = {tile.shape for _, tile in tiles}
+    assert 110 <= min(shape[:2]) <= 256
+    drawn = dict(tiles)["points"]
+    assert tuple(drawn[-1, -1]) == POSITIVE_COLOUR and (drawn[0] == 100).all()
+    assert (dict(tiles)["mask"][-1] == 100).all() and (dict(tiles)["mask"][0] != 100).any()
 
 
 def test_a_sheet_wraps_long_text():
