@@ -144,6 +144,15 @@ def test_all_mistakes_are_told_at_once(evaluation, tmp_path):
     assert code == 2 and "nowhere" in err and "--cmd inference" in err
 
 
+def test_sasp_flags_change_what_the_model_stores(evaluation):
+    run = ["--eval_mode", "teacher_forced", "--val_split", "test"]
+    assert evaluation(*run, "--sasp_prompt", "text", "--sasp_num_points", "7")[0] == 0
+    sasp = json.loads((evaluation.folder / "run.json").read_text())["sasp"]
+    assert (sasp["prompt"], sasp["num_points"], sasp["down_sample"]) == ("text", 7, 1)
+    code, _, err = evaluation(*run, "--sasp_t_neg", "0.9")
+    assert code == 2 and "t_neg" in err and "t_pos" in err
+
+
 def test_a_folder_that_is_no_model_is_named(evaluation, tmp_path):
     (tmp_path / "empty").mkdir()
     code, _, err = evaluation("--pretrained_model_path", str(tmp_path / "empty"))
