@@ -165,4 +165,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("\ninterrupted: finished predictions are kept; the same command goes on after them")
+        sys.exit("\ninterrupted: finished predictions are kept; the same command goes on")
