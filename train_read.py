@@ -308,8 +308,6 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"stopped: another rank ended ({str(error).splitlines()[0]})", file=sys.stderr)
         return EXIT_CODE
-    finally:
-        distributed.stop()
     return 0
 
 

@@ -62,7 +62,7 @@ def _build_parser(cls: type, flags: dict[str, Flag], prog: str | None) -> argpar
         groups[flag.group].add_argument(
             f"--{flag.name}",
             nargs="*" if flag.is_list else "?",
-            const="true" if flag.is_switch else NO_VALUE,
+            const=None if flag.is_list else "true" if flag.is_switch else NO_VALUE,
             metavar="|".join(str(c) for c in flag.choices) if flag.choices else "VALUE",
             help=text + (f"; off: --no_{flag.name}" if _negation(flag, flags) else ""),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
 import socket
@@ -70,6 +71,8 @@ def stop_together(process: Process, message: str) -> None:
 def start(local_rank: int) -> Process:
     """Join the ranks that the launcher started (`deepspeed`, `torchrun`), or be the only one.
 
+    A process joins once and leaves when it ends: DeepSpeed keeps groups that do not survive more.
+
     Args:
         local_rank: number on this machine as given by flag; the launcher's LOCAL_RANK wins.
     """
@@ -85,15 +88,19 @@ def start(local_rank: int) -> Process:
         torch.cuda.set_device(local)
     else:
         _use_gloo_alone(deepspeed)
-    deepspeed.init_distributed(
-        "nccl" if on_gpu else "gloo", verbose=False, timeout=LONGEST_WAIT, auto_mpi_discovery=False
-    )
+    if not torch.distributed.is_initialized():
+        deepspeed.init_distributed(
+            "nccl" if on_gpu else "gloo",
+            verbose=False,
+            timeout=LONGEST_WAIT,
+            auto_mpi_discovery=False,
+        )
+        atexit.register(_leave)
     device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
     return Process(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
 
 
-def stop() -> None:
-    """Leave the group of ranks."""
+def _leave() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
