@@ -110,12 +110,12 @@ class Gradients:
     def add(self, loss: torch.Tensor) -> None:
         """Add the gradient of a scalar; its graph is freed."""
         found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        for index, gradient in enumerate(found):
+        for index, (parameter, gradient) in enumerate(zip(self.parameters, found, strict=True)):
             if gradient is None:
                 continue
             total = self.sums[index]
             if total is None:
-                self.sums[index] = gradient.float()
+                self.sums[index] = _own_copy(parameter, gradient)
             else:
                 total += gradient
 
@@ -135,6 +135,11 @@ class Gradients:
         self.sums = [None] * len(self.parameters)
         engine.backward(_Deliver.apply(gradients, *self.parameters))
         engine.step()
+
+
+def _own_copy(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """float32, with memory of its own: a gradient may be an expanded scalar or shared."""
+    return torch.empty_like(parameter, dtype=torch.float32, requires_grad=False).copy_(gradient)
 
 
 def loss_scale(engine: Any) -> float:

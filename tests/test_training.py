@@ -1,0 +1,302 @@
+"""Training in one process: a run, its resumption, and every reason to stop."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import merge_lora_weight
+import train_read
+from dataset.reason_seg import ReasonSegTrain
+from model.builder import load_read
+from utils import config
+from utils.checkpoint import BEST, LATEST, CheckpointStore
+from utils.errors import InputError
+from utils.options import TrainOptions
+from utils.run_log import METRICS_FILE, read_lines
+
+
+@pytest.fixture
+def train(write_preset, tmp_path) -> Callable[..., int]:
+    """A function that trains the micro model, given flags and changes of the preset."""
+
+    def run(*flags: str, **changes) -> int:
+        preset = write_preset(**{"workers": 0, **changes})
+        try:
+            return train_read.main(["--config", str(preset), *flags])
+        except SystemExit as stop:
+            return int(stop.code or 0)
+
+    return run
+
+
+@pytest.fixture
+def run_dir(tmp_path) -> Path:
+    return tmp_path / "runs" / "read"
+
+
+def weights(store: CheckpointStore, pointer: str = LATEST) -> dict[str, torch.Tensor]:
+    return get_fp32_state_dict_from_zero_checkpoint(
+        str(store.folder), tag=store.load(pointer).tag, exclude_frozen_parameters=True
+    )
+
+
+def without_time(lines: list[dict]) -> list[tuple]:
+    return [(line["step"], line["epoch"], line["ciou"], line["giou"]) for line in lines]
+
+
+def test_a_run_and_what_it_writes(train, run_dir, micro_settings):
+    assert train() == 0
+    lines = read_lines(run_dir / METRICS_FILE)
+    assert [(line["step"], line["epoch"]) for line in lines] == [(2, 1), (4, 2)]
+    assert all(line["questions"] == 5 for line in lines)
+    best_score = max(line["ciou"] for line in lines)
+
+    store = CheckpointStore(run_dir / "ckpt_model")
+    assert store.load(LATEST).step == 4
+    assert store.load(BEST).score == store.load(LATEST).best_score == best_score
+
+    saved = config.load(TrainOptions, run_dir / "config.yaml")
+    assert saved.version == micro_settings["version"] and saved.lora_r == 4
+
+    events = EventAccumulator(str(run_dir)).Reload()
+    for name in ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "mask_loss", "lr"):
+        assert [point.step for point in events.Scalars(f"train/{name}")] == [1, 2, 3, 4]
+    losses = [point.value for point in events.Scalars("train/loss")]
+    assert losses[-1] < losses[0]
+
+
+def test_only_the_named_parts_train(train, run_dir):
+    assert train("--epochs=1", "--no_eval") == 0
+    names = set(weights(CheckpointStore(run_dir / "ckpt_model")))
+    parts = ("lora_", "lm_head", "embed_tokens", "mask_decoder", "text_hidden_fcs")
+    buffers = ("inv_freq", "positional_encoding_gaussian_matrix", "position_ids")
+    odd = [n for n in names if not any(part in n for part in parts + buffers)]
+    assert odd == []
+    for part in parts:
+        assert any(part in name for name in names)
+    assert not any("vision_tower" in n or "image_encoder" in n for n in names if "lora_" in n)
+
+
+def test_resuming_equals_not_stopping(train, run_dir, tmp_path):
+    """Same data, dropout, rates and optimiser: the weights are equal to the last bit."""
+    assert train("--exp_name=whole", "--epochs=3") == 0
+    assert train("--epochs=3", "--max_steps=3") == 0
+    assert [line["step"] for line in read_lines(run_dir / METRICS_FILE)] == [2, 3]
+    assert train("--epochs=3") == 0
+    whole = CheckpointStore(run_dir.parent / "whole" / "ckpt_model")
+    resumed = CheckpointStore(run_dir / "ckpt_model")
+    for one, other in zip(weights(whole).items(), weights(resumed).items(), strict=True):
+        assert one[0] == other[0]
+        if "inv_freq" not in one[0]:
+            torch.testing.assert_close(one[1], other[1], rtol=0, atol=0)
+
+
+def test_a_finished_run_stays_as_it_is(train, run_dir, capsys):
+    assert train("--epochs=1") == 0
+    before = (run_dir / METRICS_FILE).read_text()
+    assert train("--epochs=1") == 0
+    assert "finished" in capsys.readouterr().out
+    assert (run_dir / METRICS_FILE).read_text() == before
+
+
+def test_a_run_folder_in_use_is_not_overwritten(train, run_dir, capsys):
+    assert train("--epochs=1", "--no_eval") == 0
+    assert train("--no_auto_resume") == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
+    assert train("--lora_r=2") == 2
+    assert "--lora_r=2 differs from 4" in capsys.readouterr().err
+
+
+def test_continuing_another_run(train, run_dir):
+    assert train("--exp_name=first", "--epochs=1") == 0
+    first = run_dir.parent / "first" / "ckpt_model"
+    assert train(f"--resume={first}") == 0
+    store = CheckpointStore(run_dir / "ckpt_model")
+    assert store.load(LATEST).step == 4
+    assert store.load(BEST).step == 4
+    assert train(f"--resume={run_dir.parent}") == 2
+
+
+def test_no_eval(train, run_dir):
+    assert train("--no_eval", "--save_every=1", "--epochs=1") == 0
+    store = CheckpointStore(run_dir / "ckpt_model")
+    assert store.load(LATEST).step == store.load(BEST).step == 2
+    assert not (run_dir / METRICS_FILE).exists()
+
+
+def test_eval_only_scores_the_best_checkpoint(train, run_dir, capsys):
+    assert train() == 0
+    store = CheckpointStore(run_dir / "ckpt_model")
+    before = sorted(str(path) for path in store.folder.rglob("*"))
+    assert train("--eval_only") == 0
+    line = read_lines(run_dir / METRICS_FILE)[-1]
+    assert line["eval_only"] is True
+    assert line["step"] == store.load(BEST).step
+    assert line["ciou"] == pytest.approx(store.load(BEST).score, abs=1e-6)
+    assert sorted(str(path) for path in store.folder.rglob("*")) == before
+
+
+def test_eval_only_without_a_checkpoint(train, run_dir, capsys):
+    assert train("--eval_only") == 0
+    assert "there is no checkpoint" in capsys.readouterr().out
+    assert read_lines(run_dir / METRICS_FILE)[0]["step"] == 0
+    assert not (run_dir / "ckpt_model").exists()
+
+
+def test_non_finite_loss_stops_and_overwrites_nothing(train, run_dir, capsys):
+    assert train("--no_eval", "--max_steps=1") == 0
+    store = CheckpointStore(run_dir / "ckpt_model")
+    good = weights(store)
+    assert train("--no_eval", "--steps_per_epoch=4", "--warmup_steps=0", "--lr=1e30") == 2
+    said = capsys.readouterr().err
+    assert "error: step 3: " in said
+    assert ".jpg" in said and "--auto_resume" in said
+    assert "Traceback" not in said
+    assert store.load(LATEST).step == 1
+    for name, value in weights(store).items():
+        assert torch.equal(value, good[name]), name
+
+
+def break_picture(data: Path, number: int) -> None:
+    path = data / "reason_seg" / "ReasonSeg" / "train" / f"{number:03d}.jpg"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def count_broken(data: Path, seed: int, draws: int) -> int:
+    source = ReasonSegTrain(data, templates="simple", seed=seed)
+    broken = 0
+    for index in range(draws):
+        try:
+            source.draw(index)
+        except InputError:
+            broken += 1
+    return broken
+
+
+@pytest.fixture
+def damaged_data(micro_data, tmp_path) -> Path:
+    data = tmp_path / "damaged"
+    shutil.copytree(micro_data, data)
+    break_picture(data, 3)
+    return data
+
+
+def test_a_broken_picture_is_skipped_and_told(train, run_dir, damaged_data, capsys):
+    seed = next(s for s in range(100) if count_broken(damaged_data, s, 4) == 1)
+    assert train("--max_steps=1", f"--seed={seed}", dataset_dir=str(damaged_data)) == 0
+    said = capsys.readouterr().out
+    assert said.count("skipped: ") == 1 and "003.jpg" in said
+    events = EventAccumulator(str(run_dir)).Reload()
+    assert events.Scalars("train/broken_draws")[-1].value == 1
+
+
+def test_too_many_broken_pictures_stop(train, run_dir, damaged_data, capsys):
+    for number in (0, 1, 2):
+        break_picture(damaged_data, number)
+    assert train("--epochs=20", "--no_eval", dataset_dir=str(damaged_data)) == 2
+    captured = capsys.readouterr()
+    assert "more than 1 %" in captured.err and "draws could not be read" in captured.err
+    assert "skipped: " in captured.out
+
+
+def test_a_broken_annotation_counts_too(train, damaged_data, capsys):
+    for path in (damaged_data / "reason_seg" / "ReasonSeg" / "train").glob("*.json"):
+        path.write_text("{")
+    assert train("--no_eval", dataset_dir=str(damaged_data)) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(train, run_dir, capsys):
+    assert train("--epochs=1") == 0
+    store = CheckpointStore(run_dir / "ckpt_model")
+    before, limits = weights(store), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limits[1]))
+    try:
+        code = train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    said = capsys.readouterr().err
+    assert "cannot write the checkpoint" in said and "--auto_resume" in said
+    assert store.load(LATEST).step == 2
+    assert all(torch.equal(value, before[name]) for name, value in weights(store).items())
+    assert train() == 0
+    assert store.load(LATEST).step == 4
+
+
+def test_too_little_space_is_told_before_writing(train, monkeypatch, capsys):
+    assert train("--epochs=1", "--no_eval") == 0
+    monkeypatch.setattr("utils.trainer.free_bytes", lambda folder: 1000)
+    assert train("--no_eval") == 2
+    assert "free space" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named(train, run_dir, capsys):
+    assert train("--epochs=1", "--no_eval") == 0
+    for path in (run_dir / "ckpt_model").rglob("*_states.pt"):
+        path.write_bytes(path.read_bytes()[:1000])
+    assert train("--no_eval") == 2
+    assert "cannot read the checkpoint" in capsys.readouterr().err
+
+
+def test_no_lora(train, run_dir):
+    assert train("--lora_r=0", "--epochs=1") == 0
+    assert merge_lora_weight.main(["--exp_dir", str(run_dir)]) == 0
+    assert load_read(run_dir / "merged", device="cpu").model.config.out_dim == 32
+
+
+def test_without_any_mask(train, micro_data, tmp_path):
+    """Only false premises in a batch: the text still trains, with the mask parts at rest."""
+    data = tmp_path / "absent"
+    shutil.copytree(micro_data, data)
+    seed = next(s for s in range(1000) if only_absent(data, s))
+    assert train("--max_steps=1", "--batch_size=1", f"--seed={seed}", "--no_eval") == 0
+
+
+def only_absent(data: Path, seed: int) -> bool:
+    source = ReasonSegTrain(data, templates="simple", seed=seed)
+    return not any(exists for index in range(2) for exists in source.draw(index).exists)
+
+
+def test_merging(train, run_dir, tmp_path, capsys):
+    assert train("--sasp_num_points=7") == 0
+    out = tmp_path / "out"
+    assert merge_lora_weight.main(["--exp_dir", str(run_dir), "--out", str(out)]) == 0
+    reader = load_read(out, device="cpu")
+    assert reader.model.config.sasp_params.num_points == 7
+    assert (out / "model.safetensors").is_file()
+    names = json.loads((out / "config.json").read_text())
+    assert names["mm_vision_tower"] == "vision_tower"
+    picture = merge_lora_weight.trial_picture()
+    answer = reader.segment(picture, "Where is the square?", max_new_tokens=4)
+    assert len(answer.token_ids) <= 4 and answer.mask.shape == picture.shape[:2]
+
+    moved = tmp_path / "moved"
+    out.rename(moved)
+    again = load_read(moved, device="cpu").segment(picture, "Where is the square?", None, 4)
+    assert again.token_ids == answer.token_ids
+    assert (again.mask == answer.mask).all()
+
+
+def test_merging_refuses_what_it_cannot_merge(train, run_dir, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        merge_lora_weight.main(["--exp_dir", str(tmp_path / "nowhere")])
+    assert stop.value.code == 2
+    assert train("--epochs=1", "--no_eval") == 0
+    (run_dir / "config.yaml").write_text(
+        (run_dir / "config.yaml").read_text().replace("lora_r: 4", "lora_r: 2")
+    )
+    assert merge_lora_weight.main(["--exp_dir", str(run_dir)]) == 2
+    assert "lora_A" in capsys.readouterr().err
+    shutil.rmtree(run_dir / "ckpt_model")
+    assert merge_lora_weight.main(["--exp_dir", str(run_dir)]) == 2
+    assert "has no best checkpoint" in capsys.readouterr().err
