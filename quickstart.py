@@ -178,9 +178,9 @@ def main_figures(metrics: dict[str, Any], seconds: dict[str, float]) -> list[tup
     minutes = sum(seconds.values()) / 60
     questions = f"{generated['objects']['questions']} questions, generated answers"
     return [
-        ("gIoU, all kinds", number(generated["objects"]["giou"]), questions),
-        ("gIoU, direct", number(direct.get("giou")), "colour and shape are named"),
-        ("cIoU, all kinds", number(generated["objects"]["ciou"]), questions),
+        ("gIoU, all kinds of question", number(generated["objects"]["giou"]), questions),
+        ("gIoU, direct questions", number(direct.get("giou")), "colour and shape are named"),
+        ("cIoU, all kinds of question", number(generated["objects"]["ciou"]), questions),
         (
             "See",
             number(generated["all"]["see_accuracy"]),
@@ -273,8 +273,7 @@ def main(argv: list[str] | None = None) -> None:
 
     metrics = json.loads((folder / "predictions" / "metrics.json").read_text(encoding="utf-8"))
     rows = [list(row) for row in main_figures(metrics, steps.seconds)]
-    print("\n" + table_text(Table("READ, the tiny preset, on unseen pictures", ["", "", ""], rows)))
-    print(f"pictures of a demo answer: {folder / 'demo'}")
+    print("\n" + table_text(Table("READ, the tiny preset", ["on unseen pictures", "", ""], rows)))
     print(f"report: {page}", flush=True)
 
 

@@ -35,7 +35,7 @@ def test_from_the_toy_world_to_the_report(start, tmp_path):
     for number in range(1, 8):
         assert f"=== {number}/7 " in done.stdout
     table = done.stdout[done.stdout.rindex("READ, the tiny preset") :]
-    for name in ("gIoU, all kinds", "gIoU, direct", "cIoU", "See", "minutes"):
+    for name in ("gIoU, all kinds", "gIoU, direct", "cIoU, all", "See", "minutes"):
         assert name in table
     page = Path(re.findall(r"^report: (.+)$", done.stdout, re.M)[-1])
     assert page == tmp_path / "shown" / "report.html"

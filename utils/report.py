@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,11 +78,14 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def _row(name: str, scores: Scores, see: bool) -> list[str]:
+    """Cells of one line; without a single pixel of an object there is no cIoU to tell."""
+    segmentation = scores.segmentation
+    any_pixel = any(union for _, union in segmentation.pairs)
     row = [
         name,
-        str(scores.segmentation.count),
-        number(scores.segmentation.giou),
-        number(scores.segmentation.ciou),
+        str(segmentation.count),
+        number(segmentation.giou),
+        number(segmentation.ciou if any_pixel else None),
     ]
     return row + ([number(scores.see.accuracy)] if see else [])
 
@@ -104,13 +108,15 @@ def kind_table(title: str, result: EvalResult, see: bool = True, note: str = "")
 
 
 def table_text(table: Table) -> str:
-    """A table for the terminal: the first column to the left, the others to the right."""
-    lines = [list(table.header), *(list(row) for row in table.rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
+    """A table for the terminal: numbers to the right, words to the left."""
+    lines = [list(row) for row in [table.header, *table.rows]]
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numeric = [all(re.fullmatch(r"[-–.\d/ ]*", cell) for cell in c[1:]) for c in columns]
     text = [
         "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
         ).rstrip()
         for line in lines
     ]

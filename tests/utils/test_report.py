@@ -112,7 +112,7 @@ def test_kind_table():
     table = kind_table("Kinds", RESULT)
     assert table.header[-1] == "See"
     assert table.rows == [
-        ["absent", "1", "1.000", "0.000", "1.000"],
+        ["absent", "1", "1.000", "–", "1.000"],
         ["direct", "1", "0.900", "0.900", "1.000"],
         ["reasoning", "1", "0.000", "0.000", "0.000"],
         ["objects that are there", "2", "0.450", "0.600", "0.500"],
@@ -126,6 +126,8 @@ def test_kind_table():
 def test_table_in_the_terminal():
     text = table_text(Table("Kinds", ["kind", "gIoU"], [["direct", "0.9"], ["a", "0.25"]]))
     assert text.splitlines()[2:5] == ["kind    gIoU", "------------", "direct   0.9"]
+    words = table_text(Table("Words", ["a", "b"], [["x", "long words"], ["y", "short"]]))
+    assert words.splitlines()[-2] == "y  short"
 
 
 def test_numbers():
