@@ -61,7 +61,7 @@ def test_an_annotation_has_the_keys_of_reasonseg_and_a_kind(world):
             assert annotation["kind"] == KINDS[number % len(KINDS)]
             assert annotation["text"] and annotation["shapes"]
             assert (
-                all(text.endswith("?") or text.endswith(".") for text in annotation["text"])
+                all(text.endswith(("?", ".")) for text in annotation["text"])
                 == (annotation["is_sentence"])
             )
             for question, is_sentence, answer in annotation["false_premise_QA"]:

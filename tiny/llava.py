@@ -1,0 +1,332 @@
+"""Tiny LLaVA: projector and LLaMA trained on toy questions and answers, on frozen tiny CLIP.
+
+Losses: cross-entropy of the answers, and two that READ's own training does not have. They tie the
+dot product of an answer token's state with the image tokens' states (both after the final norm) to
+the share of each patch that the thing spoken of covers:
+
+* grounding: binary cross-entropy of scaled and shifted dot products;
+* contrast: squared error of the dot products after min-max normalisation.
+
+In full-size LLaVA and SESAME weights this similarity is meaningful already, and READ builds on it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+from tqdm import trange
+from transformers import CLIPVisionModel, LlamaConfig, LlamaModel
+
+from dataset.toy_scene import Thing
+from tiny.clip import SIDE, WIDTH, normalise, patch_cover, patch_features
+from tiny.corpus import NOTHING, Lesson, draw_lesson
+from tiny.pictures import clip_frame
+from tiny.schedule import make_optimizer
+from utils.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from utils.conversation import build_prompt, user_turn
+from utils.tokenization import encode_prompt, load_tokenizer
+
+HIDDEN, LAYERS, HEADS, MLP = 128, 4, 4, 320
+CONTEXT = 2048
+LESSONS = 8
+"""Questions about each picture of a batch."""
+
+
+class TinyLlava(nn.Module):
+    """Projector, LLaMA and head under LLaVA-1.5's parameter names."""
+
+    def __init__(self, vocabulary: int):
+        super().__init__()
+        self.model = LlamaModel(
+            LlamaConfig(
+                vocab_size=vocabulary,
+                hidden_size=HIDDEN,
+                intermediate_size=MLP,
+                num_hidden_layers=LAYERS,
+                num_attention_heads=HEADS,
+                num_key_value_heads=HEADS,
+                max_position_embeddings=CONTEXT,
+                rms_norm_eps=1e-5,
+                pad_token_id=0,
+            )
+        )
+        self.model.mm_projector = nn.Sequential(
+            nn.Linear(WIDTH, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN)
+        )
+        self.lm_head = nn.Linear(HIDDEN, vocabulary, bias=False)
+        nn.init.normal_(self.lm_head.weight, std=0.02)
+
+
+@dataclass
+class Branches:
+    """Several conversations per picture that share their beginning, packed into one row.
+
+    Row layout: shared text, V image tokens, conversation 1, conversation 2, … A conversation sees
+    the shared beginning and itself, and counts its positions from the end of the beginning: the
+    result is the same as of one row per conversation.
+
+    Args:
+        ids: int64[B, L], conversations only, 0 as padding.
+        branch: int64[B, L]: number of the conversation, -1 on padding.
+        position: int64[B, L].
+        labels: int64[B, L]: the token to predict next, or -100.
+        about: int64[B, L]: the thing that the predicted token speaks of, or `NOTHING`.
+        first: int64[B, L]: 1 where the first word of an answer is predicted.
+    """
+
+    ids: torch.Tensor
+    branch: torch.Tensor
+    position: torch.Tensor
+    labels: torch.Tensor
+    about: torch.Tensor
+    first: torch.Tensor
+
+
+class Encoder:
+    """Turns lessons into tokens, remembering what it has seen.
+
+    Args:
+        tokenizer: of the folder that is being written.
+    """
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        ids = self._encode("", None)
+        self.shared = ids[: ids.index(IMAGE_TOKEN_INDEX)]
+        self._known: dict[tuple[str, tuple[str, ...]], tuple[list[int], list[int], list[int]]] = {}
+
+    def _encode(self, question: str, answer: str | None) -> list[int]:
+        prompt = build_prompt([(user_turn(question), answer)], use_im_start_end=False)
+        return encode_prompt(prompt, self.tokenizer)
+
+    def conversation(self, lesson: Lesson) -> tuple[list[int], list[int], list[int]]:
+        """Tokens after the picture, next-token labels, and which piece each label belongs to."""
+        key = (lesson.question, lesson.answer)
+        if key not in self._known:
+            start = len(self.shared) + 1
+            begin = len(self._encode(lesson.question, None)) - start
+            ends = []
+            for count in range(1, len(lesson.answer) + 1):
+                text = "".join(lesson.answer[:count])
+                ids = self._encode(lesson.question, text)[start:]
+                ends.append(len(ids) - 1)
+            labels = [IGNORE_INDEX] * len(ids)
+            labels[begin - 1 : -1] = ids[begin:]
+            piece = [sum(place + 1 >= end for end in ends[:-1]) for place in range(len(ids))]
+            self._known[key] = ids, labels, piece
+        return self._known[key]
+
+    def pack(self, lessons: list[list[Lesson]]) -> Branches:
+        rows = []
+        for row in lessons:
+            parts: list[list[int]] = [[], [], [], [], [], []]
+            for number, lesson in enumerate(row):
+                ids, labels, piece = self.conversation(lesson)
+                begin = next(i for i, label in enumerate(labels) if label != IGNORE_INDEX)
+                about = [
+                    lesson.about[p] if label != IGNORE_INDEX else NOTHING
+                    for p, label in zip(piece, labels, strict=True)
+                ]
+                first = [int(i == begin) for i in range(len(ids))]
+                columns = (ids, [number] * len(ids), list(range(len(ids))), labels, about, first)
+                for part, column in zip(parts, columns, strict=True):
+                    part.extend(column)
+            rows.append(parts)
+        length = max(len(parts[0]) for parts in rows)
+        fillings = (0, -1, 0, IGNORE_INDEX, NOTHING, 0)
+        return Branches(
+            *(
+                torch.tensor([parts[n] + [fill] * (length - len(parts[n])) for parts in rows])
+                for n, fill in enumerate(fillings)
+            )
+        )
+
+
+def forward(
+    llava: TinyLlava, shared: list[int], features: torch.Tensor, branches: Branches
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """States after the final norm.
+
+    Args:
+        features: float32[B, V, WIDTH], CLIP's patch features.
+
+    Returns:
+        image states float32[B, V, HIDDEN] and text states float32[B, L, HIDDEN].
+    """
+    batch, cells = features.shape[:2]
+    head = torch.tensor(shared).expand(batch, -1)
+    begin = len(shared) + cells
+    table = llava.model.embed_tokens
+    embeds = torch.cat(
+        [table(head), llava.model.mm_projector(features), table(branches.ids)], dim=1
+    )
+    position = torch.cat([torch.arange(begin).expand(batch, -1), branches.position + begin], dim=1)
+    branch = torch.cat([torch.full((batch, begin), -2), branches.branch], dim=1)
+    length = branch.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    same = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == -2)
+    bias = torch.zeros(batch, 1, length, length)
+    bias.masked_fill_(~(same & causal)[:, None], torch.finfo(torch.float32).min)
+    states = llava.model(
+        inputs_embeds=embeds, attention_mask=bias, position_ids=position, use_cache=False
+    ).last_hidden_state
+    return states[:, len(shared) : begin], states[:, begin:]
+
+
+def losses(
+    llava: TinyLlava,
+    scale: nn.Parameter,
+    image: torch.Tensor,
+    text: torch.Tensor,
+    branches: Branches,
+    cover: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """Cross-entropy, grounding and contrast; the last two over tokens that speak of a thing.
+
+    Args:
+        scale: float32[2], factor and shift of the dot products in the grounding loss.
+        cover: float32[B, 4, V], share of each patch covered by each thing.
+    """
+    trained = branches.labels != IGNORE_INDEX
+    logits = llava.lm_head(text[trained])
+    result = {"ce": F.cross_entropy(logits, branches.labels[trained])}
+    row, place = (branches.about != NOTHING).nonzero(as_tuple=True)
+    similarity = torch.einsum("nd,nvd->nv", text[row, place], image[row])
+    target = cover[row, branches.about[row, place]]
+    result["grounding"] = F.binary_cross_entropy_with_logits(
+        similarity * scale[0] + scale[1], target
+    )
+    low, high = similarity.amin(1, keepdim=True), similarity.amax(1, keepdim=True)
+    normalised = (similarity - low) / (high - low + 1e-6)
+    result["contrast"] = F.mse_loss(normalised, target)
+    first = branches.first.bool()
+    guess = llava.lm_head(text[first]).argmax(-1)
+    result["first word"] = (guess == branches.labels[first]).float().mean()
+    return result
+
+
+def image_features(clip: CLIPVisionModel, pixels: np.ndarray) -> torch.Tensor:
+    """float32[M, V, WIDTH] of uint8[M, S, S, 3], a hundred at a time."""
+    with torch.no_grad():
+        return torch.cat(
+            [
+                patch_features(clip, normalise(pixels[start : start + 100]))
+                for start in range(0, len(pixels), 100)
+            ]
+        )
+
+
+def draw_lessons(things: list[tuple[Thing, ...]], rng: np.random.Generator) -> list[list[Lesson]]:
+    return [[draw_lesson(names, rng) for _ in range(LESSONS)] for names in things]
+
+
+def train(
+    out: Path,
+    clip_folder: Path,
+    pictures: int,
+    unseen: int,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+) -> dict[str, float]:
+    """Train on `pictures` drawn ones; `out` holds the tokenizer and gets the rest of the model."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    clip = CLIPVisionModel.from_pretrained(clip_folder).eval()
+    tokenizer = load_tokenizer(out)
+    vocabulary = len(tokenizer) - 3
+    data, new = clip_frame(pictures, seed, SIDE), clip_frame(unseen, seed + 1, SIDE)
+    features = image_features(clip, data.pixels)
+    cover = torch.from_numpy(patch_cover(data))
+    encoder = Encoder(tokenizer)
+    llava = TinyLlava(vocabulary).train()
+    scale = nn.Parameter(torch.tensor([0.1, -1.0]))
+    optimizer, scheduler = make_optimizer([*llava.parameters(), scale], lr, steps)
+    bar = trange(steps, desc="llava")
+    for step in bar:
+        chosen = rng.integers(0, pictures, batch)
+        branches = encoder.pack(draw_lessons([data.things[i] for i in chosen], rng))
+        image, text = forward(llava, encoder.shared, features[chosen], branches)
+        parts = losses(llava, scale, image, text, branches, cover[chosen])
+        loss = parts["ce"] + parts["grounding"] + 2 * parts["contrast"]
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(llava.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        if step % 10 == 0:
+            bar.set_postfix({name: f"{value.item():.3f}" for name, value in parts.items()})
+        if step % 500 == 499:
+            bar.write(f"{step + 1}: {evaluate(llava, scale, clip, encoder, new)}")
+    write(llava, out, vocabulary, clip_folder)
+    return evaluate(llava, scale, clip, encoder, new)
+
+
+@torch.no_grad()
+def evaluate(
+    llava: TinyLlava, scale: nn.Parameter, clip: CLIPVisionModel, encoder: Encoder, pictures
+) -> dict[str, float]:
+    """On new pictures: the losses, the accuracy of the first word, and where the maps peak."""
+    rng = np.random.default_rng(0)
+    llava.eval()
+    features, cover = image_features(clip, pictures.pixels), patch_cover(pictures)
+    sums: dict[str, list[float]] = {}
+    for start in range(0, len(pictures.pixels), 25):
+        part = slice(start, start + 25)
+        branches = encoder.pack(draw_lessons(pictures.things[part], rng))
+        image, text = forward(llava, encoder.shared, features[part], branches)
+        truth = torch.from_numpy(cover[part])
+        parts = losses(llava, scale, image, text, branches, truth)
+        row, place = ((branches.about != NOTHING) & branches.first.bool()).nonzero(as_tuple=True)
+        peak = torch.einsum("nd,nvd->nv", text[row, place], image[row]).argmax(1)
+        hit = truth[row, branches.about[row, place], peak] > 0.5
+        parts["peak inside"] = hit.float().mean()
+        for name, value in parts.items():
+            sums.setdefault(name, []).append(value.item())
+    llava.train()
+    return {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
+
+
+def write(llava: TinyLlava, out: Path, vocabulary: int, clip_folder: Path) -> None:
+    """Weights and configuration in the layout of a LLaVA-1.5 checkpoint."""
+    state = {name: value.contiguous() for name, value in llava.state_dict().items()}
+    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    config = {
+        "architectures": ["LlavaLlamaForCausalLM"],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "freeze_mm_mlp_adapter": False,
+        "hidden_act": "silu",
+        "hidden_size": HIDDEN,
+        "image_aspect_ratio": "pad",
+        "initializer_range": 0.02,
+        "intermediate_size": MLP,
+        "max_position_embeddings": CONTEXT,
+        "mm_hidden_size": WIDTH,
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_use_im_patch_token": False,
+        "mm_use_im_start_end": False,
+        "mm_vision_select_feature": "patch",
+        "mm_vision_select_layer": -2,
+        "mm_vision_tower": clip_folder.name,
+        "model_type": "llava",
+        "num_attention_heads": HEADS,
+        "num_hidden_layers": LAYERS,
+        "num_key_value_heads": HEADS,
+        "pad_token_id": 0,
+        "rms_norm_eps": 1e-05,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "use_cache": True,
+        "use_mm_proj": True,
+        "vocab_size": vocabulary,
+    }
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,193 @@
+"""Tiny SAM: SAM's own modules in small sizes, trained on point prompts.
+
+Losses: binary cross-entropy and DICE of the mask, squared error of the predicted IoU.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import trange
+
+from model.sam import SamModel, sam_sizes
+from tiny.pictures import Pictures, sam_frame
+from tiny.schedule import make_optimizer
+
+SIZES = {
+    "embed_dim": 96,
+    "depth": 4,
+    "num_heads": 4,
+    "global_attn_indexes": [0, 1, 2, 3],
+    "image_size": 128,
+    "prompt_dim": 64,
+    "decoder_mlp_dim": 256,
+}
+POINTS = 20
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+def normalise(pixels: np.ndarray, sizes: np.ndarray) -> torch.Tensor:
+    """uint8[B, S, S, 3] -> float32[B, 3, S, S]; the padding is 0 after normalisation."""
+    image = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    image = (image - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[
+        :, None, None
+    ]
+    for index, (height, width) in enumerate(sizes):
+        image[index, :, height:] = 0
+        image[index, :, :, width:] = 0
+    return image
+
+
+def predict(
+    sam: SamModel,
+    pixels: torch.Tensor,
+    owner: torch.Tensor,
+    points: torch.Tensor,
+    labels: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One mask for each of N point prompts.
+
+    Args:
+        pixels: float32[B, 3, S, S].
+        owner: int64[N], the picture of each prompt.
+        points: float32[N, P, 2], (x, y) in SAM's frame.
+        labels: int64[N, P], 1 / 0 / -1.
+
+    Returns:
+        logits float32[N, S, S] and predicted IoU float32[N].
+    """
+    sparse, _ = sam.prompt_encoder(points=(points, labels), boxes=None, masks=None)
+    logits, quality = sam.decode(sam.encode(pixels)[owner], sparse)
+    side = pixels.shape[-1]
+    logits = F.interpolate(logits, (side, side), mode="bilinear", align_corners=False)
+    return logits[:, 0], quality
+
+
+def sample_points(
+    mask: np.ndarray, size: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points as a similarity map would give them: grid cells in disorder, a few of them wrong.
+
+    Args:
+        mask: uint8[S, S].
+        size: height and width of the picture's part.
+
+    Returns:
+        float32[POINTS, 2] (x, y) and int64[POINTS], positives first, then negatives, then -1.
+    """
+    cells = int(rng.integers(7, 13))
+    cell = min(size) / cells
+    rows, columns = (int(np.ceil(v / cell)) for v in size)
+    y, x = np.mgrid[0:rows, 0:columns].reshape(2, -1)
+    points = (np.stack([x, y], axis=1) + 0.5) * cell + rng.normal(0, 0.2 * cell, (len(x), 2))
+    points = np.clip(points, 0, np.array(size)[::-1] - 1)
+    inside = mask[points[:, 1].astype(int), points[:, 0].astype(int)] > 0
+    inside ^= rng.random(len(inside)) < 0.02
+    positives = rng.permutation(np.flatnonzero(inside))[: int(rng.integers(1, 13))]
+    negatives = rng.permutation(np.flatnonzero(~inside))[: int(rng.integers(0, 13))]
+    if not len(positives):
+        y, x = np.nonzero(mask)
+        positives, points[0] = np.array([0]), np.array([x.mean(), y.mean()])
+        negatives = negatives[negatives != 0]
+    chosen = np.concatenate([positives, negatives])[:POINTS]
+    labels = np.concatenate([np.ones(len(positives)), np.zeros(len(negatives))])[:POINTS]
+    filling = rng.integers(0, len(points), POINTS - len(chosen))
+    chosen = np.concatenate([chosen, filling])
+    labels = np.concatenate([labels, -np.ones(len(filling))])
+    return points[chosen].astype(np.float32), labels.astype(np.int64)
+
+
+def _batch(
+    pictures: Pictures, indices: np.ndarray, rng: np.random.Generator
+) -> tuple[torch.Tensor, ...]:
+    """Pixels [B, 3, S, S]; of N prompts: picture, points, labels, truth, valid area [N, S, S]."""
+    owner, points, labels, truth, valid = [], [], [], [], []
+    for row, index in enumerate(indices):
+        height, width = pictures.sizes[index]
+        inside = np.zeros(pictures.masks.shape[-2:], np.float32)
+        inside[:height, :width] = 1
+        for number in range(len(pictures.things[index])):
+            mask = pictures.masks[index, number]
+            xy, label = sample_points(mask, pictures.sizes[index], rng)
+            owner.append(row)
+            points.append(xy)
+            labels.append(label)
+            truth.append(mask.astype(np.float32))
+            valid.append(inside)
+    stacked = [torch.from_numpy(np.stack(v)) for v in (points, labels, truth, valid)]
+    pixels = normalise(pictures.pixels[indices], pictures.sizes[indices])
+    return pixels, torch.tensor(owner), *stacked
+
+
+def mask_losses(
+    logits: torch.Tensor, truth: torch.Tensor, valid: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """BCE, DICE and the true IoU [N]; pixels beyond the picture do not count."""
+    pixelwise = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * valid
+    bce = (pixelwise.sum((1, 2)) / valid.sum((1, 2))).mean()
+    p = logits.sigmoid() * valid
+    dice = 1 - (2 * (p * truth).sum((1, 2)) + 1) / (p.sum((1, 2)) + truth.sum((1, 2)) + 1)
+    return bce, dice.mean(), intersection_over_union(logits, truth, valid)
+
+
+def intersection_over_union(
+    logits: torch.Tensor, truth: torch.Tensor, valid: torch.Tensor
+) -> torch.Tensor:
+    """float32[N]."""
+    hard = (logits > 0).float() * valid
+    return (hard * truth).sum((1, 2)) / ((hard + truth) > 0).float().sum((1, 2)).clamp(min=1)
+
+
+def train(
+    out: Path, pictures: int, unseen: int, steps: int, batch: int, lr: float, seed: int
+) -> dict[str, float]:
+    """Train on `pictures` drawn ones, write `out`, return what was measured on new pictures."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    side = SIZES["image_size"]
+    data, new = sam_frame(pictures, seed, side), sam_frame(unseen, seed + 1, side)
+    sam = SamModel(sam_sizes(SIZES)).train()
+    optimizer, scheduler = make_optimizer(sam.parameters(), lr, steps)
+    bar = trange(steps, desc="sam")
+    average = None
+    for _ in bar:
+        pixels, owner, points, labels, truth, valid = _batch(
+            data, rng.integers(0, pictures, batch), rng
+        )
+        logits, quality = predict(sam, pixels, owner, points, labels)
+        bce, dice, iou = mask_losses(logits, truth, valid)
+        loss = 2 * bce + 0.5 * dice + 0.5 * F.mse_loss(quality, iou.detach())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        now = iou.mean().item()
+        average = now if average is None else 0.98 * average + 0.02 * now
+        bar.set_postfix(loss=f"{loss.item():.3f}", iou=f"{average:.3f}")
+    result = evaluate(sam.eval(), new)
+    torch.save(sam.state_dict(), out)
+    return result
+
+
+@torch.no_grad()
+def evaluate(sam: SamModel, pictures: Pictures) -> dict[str, float]:
+    """Mean IoU on new pictures with true points, for all things and for the two sizes."""
+    rng = np.random.default_rng(0)
+    scores, sizes = [], []
+    for start in range(0, len(pictures.pixels), 50):
+        indices = np.arange(start, min(start + 50, len(pictures.pixels)))
+        pixels, owner, points, labels, truth, valid = _batch(pictures, indices, rng)
+        logits, _ = predict(sam, pixels, owner, points, labels)
+        scores.append(intersection_over_union(logits, truth, valid))
+        sizes += [thing.size for i in indices for thing in pictures.things[i]]
+    iou, sizes = torch.cat(scores).numpy(), np.array(sizes)
+    return {
+        "iou": float(iou.mean()),
+        **{f"iou_{size}": float(iou[sizes == size].mean()) for size in ("small", "large")},
+    }
