@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 
 from dataset.collate import collate
 from dataset.reason_seg import ReasonSegEval, ReasonSegTrain
 from model.builder import Built, build_for_training
 from model.lora import add_lora, unwrap
+from model.read_model import ReadForCausalLM
 from model.reader import Reader
 from model.sasp import SaspParams
 from utils import config, distributed, engine
@@ -42,7 +44,7 @@ KEPT = (
 """What must not change when a run is continued: its checkpoints would not fit."""
 
 
-def build_model(options: TrainOptions) -> tuple[nn.Module, Built]:
+def build_model(options: TrainOptions) -> tuple[PeftModel | ReadForCausalLM, Built]:
     """The model with LoRA in place, and the plain one inside with its tokenizer and report."""
     built = build_for_training(
         options.version,
@@ -89,7 +91,7 @@ def training_set(options: TrainOptions) -> DrawSource:
 
 
 def validation(
-    options: TrainOptions, model: nn.Module, built: Built, process: Process
+    options: TrainOptions, model: PeftModel | ReadForCausalLM, built: Built, process: Process
 ) -> Callable[[], dict[str, Any]]:
     """A function that scores the model as it is then, teacher forced, over all ranks."""
     _, split = options.validation()
@@ -178,22 +180,26 @@ def train(options: TrainOptions, process: Process) -> None:
     """Everything after parsing."""
     own = CheckpointStore(options.run_dir / CHECKPOINTS)
     source, state = find_start(options, own, process)
-    if source is not None:
+    if source is not None and state is not None:
         check_same_run(options, source.folder.parent / CONFIG_FILE)
     first_step = state.step if state else options.start_epoch * options.steps_per_epoch
+    if state and not options.eval_only and first_step >= options.total_steps:
+        say(
+            process,
+            f"step {first_step} of {options.total_steps} is done: finished; raise --epochs to go "
+            "on, or choose another --exp_name",
+        )
+        return
     if process.is_first and not options.eval_only:
         options.run_dir.mkdir(parents=True, exist_ok=True)
         config.save(options, options.run_dir / CONFIG_FILE)
-    if state and not options.eval_only and first_step >= options.total_steps:
-        say(process, f"{source.folder} is at step {first_step} of {options.total_steps}: finished; "
-                     "raise --epochs to go on, or choose another --exp_name")  # fmt: skip
-        return
 
     torch.manual_seed(options.seed)
     model, built = build_model(options)
     for line in built.report:
         say(process, line)
-    model.to(process.device)
+    if not (options.load_in_4bit or options.load_in_8bit):
+        model.to(process.device)
     score = None if options.no_eval else validation(options, model, built, process)
     if options.eval_only:
         validate_only(options, process, model, score, source, state)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import merge_lora_weight
@@ -265,6 +266,15 @@ def test_without_any_mask(train, micro_data, tmp_path):
 def only_absent(data: Path, seed: int) -> bool:
     source = ReasonSegTrain(data, templates="simple", seed=seed)
     return not any(exists for index in range(2) for exists in source.draw(index).exists)
+
+
+def test_merging_rounds_to_the_precision_of_the_run(train, run_dir):
+    assert train("--epochs=1", "--no_eval") == 0
+    saved = run_dir / "config.yaml"
+    saved.write_text(saved.read_text().replace("precision: fp32", "precision: bf16"))
+    assert merge_lora_weight.main(["--exp_dir", str(run_dir)]) == 0
+    stored = load_file(run_dir / "merged" / "model.safetensors")
+    assert stored["lm_head.weight"].dtype == torch.bfloat16
 
 
 def test_merging(train, run_dir, tmp_path, capsys):

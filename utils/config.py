@@ -162,8 +162,9 @@ def resolve(
     given = vars(known)
     dry_run = given.pop("dry_run", False)
     preset = given.pop("config", None)
-    problems = []
-    values, origins = _defaults(cls), {}
+    problems: list[Problem] = []
+    values = _defaults(cls)
+    origins: dict[str, str] = {}
     if preset is not None:
         from_preset, problems = read_preset(preset, flags)
         values.update(from_preset)

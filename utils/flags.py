@@ -107,11 +107,12 @@ def _read_type(hint: Any) -> tuple[tuple[type, ...], type | None, bool, tuple | 
     """(kinds, type of list items, may be None, allowed values) of a type annotation."""
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
-        choices = typing.get_args(hint)
-        return (type(choices[0]),), None, False, choices
+        allowed = typing.get_args(hint)
+        return (type(allowed[0]),), None, False, allowed
     if origin in (typing.Union, types.UnionType):
         kinds: tuple[type, ...] = ()
-        inner, choices = None, None
+        inner: type | None = None
+        choices: tuple[Any, ...] | None = None
         for part in typing.get_args(hint):
             if part is type(None):
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -78,9 +78,10 @@ class Trainer:
     tried: int = 0
     broken: int = 0
     dropped: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        self.counted = 0
+        self.losses = torch.zeros(len(LOSSES))
         self.model: nn.Module = self.engine.module
         self.gradients = Gradients(self.model.parameters())
 
@@ -167,18 +168,16 @@ class Trainer:
     # --- reports ----------------------------------------------------------------------------
 
     def _count(self, output: Any) -> None:
-        for name in LOSSES:
-            self.sums[name] = self.sums.get(name, 0.0) + float(output[name].detach())
-        self.sums["count"] = self.sums.get("count", 0.0) + 1
+        losses = torch.stack([output[name].detach().float() for name in LOSSES])
+        self.losses = losses if self.counted == 0 else self.losses + losses
+        self.counted += 1
 
     def _report(self, step: int, lr: float) -> None:
         if step % self.plan.print_freq and not self.plan.ends_epoch(step):
             self.log.advance({"lr": lr})
             return
-        names = (*LOSSES, "count")
-        totals = self.process.total(*[self.sums[name] for name in names])
-        *values, count = totals
-        self.sums = {}
+        *values, count = self.process.total(*self.losses.tolist(), self.counted)
+        self.counted = 0
         means = {name: value / count for name, value in zip(LOSSES, values, strict=True)}
         curves = {f"train/{name}": value for name, value in means.items()} | {"train/lr": lr}
         if self.broken:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from utils.run_log import METRICS_FILE, RunLog, append_line, drop_after, read_lines
@@ -20,6 +23,20 @@ def test_curves_and_validations(tmp_path):
     assert [point.value for point in events.Scalars("train/loss")] == [1.0, 0.5]
     assert [point.value for point in events.Scalars("val/ciou")] == [0.25]
     assert "val/see_accuracy" not in events.Tags()["scalars"]
+
+
+def test_weights_and_biases(tmp_path, monkeypatch):
+    """The optional package gets the settings, every curve, and the end of the run."""
+    told: list = []
+    run = SimpleNamespace(
+        log=lambda values, step: told.append((step, values)), finish=lambda: told.append("end")
+    )
+    fake = SimpleNamespace(init=lambda **settings: told.append(settings["config"]) or run)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    log = RunLog(tmp_path, active=True, total_steps=1, wandb_settings={"lr": 0.1})
+    log.scalars(1, {"train/loss": 2.0})
+    log.close()
+    assert told == [{"lr": 0.1}, (1, {"train/loss": 2.0}), "end"]
 
 
 def test_other_ranks_write_nothing(tmp_path):
