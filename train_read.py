@@ -199,7 +199,7 @@ def train(options: TrainOptions, process: Process) -> None:
     for line in built.report:
         say(process, line)
     if not (options.load_in_4bit or options.load_in_8bit):
-        model.to(process.device)
+        nn.Module.to(model, process.device)
     score = None if options.no_eval else validation(options, model, built, process)
     if options.eval_only:
         validate_only(options, process, model, score, source, state)
