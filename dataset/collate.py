@@ -15,7 +15,7 @@ from utils.tokenization import answer_labels, encode_prompt, pad_rows, seg_token
 from utils.views import ImageViews
 
 IMAGE_ROOM = 255
-"""Positions of `model_max_length` that the picture takes (METHOD section 1, "length")."""
+"""Positions of `model_max_length` that the picture takes."""
 
 __all__ = ["Batch", "Sample", "collate"]
 

@@ -1,6 +1,6 @@
 """ReasonSeg with false premises: annotation files, training draws, evaluation items.
 
-METHOD section 7. On disk: `reason_seg/ReasonSeg/{train,val,test}/*.{jpg,json}`.
+On disk: `reason_seg/ReasonSeg/{train,val,test}/*.{jpg,json}`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sentences around a question and its answer (METHOD section 6).
+"""The sentences around a question and its answer.
 
 "simple" is the fixed evaluation set, "varied" the training set in `assets/templates.json`; any
 other name is a file of that form.

@@ -195,13 +195,16 @@ def save_model(
 
 
 def _config(path: str | Path) -> ReadConfig:
+    message = (
+        f"no checkpoint at {path}: expected a folder with config.json (released layout or written "
+        "by this project) or a hub id that can be reached"
+    )
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        raise InputError(message)
     try:
         return ReadConfig.from_pretrained(str(path))
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"no checkpoint at {path}: expected a folder with config.json (released layout or "
-            f"written by this project) or a hub id that can be reached ({error})"
-        ) from error
+        raise InputError(f"{message} ({error})") from error
 
 
 def _check_sasp(config: ReadConfig) -> None:

@@ -1,4 +1,4 @@
-"""Greedy generation on a KV cache (METHOD section 5): same answers as without one."""
+"""Greedy generation on a KV cache: the same answers as without one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """LLaVA on today's transformers: CLIP tower, projector, and the picture inside the text.
 
-METHOD section 1. Legend: B pictures, N conversations, T text tokens, V image tokens, D width of
-the language model, L = T + V - 1 positions once the picture has taken its place.
+Legend: B pictures, N conversations, T text tokens, V image tokens, D width of the language model,
+L = T + V - 1 positions once the picture has taken its place.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LoRA by peft, and which parameters train (METHOD section 4, "Trainable")."""
+"""LoRA by peft, and which parameters train with it."""
 
 from __future__ import annotations
 

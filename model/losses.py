@@ -1,4 +1,4 @@
-"""The training losses (METHOD section 4; paper, equations of section 3.4).
+"""The training losses: cross entropy, BCE and DICE.
 
 Legend: M masks, K trained tokens, H x W original picture.
 """

@@ -281,7 +281,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             batch: see `Batch`; without masks (all empty) it still trains on the text.
 
         Returns:
-            `ReadOutput`; the losses carry their weights (METHOD section 4).
+            `ReadOutput`; the losses carry their weights.
 
         Raises:
             ValueError: the number of masks and of `[SEG]` tokens differ.

@@ -1,12 +1,13 @@
 """`Reader`: ask questions about pictures, get words and masks.
 
-METHOD section 5. CLIP, SAM's encoder and the decoding of all questions of a picture run once for
+CLIP, SAM's encoder and the decoding of all questions of a picture run once for
 that picture.
 """
 
 from __future__ import annotations
 
 import io
+import re
 import urllib.request
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from model.generation import generate
 from model.outputs import MaskPrediction
 from model.read_model import ReadForCausalLM
 from model.seg_tokens import image_states, locate_seg
-from utils.constants import IMAGE_TOKEN
+from utils.constants import IMAGE_TOKEN, SEG_TOKEN
 from utils.conversation import POSITIVE_ANSWER, build_prompt, user_turn
 from utils.errors import InputError
 from utils.tokenization import END_OF_ANSWER, encode_batch, encode_prompt
@@ -30,6 +31,7 @@ from utils.views import read_image, to_rgb
 NO_SEG = "no [SEG] in the answer"
 EMPTY_MASK = "empty mask"
 URL_TIMEOUT_S = 30
+_AROUND_SEG = re.compile(rf"\s*{re.escape(SEG_TOKEN)}\s*([.,;:!?]?)")
 
 ImageLike = str | Path | Image.Image | np.ndarray
 
@@ -307,8 +309,9 @@ class Reader:
     # --- text -------------------------------------------------------------------------------
 
     def _text(self, ids: Sequence[int]) -> str:
-        words = self.tokenizer.decode(ids, skip_special_tokens=False)
-        return words.replace(END_OF_ANSWER, "").strip()
+        words = self.tokenizer.decode(ids, skip_special_tokens=False).replace(END_OF_ANSWER, "")
+        # [SEG] swallows the white space around it when it is tokenized; put back what reads well.
+        return _AROUND_SEG.sub(_spaced_seg, words).strip()
 
     def _check_question(self, question: object) -> None:
         if not isinstance(question, str) or not question.strip():
@@ -330,6 +333,10 @@ class Reader:
                 f"the prompt takes {needed} tokens with its picture, the model has room for "
                 f"{limit}; shorten the question"
             )
+
+
+def _spaced_seg(found: re.Match[str]) -> str:
+    return f" {SEG_TOKEN}{found[1]} "
 
 
 def load_pixels(image: ImageLike) -> np.ndarray:

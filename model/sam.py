@@ -1,7 +1,7 @@
 """SAM through the public `segment_anything` package: its modules, our wiring.
 
-METHOD section 3; paper, figure 2 ("mask decoder"). The package's own builders fix every size, so
-its modules are put together here; the parameter names are SAM's own.
+The package's own builders fix every size, so its modules are put together here; the parameter names
+are SAM's own.
 
 Legend: B pictures, M masks, P points, C prompt width (256), S SAM frame (1024), h = w = S / 16
 cells. Coordinates are (x, y) in pixels.

@@ -1,6 +1,7 @@
 """SasP, "Similarity as Points": point prompts from the similarity between `[SEG]` and the picture.
 
-Pure functions on tensors; usable with any `<SEG>` model and any SAM. (Paper, section 3.3.)
+Pure functions on tensors; usable with any `<SEG>` model and any SAM. The names SasP and
+DtoC ("discrete to continuous") are the paper's.
 
 Legend: N similarity maps, V = side * side image tokens, D width of the language model, P points,
 H x W original picture. Coordinates are (x, y) in pixels of the original picture.
@@ -76,7 +77,7 @@ PRESETS = {
     "13b_stage2": SaspParams(down_sample=1),
     "13b_eval": SaspParams(num_points=60, t_pos=0.6, down_sample=1),
 }
-"""The published settings (`METHOD`: released models)."""
+"""The published settings of the released models."""
 
 
 def similarity_map(image_states: torch.Tensor, seg_state: torch.Tensor) -> torch.Tensor:

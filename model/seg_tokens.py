@@ -1,4 +1,4 @@
-"""Where `[SEG]` stands and which hidden states belong to it (METHOD section 2)."""
+"""Where `[SEG]` stands and which hidden states belong to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversation formats (METHOD: prompts). The weights were trained on these very strings."""
+"""Conversation formats. The weights were trained on these very strings."""
 
 from __future__ import annotations
 

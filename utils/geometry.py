@@ -32,4 +32,7 @@ def crop_padding(size: tuple[int, int], side: int) -> tuple[int, int]:
     """
     height, width = size
     scale = side / min(height, width)
-    return (int(height * scale) - side) // 2, (int(width * scale) - side) // 2
+    rows, columns = (int(height * scale) - side) // 2, (int(width * scale) - side) // 2
+    # A grid of one or two cells has no border to lose.
+    least = 0 if side <= 2 else -1
+    return max(rows, least), max(columns, least)

@@ -1,4 +1,4 @@
-"""Segmentation and presence metrics (paper, section 4).
+"""Segmentation and presence metrics.
 
 Everything is counted in integers, and the mean IoU is summed without rounding error, so that the
 numbers do not depend on the order of the questions or on how they were spread over processes.

@@ -28,7 +28,9 @@ class ReaderFlags:
         None, "side of SAM's input in pixels; none: what the model stores, else 1024"
     )
     model_max_length: int = option(512, "longest text in tokens, the picture counted as 255")
-    conv_type: str = option("llava_v1", "conversation format", choices=CONVERSATION_TYPES)
+    conv_type: str | None = option(
+        None, "conversation format; none: what the checkpoint stores", choices=CONVERSATION_TYPES
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "number format; auto: bf16 on a GPU, fp32 on a CPU"
     )

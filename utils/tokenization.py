@@ -1,6 +1,6 @@
 """LLaVA's tokenization: text pieces around the picture, one BOS, `[SEG]` as a token.
 
-METHOD section 1 ("tokens", "tokenization", "labels"). `dataset.tokenization` is the public name.
+`dataset.tokenization` is the public name.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The two views of a picture: CLIP's 336-pixel centre crop and SAM's padded 1024 frame.
 
-METHOD section 1. `dataset.image` is the public name.
+`dataset.image` is the public name.
 """
 
 from __future__ import annotations

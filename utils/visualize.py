@@ -155,7 +155,7 @@ def heat_map(image: np.ndarray, similarity: np.ndarray, scale: int | None = None
 
     Args:
         image: uint8[H, W, 3].
-        similarity: float[side, side] (paper, equation of the similarity map); its lowest value
+        similarity: float[side, side]; its lowest value
             is drawn blue, its highest red.
         scale: enlargement; default: `display_scale`.
 
