@@ -10,4 +10,5 @@ make_venv "$PWD" requirements-dev.txt
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 ruff check .
+mypy
 exec python -m pytest "$@"

@@ -78,8 +78,11 @@ def collate(
         rows.append([token for token in cut_ids if token != seg_id])
         labels.append([IGNORE_INDEX] * len(rows[0]))
         image_index.append(cut_number)
+    padded = pad_rows(rows, labels, tokenizer.pad_token_id, padding)
     batch = Batch(
-        **pad_rows(rows, labels, tokenizer.pad_token_id, padding),
+        input_ids=padded["input_ids"],
+        attention_mask=padded["attention_mask"],
+        labels=padded["labels"],
         image_index=torch.tensor(image_index, dtype=torch.int64),
         images=[sample.image for sample in samples],
         masks=masks,

@@ -12,7 +12,7 @@ from utils.constants import IGNORE_LABEL
 
 def draw_polygon(mask: np.ndarray, points: Sequence[Sequence[float]], value: int) -> None:
     """Draw a polygon, outline and filling, into uint8[H, W]; coordinates are truncated."""
-    corners = np.array([points], dtype=np.float64).astype(np.int32)
+    corners = [np.array(points, dtype=np.float64).astype(np.int32)]
     cv2.polylines(mask, corners, True, value, 1)
     cv2.fillPoly(mask, corners, value)
 

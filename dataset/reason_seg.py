@@ -277,7 +277,7 @@ class ReasonSegEval(Sequence):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> EvalItem:
+    def __getitem__(self, index: int) -> EvalItem:  # type: ignore[override]
         picture, annotation_path = self.pairs[index]
         image = read_image(picture)
         annotation = load_annotation(annotation_path, image.shape[:2])

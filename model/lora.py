@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
@@ -24,7 +26,7 @@ def lora_target_pattern(target_modules: str) -> str:
 def add_lora(
     model: ReadForCausalLM,
     r: int = 8,
-    alpha: float = 16,
+    alpha: int = 16,
     dropout: float = 0.05,
     target_modules: str = "q_proj,v_proj",
 ) -> PeftModel | ReadForCausalLM:
@@ -77,7 +79,7 @@ def open_trained_parts(model: ReadForCausalLM) -> None:
 
 def unwrap(model: PeftModel | ReadForCausalLM) -> ReadForCausalLM:
     """The READ model inside, LoRA layers still in place."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+    return cast(ReadForCausalLM, model.get_base_model()) if isinstance(model, PeftModel) else model
 
 
 def merge(model: PeftModel | ReadForCausalLM) -> ReadForCausalLM:

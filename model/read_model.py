@@ -82,7 +82,9 @@ class ReadForCausalLM(LlamaPreTrainedModel):
     # --- loading and saving -----------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, path, *args, vision_tower: str | Path | None = None, **kwargs):
+    def from_pretrained(  # type: ignore[override]
+        cls, path, *args, vision_tower: str | Path | None = None, **kwargs
+    ):
         """transformers' `from_pretrained`; the CLIP tower is loaded from its own folder.
 
         Args:

@@ -10,7 +10,7 @@ import io
 import re
 import urllib.request
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -86,9 +86,9 @@ class _Reply:
 
     text: str
     token_ids: list[int]
-    seg_index: list[int] = field(default_factory=list)
-    seg_states: torch.Tensor | None = None
-    image_states: torch.Tensor | None = None
+    seg_index: list[int]
+    seg_states: torch.Tensor
+    image_states: torch.Tensor
 
 
 class Reader:
@@ -262,9 +262,11 @@ class Reader:
         answers, done = [], 0
         for reply in replies:
             end = done + len(reply.seg_index)
+            places = zip(range(done, end), reply.seg_index, strict=True)
             segments = [
                 self._segment(prediction, place, index)
-                for place, index in zip(range(done, end), reply.seg_index, strict=True)
+                for place, index in places
+                if prediction is not None
             ]
             done = end
             mask = np.zeros(size, dtype=bool)
@@ -308,10 +310,10 @@ class Reader:
 
     # --- text -------------------------------------------------------------------------------
 
-    def _text(self, ids: Sequence[int]) -> str:
-        words = self.tokenizer.decode(ids, skip_special_tokens=False).replace(END_OF_ANSWER, "")
+    def _text(self, ids: list[int]) -> str:
+        words = str(self.tokenizer.decode(ids, skip_special_tokens=False))
         # [SEG] swallows the white space around it when it is tokenized; put back what reads well.
-        return _AROUND_SEG.sub(_spaced_seg, words).strip()
+        return _AROUND_SEG.sub(_spaced_seg, words.replace(END_OF_ANSWER, "")).strip()
 
     def _check_question(self, question: object) -> None:
         if not isinstance(question, str) or not question.strip():

@@ -36,9 +36,7 @@ class FakeReader:
             point_labels=np.array([1, 0]),
         )
         text = "Sure, the segmentation result is [SEG]."
-        return SimpleNamespace(
-            text=text, present=True, reason=None, segments=[segment], mask=mask
-        )
+        return SimpleNamespace(text=text, present=True, reason=None, segments=[segment], mask=mask)
 
 
 @pytest.fixture

@@ -29,9 +29,7 @@ class Curve:
         return [(x, y) for x, y in self.pairs if math.isfinite(x) and math.isfinite(y)]
 
 
-def moving_average(
-    pairs: Sequence[tuple[float, float]], window: int
-) -> list[tuple[float, float]]:
+def moving_average(pairs: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
     """Each y replaced by the mean of the last `window` ones; the first ones by what there is."""
     smooth, total = [], 0.0
     for index, (x, y) in enumerate(pairs):

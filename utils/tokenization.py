@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from transformers import AddedToken, LlamaTokenizer, PreTrainedTokenizerBase
@@ -39,7 +40,9 @@ def load_tokenizer(
     Raises:
         InputError: no tokenizer there.
     """
-    options = {} if model_max_length is None else {"model_max_length": model_max_length}
+    options: dict[str, Any] = (
+        {} if model_max_length is None else {"model_max_length": model_max_length}
+    )
     folder = Path(path)
     if folder.is_dir() and not (folder / "tokenizer.model").is_file():
         raise InputError(
@@ -67,7 +70,7 @@ def load_tokenizer(
 
 def seg_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """Id of `[SEG]`: 32000 in released checkpoints."""
-    return tokenizer.convert_tokens_to_ids(SEG_TOKEN)
+    return cast(int, tokenizer.convert_tokens_to_ids(SEG_TOKEN))
 
 
 def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -87,9 +87,7 @@ def paint_mask(
     region = _enlarge_mask(mask, scale)
     tint = painted[region] * (1 - opacity) + np.array(colour) * opacity
     painted[region] = tint.round().astype(np.uint8)
-    outlines, _ = cv2.findContours(
-        region.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
-    )
+    outlines, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     width = max(1, round(min(image.shape[:2]) / 220))
     cv2.drawContours(painted, outlines, -1, (255, 255, 255), width + 2, cv2.LINE_AA)
     cv2.drawContours(painted, outlines, -1, colour, width, cv2.LINE_AA)

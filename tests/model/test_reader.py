@@ -31,9 +31,7 @@ def without_cache(model, ids: list[int], features: torch.Tensor, count: int) -> 
     new: list[int] = []
     while len(new) < count:
         row = torch.tensor([ids + new])
-        spliced = splice_image(
-            row, row != 0, model.model.embed_tokens, features, torch.tensor([0])
-        )
+        spliced = splice_image(row, row != 0, model.model.embed_tokens, features, torch.tensor([0]))
         hidden = model.model(inputs_embeds=spliced.embeds, use_cache=False).last_hidden_state
         new.append(int(model.lm_head(hidden[0, -1]).argmax()))
         if new[-1] == model.config.eos_token_id:

@@ -69,9 +69,7 @@ def run(folder, items, process=0, world=1, slow=0.0):
     check_run(folder, {"items": len(items), "modes": [MODE], "world": world})
     file = PredictionFile(folder, process, world, MODE)
     options = {"rank": process, "world": world, "progress": False, "skip_broken": True}
-    return evaluate(
-        answer, items, done=file.done, on_item=file.write, on_skip=file.skip, **options
-    )
+    return evaluate(answer, items, done=file.done, on_item=file.write, on_skip=file.skip, **options)
 
 
 def test_masks_survive_the_run_length_code():

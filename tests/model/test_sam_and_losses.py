@@ -1,0 +1,106 @@
+"""Our wiring of SAM against the package's own forward, and the losses against their formulas."""
+
+import math
+
+import pytest
+import torch
+
+from model.losses import bce_per_mask, dice_per_mask, mask_losses, token_loss, zero_of
+from model.sam import SamModel, sam_sizes
+from tests.released_tiny import SMALL_SAM, fill_by_formula
+
+
+@pytest.fixture(scope="module")
+def sam() -> SamModel:
+    model = SamModel(sam_sizes(SMALL_SAM)).eval()
+    fill_by_formula(model)
+    return model
+
+
+@torch.no_grad()
+def test_decoding_is_that_of_the_package(sam):
+    """Masks of two pictures at once, as the package gives them one by one."""
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.randn(2, 256, 8, 8, generator=generator)
+    points = 60 * torch.rand(2, 5, 2, generator=generator)
+    labels = torch.tensor([[1, 0, -1, 1, 1], [0, 1, 1, -1, -1]])
+    text = torch.randn(2, 256, generator=generator)
+    size, inner = (64, 96), (85, 128)
+    sparse = sam.sparse_prompt(points, labels, text, size, inner)
+    assert sparse.shape == (2, 7, 256)
+    low, scores = sam.decode(embeddings, sparse)
+    scaled = points * torch.tensor([inner[1] / size[1], inner[0] / size[0]])
+    for number in range(2):
+        one = slice(number, number + 1)
+        tokens, dense = sam.prompt_encoder(
+            points=(scaled[one], labels[one]), boxes=None, masks=None
+        )
+        expected, iou = sam.mask_decoder(
+            image_embeddings=embeddings[one],
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=torch.cat([tokens, text[one, None]], dim=1),
+            dense_prompt_embeddings=dense,
+            multimask_output=False,
+        )
+        assert torch.allclose(low[one], expected, atol=1e-4)
+        assert torch.allclose(scores[one], iou[:, 0], atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_neutral_point_carries_no_position(sam):
+    text, labels = torch.zeros(1, 256), torch.tensor([[1, -1]])
+    points = torch.tensor([[[3.0, 4.0], [5.0, 6.0]]])
+    other = torch.tensor([[[3.0, 4.0], [50.0, 60.0]]])
+    frames = ((64, 64), (128, 128))
+    one = sam.sparse_prompt(points, labels, text, *frames)
+    assert torch.equal(one, sam.sparse_prompt(other, labels, text, *frames))
+    assert sam.sparse_prompt(points[:, :0], labels[:, :0], text, *frames).shape == (1, 1, 256)
+
+
+def test_upscaling_crops_the_padding(sam):
+    low = torch.full((1, 1, 32, 32), -1.0)
+    low[..., :16, :] = 1.0
+    whole = sam.upscale(low, (64, 128), (30, 60))
+    assert whole.shape == (1, 30, 60) and whole.dtype == torch.float32
+    assert (whole > 0).float().mean() > 0.95
+    assert sam.upscale(low[:0], (64, 128), (30, 60)).shape == (0, 30, 60)
+
+
+def test_losses_by_hand():
+    logits = torch.tensor([[[0.0, 2.0], [-1.0, 0.5]]])
+    truth = torch.tensor([[[0.0, 1.0], [1.0, 0.0]]])
+    pairs = list(zip(logits.flatten().tolist(), truth.flatten().tolist(), strict=True))
+    share = [1 / (1 + math.exp(-x)) for x, _ in pairs]
+    bce = [-math.log(p if t else 1 - p) for p, (_, t) in zip(share, pairs, strict=True)]
+    overlap = 2 * sum(p * t for p, (_, t) in zip(share, pairs, strict=True)) / 1000
+    total = (sum(share) + sum(t for _, t in pairs)) / 1000
+    dice = 1 - (overlap + 1e-6) / (total + 1e-6)
+    assert float(bce_per_mask(logits, truth)) == pytest.approx(sum(bce) / 4, rel=1e-6)
+    assert float(dice_per_mask(logits, truth)) == pytest.approx(dice, rel=1e-5)
+
+
+def test_every_mask_counts_the_same_whatever_its_size():
+    logits = [torch.zeros(1, 4, 4), torch.full((2, 40, 40), 3.0)]
+    truths = [torch.zeros(1, 4, 4, dtype=torch.uint8), torch.ones(2, 40, 40, dtype=torch.uint8)]
+    bce, _ = mask_losses(logits, truths)
+    expected = (math.log(2) + 2 * math.log(1 + math.exp(-3))) / 3
+    assert float(bce) == pytest.approx(expected, rel=1e-5)
+
+
+def test_255_is_background_in_training():
+    truth = torch.tensor([[[1, 255], [0, 0]]], dtype=torch.uint8)
+    plain = torch.tensor([[[1, 0], [0, 0]]], dtype=torch.uint8)
+    logits = torch.randn(1, 2, 2, generator=torch.Generator().manual_seed(0))
+    assert mask_losses([logits], [truth]) == mask_losses([logits], [plain])
+
+
+def test_nothing_to_train_on():
+    empty = torch.zeros(0, 3, 3)
+    assert mask_losses([empty], [empty.byte()]) is None
+    logits = torch.zeros(0, 7, requires_grad=True)
+    loss = token_loss(logits, torch.zeros(0, dtype=torch.int64))
+    loss.backward()
+    assert float(loss.detach()) == 0 and logits.grad is not None
+    weight = torch.nn.Parameter(torch.ones(3))
+    zero_of([weight]).backward()
+    assert weight.grad.tolist() == [0, 0, 0]
