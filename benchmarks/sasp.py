@@ -1,6 +1,6 @@
 """How fast `model.sasp` is, compared with a full-size map for every point.
 
-    python benchmarks/sasp.py [--repeats 7] [--threads 2]
+    python benchmarks/sasp.py [--repeats 7] [--threads 1]
 
 Both sides run in this process, in turn, on the same similarity maps. Results are compared first:
 same labels, points within 5e-4 px, gradients within 1e-4 of their maximum. Ends with exit code 1 if
@@ -105,12 +105,12 @@ def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each side")
-    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(
         f"SasP at {SIZE[0]}x{SIZE[1]}, {SaspParams().num_points} points; median of "
-        f"{options.repeats}, {options.threads} threads, PyTorch {torch.__version__}\n"
+        f"{options.repeats}, threads: {options.threads}, PyTorch {torch.__version__}\n"
     )
     columns = ("masks", "pass", "full maps [ms]", "windows [ms]", "ratio", "points", "gradient")
     print(f"| {' | '.join(columns)} |")
