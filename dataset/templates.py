@@ -7,11 +7,13 @@ other name is a file of that form.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from utils.constants import SEG_TOKEN
 from utils.conversation import POSITIVE_ANSWER, QUESTION_OF_CLASS, QUESTION_OF_SENTENCE
 from utils.errors import InputError
 
@@ -24,7 +26,9 @@ PLACEHOLDERS = {
     "denial_answer": ("{class_name}",),
     "correction_answer": ("{class_name}", "{gt_name}"),
 }
-"""The five families and what each of their templates has to hold."""
+"""The five families and what each of their templates has to hold, exactly once."""
+
+_MARKS = re.compile(rf"\{{\w+\}}|{re.escape(SEG_TOKEN)}")
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,12 @@ def _family(content: object, family: str, path: Path) -> tuple[str, ...]:
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path}: {family} must be a list with at least one template")
     for entry in entries:
-        lost = [p for p in PLACEHOLDERS[family] if not isinstance(entry, str) or p not in entry]
-        if lost:
-            raise InputError(f"{path}: {family} template {entry!r} lacks {', '.join(lost)}")
+        found = sorted(_MARKS.findall(entry)) if isinstance(entry, str) else None
+        if found != sorted(PLACEHOLDERS[family]):
+            raise InputError(
+                f"{path}: {family} template {entry!r} must hold "
+                f"{', '.join(PLACEHOLDERS[family])} once each, and no other placeholder"
+            )
     return tuple(entries)
 
 

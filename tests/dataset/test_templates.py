@@ -87,9 +87,11 @@ def test_a_draw_follows_from_its_generator():
     [
         ({"denial_answer": []}, "denial_answer must be a list"),
         ({"denial_answer": None}, "denial_answer must be a list"),
-        ({"correction_answer": ["no {class_name}"]}, "lacks {gt_name}"),
-        ({"positive_answer": ["Sure."]}, r"lacks \[SEG\]"),
-        ({"short_question": [7]}, "lacks {class_name}"),
+        ({"correction_answer": ["no {class_name}"]}, "must hold {class_name}, {gt_name}"),
+        ({"positive_answer": ["Sure."]}, r"must hold \[SEG\]"),
+        ({"positive_answer": ["[SEG] and [SEG]"]}, r"must hold \[SEG\]"),
+        ({"denial_answer": ["no {class_name} [SEG]"]}, "no other placeholder"),
+        ({"short_question": [7]}, "must hold {class_name}"),
     ],
 )
 def test_unusable_files_are_refused(varied, tmp_path, change, message):
