@@ -43,7 +43,7 @@ def run_seed(seed: int, work: Path) -> dict:
     deepspeed = Path(sys.executable).with_name("deepspeed")
     start = time.monotonic()
     _command(
-        [str(deepspeed), "--num_gpus", "1", "--master_port", str(29600 + seed), "train_read.py"]
+        [str(deepspeed), "--num_gpus", "1", "--master_port", str(29700 + seed), "train_read.py"]
         + ["--config", "configs/tiny.yaml", "--dataset_dir", str(data), "--seed", str(seed)]
         + ["--log_base_dir", str(work), "--exp_name", run.name]
     )

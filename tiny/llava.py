@@ -35,6 +35,8 @@ from utils.tokenization import encode_prompt, load_tokenizer
 
 HIDDEN, LAYERS, HEADS, MLP = 128, 4, 4, 320
 CONTEXT = 2048
+STREAM_SCALE, NORM_SCALE = 32.0, 12.0
+"""See `rescale`."""
 LESSONS = 8
 """Questions about each picture of a batch."""
 
@@ -266,8 +268,10 @@ def train(
             bar.set_postfix({name: f"{value.item():.3f}" for name, value in parts.items()})
         if step % 500 == 499:
             bar.write(f"{step + 1}: {evaluate(llava, scale, clip, encoder, new)}")
+    measured = evaluate(llava, scale, clip, encoder, new)
+    rescale(llava)
     write(llava, out, vocabulary, clip_folder)
-    return evaluate(llava, scale, clip, encoder, new)
+    return measured
 
 
 @torch.no_grad()
@@ -293,6 +297,26 @@ def evaluate(
             sums.setdefault(name, []).append(value.item())
     llava.train()
     return {name: round(float(np.mean(values)), 4) for name, values in sums.items()}
+
+
+def rescale(llava: TinyLlava) -> None:
+    """Change the scale of some weights and of nothing that the model computes.
+
+    Adam moves every weight by about the learning rate, however large the weight is. Here the
+    embeddings come out of training as 0.03 and the head as 0.25, so READ's training would scramble
+    all words long before the head had learned `[SEG]`; wide models do not have this problem.
+    RMS norms do not see the scale of the residual stream: all that writes to it is multiplied by
+    `STREAM_SCALE`. The final norm is multiplied by `NORM_SCALE` and the head divided by it: same
+    logits, and the same similarity map after its min-max normalisation.
+    """
+    with torch.no_grad():
+        writers = [llava.model.embed_tokens.weight, *llava.model.mm_projector[2].parameters()]
+        for layer in llava.model.layers:
+            writers += [layer.self_attn.o_proj.weight, layer.mlp.down_proj.weight]
+        for weight in writers:
+            weight.mul_(STREAM_SCALE)
+        llava.model.norm.weight.mul_(NORM_SCALE)
+        llava.lm_head.weight.div_(NORM_SCALE)
 
 
 def write(llava: TinyLlava, out: Path, vocabulary: int, clip_folder: Path) -> None:
