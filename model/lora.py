@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import cast
 
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -55,16 +56,17 @@ def add_lora(
                 f"--lora_target_modules names {', '.join(unknown)}; the LLM has "
                 f"{', '.join(sorted(linear))}"
             )
-        wrapped = get_peft_model(
-            model,
-            LoraConfig(
-                r=r,
-                lora_alpha=alpha,
-                lora_dropout=dropout,
-                target_modules=lora_target_pattern(target_modules),
-                bias="none",
-            ),
+        settings = LoraConfig(
+            r=r,
+            lora_alpha=alpha,
+            lora_dropout=dropout,
+            target_modules=lora_target_pattern(target_modules),
+            bias="none",
         )
+        with warnings.catch_warnings():
+            # peft still asks transformers by a name that is going out of use.
+            warnings.simplefilter("ignore", FutureWarning)
+            wrapped = get_peft_model(model, settings)
     open_trained_parts(model)
     return wrapped
 
