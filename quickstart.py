@@ -17,6 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from utils.config import REPOSITORY, Problem, locate, parse
 from utils.errors import InputError, cli
 from utils.flags import option
@@ -268,6 +270,9 @@ def main(argv: list[str] | None = None) -> None:
     # So small a model gains little from a second thread, and threads that wait for each other on a
     # busy machine are many times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if not torch.cuda.is_available():
+        # Otherwise DeepSpeed says at every start that it found no GPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     folder = fresh_folder(options.out)
     steps = run_steps(options, folder)
     page = write_page(options, folder, steps)

@@ -33,7 +33,7 @@ from dataset.toy_scene import Scene, sample_scene
 from utils.errors import InputError, cli
 
 SPLITS = ("train", "val", "test")
-MIN_IMAGES = 20
+MIN_IMAGES = 6
 _MIN_EVAL = 6
 _SENTENCES = 3
 _JPEG_QUALITY = 95
@@ -43,7 +43,7 @@ _ATTEMPTS = 50
 
 def split_sizes(images: int) -> dict[str, int]:
     """How many pictures each split gets."""
-    part = max(_MIN_EVAL, images // 10)
+    part = max(images // 10, min(_MIN_EVAL, images // 3))
     return {"train": images - 2 * part, "val": part, "test": part}
 
 
