@@ -134,7 +134,7 @@ def main() -> int:
     text = (
         "# READ on the toy world\n\n"
         f"Written by `python -m benchmarks.toy_seeds`: {IMAGES} pictures a world, "
-        f"{results[0]['pictures']} of them for testing, unseen; one thread on a machine with two "
+        f"{results[0]['pictures']} of them for testing, unseen; a machine with two "
         "CPU cores. Pairs are gIoU / cIoU over the questions whose object is there; See counts "
         "every sentence as often true as false. The prompts are "
         "compared on the model that was trained with text and DtoC points, answers teacher "
