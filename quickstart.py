@@ -25,7 +25,7 @@ from utils.flags import option
 
 MARK = "quickstart"
 IMAGES = 2500
-FAST_IMAGES, FAST_STEPS = 1000, 300
+FAST_IMAGES, FAST_STEPS = 600, 150
 
 
 @dataclass(frozen=True)
