@@ -16,6 +16,7 @@ from tqdm import trange
 from model.sam import SamModel, sam_sizes
 from tiny.pictures import Pictures, sam_frame
 from tiny.schedule import make_optimizer
+from utils.views import normalise_for_sam
 
 SIZES = {
     "embed_dim": 96,
@@ -27,20 +28,12 @@ SIZES = {
     "decoder_mlp_dim": 256,
 }
 POINTS = 20
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 def normalise(pixels: np.ndarray, sizes: np.ndarray) -> torch.Tensor:
     """uint8[B, S, S, 3] -> float32[B, 3, S, S]; the padding is 0 after normalisation."""
-    image = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
-    image = (image - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[
-        :, None, None
-    ]
-    for index, (height, width) in enumerate(sizes):
-        image[index, :, height:] = 0
-        image[index, :, :, width:] = 0
-    return image
+    frames = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    return normalise_for_sam(frames, [(int(height), int(width)) for height, width in sizes])
 
 
 def predict(

@@ -23,7 +23,7 @@ def trainable(model) -> set[str]:
 
 
 def in_full(reader) -> set[str]:
-    """What trains besides LoRA (METHOD section 4)."""
+    """What trains besides LoRA."""
     parts = ("lm_head.", "model.embed_tokens.", "model.text_hidden_fcs.")
     decoder = "model.visual_model.mask_decoder."
     return {n for n, _ in reader.model.named_parameters() if n.startswith((*parts, decoder))}

@@ -96,7 +96,7 @@ def test_masks_and_seg_tokens_must_match(reader):
 
 
 def trained(reader, samples):
-    """The model after one backward pass with METHOD's trainable parts (no LoRA)."""
+    """The model after one backward pass with its trainable parts open (no LoRA)."""
     model = add_lora(reader.model, r=0)
     model.train()
     output = model(collate(samples, reader.tokenizer))
