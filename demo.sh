@@ -6,7 +6,7 @@
 # MODEL  folder or hub id (default: quickstart_output/merged, written by quickstart.sh)
 #
 # One question only: bash demo.sh MODEL --image photo.jpg --prompt "Which part lets the plane steer?"
-# Reproduces no number. Hardware: the tiny default needs a CPU; 7B one GPU with 24 GB, or 8 GB with
+# Reproduces no number. Hardware: the tiny default needs a CPU; 7B (estimates) 24 GB, or 8 GB with
 # --load_in_4bit.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

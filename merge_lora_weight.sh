@@ -7,7 +7,7 @@
 # OUT      folder to write (default: EXP_DIR/merged)
 #
 # Takes the best checkpoint; --checkpoint latest takes the newest. Hardware: no GPU; main memory
-# for the model in float32 (about 32 GB for 7B, 60 GB for 13B).
+# for the model in float32 (an estimate: 32 GB for 7B, 60 GB for 13B).
 set -euo pipefail
 if [[ $# -lt 1 || "$1" == --* ]]; then
   echo "usage: bash merge_lora_weight.sh EXP_DIR [OUT] [flags]" >&2

@@ -10,7 +10,7 @@
 # Published, teacher forced: READ 7B 58.5 gIoU / 58.6 cIoU (short 52.6/49.5, long 60.4/61.0),
 # 13B 62.2/62.8 (not measured here). For 13B add:
 #   --sasp_num_points 60 --sasp_t_pos 0.6 --sasp_t_neg 0.2 --sasp_down_sample 1
-# Hardware: one GPU with 24 GB for 7B, 40 GB for 13B, in bf16. Data:
+# Hardware: one GPU with 24 GB for 7B, 40 GB for 13B, in bf16 (estimates). Data:
 # dataset_folder/reason_seg/ReasonSeg/test, or --dataset_dir DIR. The tiny default runs on a CPU:
 #   bash test_read.sh quickstart_output/merged 1 --dataset_dir quickstart_output/data
 set -euo pipefail

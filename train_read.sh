@@ -9,7 +9,7 @@
 # GPUs       how many to use (default: all that there are)
 # port       of the launcher (default: 24999)
 #
-# Hardware: 8 GPUs with 80 GB for the published batch size. Flags behind the port win over the
+# Hardware: 8 GPUs with 80 GB for the published batch size (an estimate). Flags behind the port win over the
 # preset, for example: bash train_read.sh ReasonSeg 8 24999 --dataset_dir /data --epochs 4
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"

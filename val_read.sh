@@ -7,7 +7,7 @@
 # GPUs   processes that share the pictures (default: 1)
 #
 # Published: READ 7B on ReasonSeg val 59.8 gIoU / 67.6 cIoU (not measured here).
-# Hardware: one GPU with 24 GB for 7B in bf16. Data: dataset_folder/reason_seg/ReasonSeg/val, or
+# Hardware: one GPU with 24 GB for 7B in bf16 (an estimate). Data: dataset_folder/reason_seg/ReasonSeg/val, or
 # --dataset_dir DIR. The tiny default runs on a CPU:
 #   bash val_read.sh quickstart_output/merged 1 --dataset_dir quickstart_output/data
 set -euo pipefail

@@ -295,14 +295,12 @@ def _resize_embeddings(model: ReadForCausalLM, vocabulary: int) -> list[str]:
     old = model.get_input_embeddings().weight.shape[0]
     if old >= vocabulary:
         return [f"embeddings: all {old} rows from the checkpoint"]
-    rows = []
     for layer in (model.model.embed_tokens, model.lm_head):
         weight = layer.weight.data
         fresh = weight.float().mean(dim=0, keepdim=True).to(weight.dtype)
         layer.weight = torch.nn.Parameter(
             torch.cat([weight, fresh.expand(vocabulary - old, -1)]), layer.weight.requires_grad
         )
-        rows.append(layer)
     model.model.embed_tokens.num_embeddings = vocabulary
     model.lm_head.out_features = vocabulary
     model.config.vocab_size = model.model.vocab_size = vocabulary

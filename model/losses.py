@@ -5,7 +5,7 @@ Legend: M masks, K trained tokens, H x W original picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
@@ -71,6 +71,7 @@ def mask_losses(
     return torch.cat(bce).mean(), torch.cat(dice).mean()
 
 
-def zero_of(parameters: Iterable[torch.nn.Parameter]) -> torch.Tensor:
-    """0, with a (zero) gradient for each parameter: ranks without a mask reduce like the others."""
-    return sum((parameter.float().sum() * 0.0 for parameter in parameters), torch.zeros(()))
+def zero_of(*modules: torch.nn.Module) -> torch.Tensor:
+    """0, with a zero gradient for every trained parameter of the modules."""
+    trained = (p for module in modules for p in module.parameters() if p.requires_grad)
+    return sum((p.float().sum() * 0.0 for p in trained), torch.zeros(()))

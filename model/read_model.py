@@ -300,8 +300,8 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         predictions = self._teacher_forced_masks(batch, states, sam_pixels, sam_sizes_)
         pair = losses.mask_losses([p.logits for p in predictions], batch.masks)
         if pair is None:
-            # Ranks without a mask still take part in every gradient reduction.
-            touched = zero_of_trainable(self.model.text_hidden_fcs, self.model.visual_model)
+            # Zero gradients instead of none: every rank reduces the same parameters.
+            touched = losses.zero_of(self.model.text_hidden_fcs, self.model.visual_model)
             bce = dice = touched.to(ce_loss)
         else:
             bce = self.config.bce_loss_weight * pair[0]
@@ -379,8 +379,3 @@ class ReadForCausalLM(LlamaPreTrainedModel):
                 "config.seg_token_id to the tokenizer's id of [SEG]"
             )
         return self.config.seg_token_id
-
-
-def zero_of_trainable(*modules: nn.Module) -> torch.Tensor:
-    """0 with a zero gradient for every trained parameter of the modules."""
-    return losses.zero_of(p for module in modules for p in module.parameters() if p.requires_grad)

@@ -101,6 +101,6 @@ def test_nothing_to_train_on():
     loss = token_loss(logits, torch.zeros(0, dtype=torch.int64))
     loss.backward()
     assert float(loss.detach()) == 0 and logits.grad is not None
-    weight = torch.nn.Parameter(torch.ones(3))
-    zero_of([weight]).backward()
-    assert weight.grad.tolist() == [0, 0, 0]
+    trained, frozen = torch.nn.Linear(3, 1), torch.nn.Linear(3, 1).requires_grad_(False)
+    zero_of(trained, frozen).backward()
+    assert trained.weight.grad.tolist() == [[0, 0, 0]] and frozen.weight.grad is None
