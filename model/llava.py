@@ -15,6 +15,7 @@ from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from utils.constants import IMAGE_TOKEN_INDEX
 from utils.errors import InputError
+from utils.views import clip_normalisation, normalise_for_clip
 
 
 class VisionTower(nn.Module):
@@ -32,6 +33,7 @@ class VisionTower(nn.Module):
         self.processor = processor
         self.select_layer = select_layer
         self.source = source
+        self.register_buffer("pixel_table", clip_normalisation(processor), persistent=False)
 
     def train(self, mode: bool = True) -> VisionTower:
         """Stays in evaluation mode: it is never trained."""
@@ -44,7 +46,13 @@ class VisionTower(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """float[B, 3, C, C] -> float[B, V, width]."""
+        """CLIP views -> features float[B, V, width].
+
+        Args:
+            pixels: uint8[B, 3, C, C] as cropped, or float[B, 3, C, C] normalised.
+        """
+        if pixels.dtype == torch.uint8:
+            pixels = normalise_for_clip(pixels, self.pixel_table)
         pixels = pixels.to(self.clip.dtype)
         states = self.clip(pixels, output_hidden_states=True).hidden_states
         return states[self.select_layer][:, 1:]

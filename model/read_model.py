@@ -174,7 +174,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
     # --- stages -----------------------------------------------------------------------------
 
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
-        """CLIP views float[B, 3, C, C] -> image features float[B, V, D]."""
+        """CLIP views uint8 or normalised float[B, 3, C, C] -> image features float[B, V, D]."""
         features = self._tower(pixels.to(self.device))
         return self.model.mm_projector(features.to(self.model.mm_projector[0].weight.dtype))
 

@@ -75,7 +75,7 @@ class Batch:
         image_index: int64[N]: the picture of each conversation, non-decreasing.
         images: B arrays uint8[H, W, 3].
         masks: B tensors uint8[n, H, W] in the original frame, one mask per `[SEG]`.
-        clip_pixels: float32[B, 3, C, C] normalised CLIP view, or None: the model makes it.
+        clip_pixels: uint8[B, 3, C, C] cropped CLIP view, or None: the model makes it.
         sam_pixels: uint8[B, 3, S, S] resized, zero-padded SAM view, or None: the model makes it.
         sam_sizes: B pairs (h, w), the picture's part of the SAM view.
         image_paths: B names for messages.

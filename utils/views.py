@@ -44,6 +44,45 @@ def clip_view(image: np.ndarray, processor: CLIPImageProcessorPil) -> torch.Tens
     return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
 
 
+def crop_for_clip(image: np.ndarray, processor: CLIPImageProcessorPil) -> torch.Tensor:
+    """CLIP's view of a picture before normalisation, a quarter of the bytes.
+
+    Args:
+        image: uint8[H, W, 3], RGB.
+        processor: the PIL-backed processor of the CLIP folder.
+
+    Returns:
+        uint8[3, 336, 336].
+    """
+    pixels = processor(
+        images=Image.fromarray(image), do_rescale=False, do_normalize=False, return_tensors="np"
+    )["pixel_values"][0]
+    return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.uint8))
+
+
+def clip_normalisation(processor: CLIPImageProcessorPil) -> torch.Tensor:
+    """What the processor makes of each of the 256 values of each channel: float32[3, 256]."""
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    pixels = processor(
+        images=Image.fromarray(ramp), do_resize=False, do_center_crop=False, return_tensors="np"
+    )["pixel_values"][0]
+    return torch.from_numpy(np.ascontiguousarray(pixels[:, 0], dtype=np.float32))
+
+
+def normalise_for_clip(pixels: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Normalise CLIP crops on their device, exactly as the processor does.
+
+    Args:
+        pixels: uint8[B, 3, C, C] from `crop_for_clip`.
+        table: float32[3, 256] from `clip_normalisation`, on the same device.
+
+    Returns:
+        float32[B, 3, C, C].
+    """
+    channel = torch.arange(3, device=pixels.device).view(1, 3, 1, 1)
+    return table[channel, pixels.long()]
+
+
 def resize_for_sam(
     image: np.ndarray, longest_side: int = 1024
 ) -> tuple[torch.Tensor, tuple[int, int]]:
@@ -103,8 +142,8 @@ class ImageViews:
     sam_size: int = 1024
 
     def clip(self, image: np.ndarray) -> torch.Tensor:
-        """float32[3, C, C]; see `clip_view`."""
-        return clip_view(image, self.clip_processor)
+        """uint8[3, C, C]; see `crop_for_clip`."""
+        return crop_for_clip(image, self.clip_processor)
 
     def sam(self, image: np.ndarray) -> tuple[torch.Tensor, tuple[int, int]]:
         """uint8[3, S, S] and (h, w); see `resize_for_sam`."""
