@@ -1,7 +1,8 @@
 """The sentences around a question and its answer.
 
 "simple" is the fixed evaluation set, "varied" the training set in `assets/templates.json`; any
-other name is a file of that form.
+other name is a file of that form. `python -m dataset.templates qa_template.py OUT.json` makes one
+of the original's template file (see `dataset.template_import`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.constants import SEG_TOKEN
+from utils.constants import IMAGE_TOKEN, SEG_TOKEN
 from utils.conversation import POSITIVE_ANSWER, QUESTION_OF_CLASS, QUESTION_OF_SENTENCE
 from utils.errors import InputError
 
@@ -26,9 +27,9 @@ PLACEHOLDERS = {
     "denial_answer": ("{class_name}",),
     "correction_answer": ("{class_name}", "{gt_name}"),
 }
-"""The five families and what each of their templates has to hold, exactly once."""
+"""The five families and what each of their templates has to hold; `[SEG]` exactly once."""
 
-_MARKS = re.compile(rf"\{{\w+\}}|{re.escape(SEG_TOKEN)}")
+_MARKS = re.compile(rf"\{{[^{{}}]*\}}|{re.escape(SEG_TOKEN)}")
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,9 @@ class Templates:
 
     def correction(self, class_name: str, gt_name: str, rng: np.random.Generator) -> str:
         """Say that the asked object is not there, and name what is."""
+        names = {"{class_name}": class_name.lower(), "{gt_name}": gt_name.lower()}
         chosen = _pick(self.correction_answer, rng)
-        return chosen.replace("{class_name}", class_name.lower()).replace(
-            "{gt_name}", gt_name.lower()
-        )
+        return _MARKS.sub(lambda mark: names[mark[0]], chosen)
 
 
 SIMPLE = Templates(
@@ -86,7 +86,7 @@ def load_templates(name: str | Path = "simple") -> Templates:
     path = VARIED_FILE if name == "varied" else Path(name)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f"templates {name!r}: choose 'simple', 'varied' or a JSON file with the lists "
             f"{', '.join(PLACEHOLDERS)} (--templates) ({error})"
@@ -94,19 +94,40 @@ def load_templates(name: str | Path = "simple") -> Templates:
     return Templates(**{family: _family(content, family, path) for family in PLACEHOLDERS})
 
 
+def fault(template: str, family: str) -> str:
+    """Why a string cannot be a template of a family; "" if it can."""
+    found = _MARKS.findall(template)
+    needed = PLACEHOLDERS[family]
+    if set(found) != set(needed) or found.count(SEG_TOKEN) > 1:
+        held = f"holds {', '.join(sorted(found))}" if found else "holds no placeholder"
+        return f"must hold {', '.join(needed)} and no other placeholder, [SEG] only once ({held})"
+    if any(sign in _MARKS.sub("", template) for sign in "{}"):
+        return "must hold no other braces than those of its placeholders"
+    if IMAGE_TOKEN in template:
+        return f"must not hold {IMAGE_TOKEN}, which is put in front of the question"
+    if not template.isprintable() and not template.replace("\n", " ").isprintable():
+        return "must hold printable characters only"
+    return ""
+
+
 def _family(content: object, family: str, path: Path) -> tuple[str, ...]:
     entries = content.get(family) if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path}: {family} must be a list with at least one template")
     for entry in entries:
-        found = sorted(_MARKS.findall(entry)) if isinstance(entry, str) else None
-        if found != sorted(PLACEHOLDERS[family]):
-            raise InputError(
-                f"{path}: {family} template {entry!r} must hold "
-                f"{', '.join(PLACEHOLDERS[family])} once each, and no other placeholder"
-            )
+        if not isinstance(entry, str):
+            marks = ", ".join(PLACEHOLDERS[family])
+            raise InputError(f"{path}: {family} template {entry!r} must hold {marks} in a string")
+        if reason := fault(entry, family):
+            raise InputError(f"{path}: {family} template {entry!r} {reason}")
     return tuple(entries)
 
 
 def _pick(entries: tuple[str, ...], rng: np.random.Generator) -> str:
     return entries[int(rng.integers(len(entries)))]
+
+
+if __name__ == "__main__":
+    from dataset.template_import import main
+
+    raise SystemExit(main())

@@ -72,6 +72,16 @@ def test_the_reader_fills_them_in():
     assert not any("{" in text for text in texts)
 
 
+def test_a_placeholder_may_stand_twice_and_texts_are_not_templates(varied, tmp_path):
+    path = tmp_path / "mine.json"
+    twice = {"denial_answer": ["No {class_name}. Not one {class_name}."]}
+    twice["correction_answer"] = ["{class_name}? {gt_name}! Not {class_name}."]
+    path.write_text(json.dumps({**varied, **twice}), encoding="utf-8")
+    templates, rng = load_templates(path), np.random.default_rng(0)
+    assert templates.denial("Cow", rng) == "No cow. Not one cow."
+    assert templates.correction("{gt_name}", "Cow", rng) == "{gt_name}? cow! Not {gt_name}."
+
+
 def test_a_draw_follows_from_its_generator():
     templates = load_templates("varied")
     draws = [
@@ -92,6 +102,11 @@ def test_a_draw_follows_from_its_generator():
         ({"positive_answer": ["[SEG] and [SEG]"]}, r"must hold \[SEG\]"),
         ({"denial_answer": ["no {class_name} [SEG]"]}, "no other placeholder"),
         ({"short_question": [7]}, "must hold {class_name}"),
+        ({"short_question": ["{class_name} or {class name}"]}, "no other placeholder"),
+        ({"short_question": ["{class_name} and {}"]}, "no other placeholder"),
+        ({"short_question": ["{class_name} {"]}, "no other braces"),
+        ({"short_question": ["<image> {class_name}"]}, "must not hold <image>"),
+        ({"short_question": ["\ud800 {class_name}"]}, "printable"),
     ],
 )
 def test_unusable_files_are_refused(varied, tmp_path, change, message):
@@ -105,6 +120,10 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     with pytest.raises(InputError, match="choose 'simple', 'varied' or a JSON file"):
         load_templates("fancy")
     path = tmp_path / "broken.json"
+    for damaged in ("{", "[" * 100_000, "[]", "7", "\x00"):
+        path.write_text(damaged)
+        with pytest.raises(InputError, match=r"broken\.json"):
+            load_templates(path)
     path.write_text("{")
     with pytest.raises(InputError, match=r"broken\.json"):
         load_templates(path)
