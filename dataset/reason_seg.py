@@ -6,7 +6,7 @@ On disk: `reason_seg/ReasonSeg/{train,val,test}/*.{jpg,json}`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,22 @@ def load_annotation(json_path: str | Path, size: tuple[int, int]) -> ReasonSegAn
     Raises:
         InputError: missing or damaged file; the message names it.
     """
-    content = _read_json(Path(json_path))
+    return parse_annotation(read_json(Path(json_path)), size, json_path)
+
+
+def parse_annotation(
+    content: Mapping, size: tuple[int, int], name: str | Path
+) -> ReasonSegAnnotation:
+    """An annotation that was read from JSON.
+
+    Args:
+        content: with shapes[{label, points}], text[...], is_sentence.
+        size: (H, W) of its picture.
+        name: what messages call it.
+
+    Raises:
+        InputError: it cannot be used; the message names it.
+    """
     try:
         shapes, texts = content["shapes"], content["text"]
         texts = [texts] if isinstance(texts, str) else list(texts)
@@ -87,14 +102,15 @@ def load_annotation(json_path: str | Path, size: tuple[int, int]) -> ReasonSegAn
             str(content.get("kind", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise _damaged(json_path, f"{type(error).__name__}: {error}") from error
+        raise _damaged(name, f"{type(error).__name__}: {error}") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] != "cv2":
             raise
-        raise _damaged(json_path, f"unusable polygon: {error}") from error
+        raise _damaged(name, f"unusable polygon: {error}") from error
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """An annotation file (utf-8 or cp1252), which holds a JSON object."""
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -269,9 +285,7 @@ class ReasonSegEval(Sequence):
         self.pairs = list_split(dataset_dir, split if length is None else "test")
         if length is not None:
             self.pairs = [
-                pair
-                for pair in self.pairs
-                if bool(_read_json(pair[1]).get("is_sentence")) == length
+                pair for pair in self.pairs if bool(read_json(pair[1]).get("is_sentence")) == length
             ]
 
     def __len__(self) -> int:
