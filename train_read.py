@@ -18,7 +18,9 @@ from peft import PeftModel
 from torch import nn
 
 from dataset.collate import collate
+from dataset.drawing import DrawSettings
 from dataset.reason_seg import ReasonSegEval, ReasonSegTrain
+from dataset.templates import load_templates
 from model.builder import Built, build_for_training
 from model.lora import add_lora, unwrap
 from model.read_model import ReadForCausalLM
@@ -82,11 +84,13 @@ def training_set(options: TrainOptions) -> DrawSource:
     return ReasonSegTrain(
         options.dataset_dir,
         options.reason_seg_data,
-        num_classes_per_sample=options.num_classes_per_sample,
-        templates=options.templates,
-        conv_type=options.conv_type,
-        use_im_start_end=options.use_mm_start_end,
-        seed=options.seed,
+        DrawSettings(
+            num_classes_per_sample=options.num_classes_per_sample,
+            templates=load_templates(options.templates),
+            conv_type=options.conv_type,
+            use_im_start_end=options.use_mm_start_end,
+            seed=options.seed,
+        ),
     )
 
 

@@ -5,26 +5,28 @@ On disk: `reason_seg/ReasonSeg/{train,val,test}/*.{jpg,json}`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from dataset import json_files
+from dataset.drawing import KIND_ABSENT, DrawSettings, Turn, choose, make_sample
 from dataset.image import read_image
 from dataset.masks import draw_reason_seg
-from dataset.templates import SIMPLE, load_templates
+from dataset.templates import SIMPLE, Templates
 from utils.batch import EvalItem, EvalQuestion, Sample
 from utils.constants import IGNORE_LABEL
-from utils.conversation import build_prompt, user_turn
 from utils.errors import InputError
 
 FALSE_PREMISE_SHARE = 0.15
 """Share of training draws that use the false-premise question, where there is one."""
 
-KIND_ABSENT = "absent"
 _LENGTHS = {"short": False, "long": True}
+_WHOLE_TEST = "overall"
+_STREAM = "reason_seg"
+_FORM = "ReasonSeg's JSON with shapes[{label, points}], text[...], is_sentence"
 _HOW_TO_GET = "ReasonSeg is distributed with the LISA project; unpack it into reason_seg/ReasonSeg"
 
 
@@ -91,7 +93,7 @@ def parse_annotation(
     try:
         shapes, texts = content["shapes"], content["text"]
         texts = [texts] if isinstance(texts, str) else list(texts)
-        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        if not texts or not all(json_files.is_text(text) for text in texts):
             raise ValueError("text must hold at least one sentence")
         premises = [_false_premise(entry) for entry in content.get("false_premise_QA") or []]
         return ReasonSegAnnotation(
@@ -102,43 +104,26 @@ def parse_annotation(
             str(content.get("kind", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise _damaged(name, f"{type(error).__name__}: {error}") from error
+        raise json_files.damaged(name, f"{type(error).__name__}: {error}", _FORM) from error
     except Exception as error:
         if type(error).__module__.split(".")[0] != "cv2":
             raise
-        raise _damaged(name, f"unusable polygon: {error}") from error
+        raise json_files.damaged(name, f"unusable polygon: {error}", _FORM) from error
 
 
 def read_json(path: Path) -> dict:
     """An annotation file (utf-8 or cp1252), which holds a JSON object."""
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"no annotation at {path} ({error}). {_HOW_TO_GET}") from error
-    try:
-        try:
-            content = json.loads(raw.decode("utf-8"))
-        except UnicodeDecodeError:
-            content = json.loads(raw.decode("cp1252"))
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, str(error)) from error
+    content = json_files.read_json(path, _FORM, _HOW_TO_GET, encodings=("utf-8", "cp1252"))
     if not isinstance(content, dict):
-        raise _damaged(path, "the file holds no JSON object")
+        raise json_files.damaged(path, "the file holds no JSON object", _FORM)
     return content
 
 
 def _false_premise(entry: Sequence) -> FalsePremise:
     question, is_sentence, answer = (list(entry) + [""])[:3]
-    if not isinstance(question, str) or not question.strip():
+    if not json_files.is_text(question):
         raise ValueError("a false_premise_QA entry has no question")
-    return FalsePremise(question, bool(is_sentence), answer if isinstance(answer, str) else "")
-
-
-def _damaged(path: str | Path, reason: str) -> InputError:
-    return InputError(
-        f"the annotation {path} is damaged ({reason}): expected ReasonSeg's JSON with "
-        "shapes[{label, points}], text[...], is_sentence; copy it again from its source"
-    )
+    return FalsePremise(question, bool(is_sentence), answer if json_files.is_text(answer) else "")
 
 
 def list_split(dataset_dir: str | Path, split: str) -> list[tuple[Path, Path]]:
@@ -175,24 +160,17 @@ class ReasonSegTrain:
     Args:
         dataset_dir: the data folder.
         spec: `ReasonSeg|train`; several splits joined by "_".
-        num_classes_per_sample: most sentences of one draw.
-        templates: "simple", "varied" or a file.
-        conv_type, use_im_start_end: see `build_prompt`.
-        seed: of all draws.
+        settings: how samples are drawn and worded.
 
     Raises:
-        InputError: unknown spec, missing data or templates.
+        InputError: unknown spec or missing data.
     """
 
     def __init__(
         self,
         dataset_dir: str | Path,
         spec: str = "ReasonSeg|train",
-        num_classes_per_sample: int = 3,
-        templates: str | Path = "varied",
-        conv_type: str = "llava_v1",
-        use_im_start_end: bool = True,
-        seed: int = 0,
+        settings: DrawSettings | None = None,
     ):
         name, _, splits = spec.partition("|")
         if name != "ReasonSeg" or not splits:
@@ -200,10 +178,7 @@ class ReasonSegTrain:
                 f"--reason_seg_data {spec!r}: expected ReasonSeg|SPLIT, for example ReasonSeg|train"
             )
         self.pairs = list_split(dataset_dir, splits)
-        self.most = num_classes_per_sample
-        self.templates = load_templates(templates)
-        self.conv_type, self.use_im_start_end = conv_type, use_im_start_end
-        self.seed = seed
+        self.settings = settings or DrawSettings()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -214,56 +189,38 @@ class ReasonSegTrain:
         Raises:
             InputError: its picture or annotation is broken; the message names the file.
         """
-        rng = np.random.default_rng([self.seed, index])
+        rng = self.settings.rng(_STREAM, index)
         picture, annotation_path = self.pairs[int(rng.integers(len(self.pairs)))]
         image = read_image(picture)
         annotation = load_annotation(annotation_path, image.shape[:2])
         if annotation.false_premise and rng.random() < FALSE_PREMISE_SHARE:
             turns = self._false(annotation.false_premise, rng)
-            exists = [False] * len(turns)
-            masks = np.zeros((0, *image.shape[:2]), dtype=np.uint8)
         else:
             turns = self._true(annotation, rng)
-            exists = [True] * len(turns)
-            # 255 counts as background in training.
-            masks = np.repeat((annotation.mask == 1).astype(np.uint8)[None], len(turns), axis=0)
-        return Sample(
-            image_path=str(picture),
-            image=image,
-            conversations=[
-                build_prompt([(user_turn(q), a)], self.conv_type, self.use_im_start_end)
-                for q, a in turns
-            ],
-            masks=masks,
-            exists=exists,
-            questions=[question for question, _ in turns],
-            kind=annotation.kind if exists[0] else KIND_ABSENT,
-        )
+        return make_sample(str(picture), image, turns, self.settings, annotation.kind)
 
-    def _true(
-        self, annotation: ReasonSegAnnotation, rng: np.random.Generator
-    ) -> list[tuple[str, str]]:
-        count = min(self.most, len(annotation.texts))
-        chosen = rng.choice(len(annotation.texts), size=count, replace=False)
+    def _true(self, annotation: ReasonSegAnnotation, rng: np.random.Generator) -> list[Turn]:
+        templates, texts = self.settings.templates, annotation.texts
+        # 255 counts as background in training.
+        mask = (annotation.mask == 1).astype(np.uint8)
         return [
-            (
-                self.templates.question(annotation.texts[i], annotation.is_sentence, rng),
-                self.templates.positive(rng),
+            Turn(
+                templates.question(texts[n], annotation.is_sentence, rng),
+                templates.positive(rng),
+                mask,
             )
-            for i in chosen
+            for n in choose(rng, len(texts), self.settings.num_classes_per_sample)
         ]
 
-    def _false(
-        self, premises: Sequence[FalsePremise], rng: np.random.Generator
-    ) -> list[tuple[str, str]]:
-        count = min(self.most, len(premises))
-        chosen = [premises[i] for i in rng.choice(len(premises), size=count, replace=False)]
+    def _false(self, premises: Sequence[FalsePremise], rng: np.random.Generator) -> list[Turn]:
+        templates = self.settings.templates
         return [
-            (
-                self.templates.question(premise.question, premise.is_sentence, rng),
-                premise.answer or self.templates.denial(premise.question, rng),
+            Turn(
+                templates.question(premises[n].question, premises[n].is_sentence, rng),
+                premises[n].answer or templates.denial(premises[n].question, rng),
+                None,
             )
-            for premise in chosen
+            for n in choose(rng, len(premises), self.settings.num_classes_per_sample)
         ]
 
 
@@ -272,17 +229,29 @@ class ReasonSegEval(Sequence):
 
     Args:
         dataset_dir: the data folder.
-        split: "val", "test", ...; or "short"/"long": the test pictures asked by a phrase/sentence.
+        split: "val", "test", ...; "overall" is "test", "short"/"long" are those of its pictures
+            that are asked by a phrase/sentence.
         false_premises: ask the false-premise questions as well.
+        templates: sentences around the questions.
+        seed: of templates that are chosen by chance: those of a picture are always the same.
 
     Raises:
         InputError: the data are missing; for an item: its files are broken.
     """
 
-    def __init__(self, dataset_dir: str | Path, split: str = "val", false_premises: bool = False):
+    def __init__(
+        self,
+        dataset_dir: str | Path,
+        split: str = "val",
+        false_premises: bool = False,
+        templates: Templates = SIMPLE,
+        seed: int = 42,
+    ):
         self.false_premises = false_premises
+        self.settings = DrawSettings(templates=templates, seed=seed)
         length = _LENGTHS.get(split)
-        self.pairs = list_split(dataset_dir, split if length is None else "test")
+        whole = split if length is None and split != _WHOLE_TEST else "test"
+        self.pairs = list_split(dataset_dir, whole)
         if length is not None:
             self.pairs = [
                 pair for pair in self.pairs if bool(read_json(pair[1]).get("is_sentence")) == length
@@ -295,10 +264,10 @@ class ReasonSegEval(Sequence):
         picture, annotation_path = self.pairs[index]
         image = read_image(picture)
         annotation = load_annotation(annotation_path, image.shape[:2])
-        rng = np.random.default_rng(0)
+        rng, templates = self.settings.rng(_STREAM, index), self.settings.templates
         questions = [
             EvalQuestion(
-                SIMPLE.question(annotation.texts[0], annotation.is_sentence, rng),
+                templates.question(annotation.texts[0], annotation.is_sentence, rng),
                 annotation.mask,
                 exists=True,
                 kind=annotation.kind,
@@ -308,7 +277,7 @@ class ReasonSegEval(Sequence):
             absent = np.where(annotation.mask == IGNORE_LABEL, IGNORE_LABEL, 0).astype(np.uint8)
             questions += [
                 EvalQuestion(
-                    SIMPLE.question(premise.question, premise.is_sentence, rng),
+                    templates.question(premise.question, premise.is_sentence, rng),
                     absent,
                     exists=False,
                     kind=KIND_ABSENT,

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import merge_lora_weight
 import train_read
+from dataset.drawing import DrawSettings
 from dataset.reason_seg import ReasonSegTrain
 from model.builder import load_read
 from utils import config
@@ -173,7 +174,7 @@ def break_picture(data: Path, number: int) -> None:
 
 
 def count_broken(data: Path, seed: int, draws: int) -> int:
-    source = ReasonSegTrain(data, templates="simple", seed=seed)
+    source = ReasonSegTrain(data, settings=DrawSettings(seed=seed))
     broken = 0
     for index in range(draws):
         try:
@@ -264,7 +265,7 @@ def test_without_any_mask(train, micro_data, tmp_path):
 
 
 def only_absent(data: Path, seed: int) -> bool:
-    source = ReasonSegTrain(data, templates="simple", seed=seed)
+    source = ReasonSegTrain(data, settings=DrawSettings(seed=seed))
     return not any(exists for index in range(2) for exists in source.draw(index).exists)
 
 

@@ -16,6 +16,7 @@ import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 import train_read
+from dataset.drawing import DrawSettings
 from dataset.reason_seg import ReasonSegTrain
 from utils import config
 from utils.checkpoint import BEST, LATEST, CheckpointStore
@@ -76,7 +77,7 @@ def uneven_seed(data: Path) -> int:
         return any(source.draw(index).exists)
 
     for seed in range(100):
-        source = ReasonSegTrain(data, templates="simple", seed=seed)
+        source = ReasonSegTrain(data, settings=DrawSettings(seed=seed))
         uneven = [has_mask(source, 2 * i) != has_mask(source, 2 * i + 1) for i in range(STEPS)]
         if any(uneven[:3]) and sum(uneven) >= 3:
             return seed

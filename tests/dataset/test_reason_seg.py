@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -10,7 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataset.drawing import DrawSettings
+from dataset.image import read_image
 from dataset.reason_seg import ReasonSegEval, ReasonSegTrain, list_split, load_annotation
+from dataset.templates import load_templates
+from utils.draws import draws
 from utils.errors import InputError
 
 SIZE = (40, 60)
@@ -110,19 +115,22 @@ def test_files_that_are_no_json_name_the_file(tmp_path, raw):
 
 
 def test_draws_depend_on_seed_and_index_alone(data):
-    first, second = (ReasonSegTrain(data, templates="varied", seed=3) for _ in range(2))
+    varied = load_templates("varied")
+    first, second = (
+        ReasonSegTrain(data, settings=DrawSettings(templates=varied, seed=3)) for _ in range(2)
+    )
     for index in (5, 0, 11):
         a, b = first.draw(index), second.draw(index)
         assert (a.image_path, a.conversations) == (b.image_path, b.conversations)
         assert (a.masks == b.masks).all()
-    other = ReasonSegTrain(data, templates="varied", seed=4)
+    other = ReasonSegTrain(data, settings=DrawSettings(templates=varied, seed=4))
     assert [first.draw(i).conversations for i in range(20)] != [
         other.draw(i).conversations for i in range(20)
     ]
 
 
 def test_one_mask_for_each_seg_and_ignored_pixels_are_background(data):
-    train = ReasonSegTrain(data, templates="simple", num_classes_per_sample=2)
+    train = ReasonSegTrain(data, settings=DrawSettings(num_classes_per_sample=2))
     for index in range(40):
         sample = train.draw(index)
         assert sample.masks.shape == (sum(c.count("[SEG]") for c in sample.conversations), *SIZE)
@@ -136,11 +144,35 @@ def test_one_mask_for_each_seg_and_ignored_pixels_are_background(data):
             assert any("Sorry, no cow here." in c for c in sample.conversations)
 
 
-def test_share_of_false_premises(data):
-    train = ReasonSegTrain(data, templates="simple")
-    draws = 1500
-    share = np.mean([not train.draw(index).exists[0] for index in range(draws)])
-    assert abs(share - 0.15) < 3 * np.sqrt(0.15 * 0.85 / draws)
+def test_share_of_false_premises(data, monkeypatch):
+    """20,000 draws; pictures and annotations are decoded once."""
+    monkeypatch.setattr("dataset.reason_seg.read_image", functools.cache(read_image))
+    monkeypatch.setattr("dataset.reason_seg.load_annotation", functools.cache(load_annotation))
+    train = ReasonSegTrain(data, settings=DrawSettings(seed=1))
+    number = 20_000
+    share = np.mean([not train.draw(index).exists[0] for index in range(number)])
+    assert abs(share - 0.15) < 3 * np.sqrt(0.15 * 0.85 / number)
+
+
+def test_without_false_premises_every_draw_asks_for_the_object(tmp_path):
+    write_pair(tmp_path / "reason_seg" / "ReasonSeg" / "train", "only", false_premise_QA=[])
+    train = ReasonSegTrain(tmp_path)
+    assert all(all(train.draw(index).exists) for index in range(50))
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_workers_and_the_first_step_change_nothing(data, workers):
+    train = ReasonSegTrain(data, settings=DrawSettings(seed=3))
+
+    def drawn(first: int, workers: int) -> list[list[str]]:
+        loader = draws(
+            train, list, micro_steps=(first, 8), batch_size=2, rank=0, world=1, workers=workers
+        )
+        return [[c for sample in step.batch for c in sample.conversations] for step in loader]
+
+    alone = drawn(0, 0)
+    assert drawn(0, workers) == alone
+    assert drawn(3, workers) == alone[3:]
 
 
 def test_evaluation_asks_the_first_sentence_and_keeps_ignored_pixels(data):
@@ -157,6 +189,23 @@ def test_evaluation_asks_false_premises_when_told(data):
     assert [q.exists for q in questions] == [True, False, False]
     assert [q.kind for q in questions[1:]] == ["absent", "absent"]
     assert set(np.unique(questions[1].truth)) == {0, 255}
+
+
+def test_evaluation_with_varied_templates_asks_the_same_every_time(data):
+    varied = load_templates("varied")
+
+    def asked(seed: int) -> list[str]:
+        items = ReasonSegEval(data, "train", True, varied, seed)
+        return [question.text for item in items for question in item.questions]
+
+    assert asked(42) == asked(42) != asked(43)
+    backwards = ReasonSegEval(data, "train", True, varied)
+    assert [q.text for n in (3, 2, 1, 0) for q in backwards[n].questions][-3:] == asked(42)[:3]
+    assert len({text.replace("the red box", "") for text in asked(42)[::3]}) > 1
+
+
+def test_overall_is_the_whole_test_split(data):
+    assert ReasonSegEval(data, "overall").pairs == ReasonSegEval(data, "test").pairs
 
 
 def test_short_and_long_split_by_is_sentence(data):

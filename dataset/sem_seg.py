@@ -1,0 +1,138 @@
+"""Training draws from the sets with annotated classes and parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from dataset.coco_parts import paco_lvis, pascal_part
+from dataset.drawing import DrawSettings, Turn, choose, make_sample
+from dataset.sem_seg_sources import (
+    ClassName,
+    ClassPicture,
+    ClassSource,
+    ade20k,
+    cocostuff,
+    mapillary,
+)
+from utils.batch import Sample
+from utils.errors import InputError
+
+DENIAL_SHARE = 0.07
+"""Share of the classes in whose place an absent one is asked, and denied."""
+
+CORRECTION_SHARE = 0.08
+"""Share of the classes in whose place an absent one is asked; the answer names the present one."""
+
+OF_SHARE = 0.5
+"""Share of the parts that are called "the tail of the dog"; the others are "dog tail"."""
+
+MOST_ATTEMPTS = 50
+"""Pictures that are tried until one has a class to ask for."""
+
+KIND_CLASS = "class"
+"""Kind, in reports, of questions about a class or a part."""
+
+SOURCES: dict[str, Callable[[str | Path], ClassSource]] = {
+    "ade20k": ade20k,
+    "cocostuff": cocostuff,
+    "mapillary": mapillary,
+    "paco_lvis": paco_lvis,
+    "pascal_part": pascal_part,
+}
+"""The names of `--sem_seg_data`, and what opens each in a data folder."""
+
+
+class SemSegTrain:
+    """Training draws of classes and parts; a draw is a function of (seed, index) alone.
+
+    A draw takes a source uniformly, then one of its pictures, then up to `num_classes_per_sample`
+    classes of that. Each is asked as it is, or an absent class of the same source in its place:
+    `DENIAL_SHARE` and `CORRECTION_SHARE`. No class is asked twice in a sample.
+
+    Args:
+        dataset_dir: the data folder.
+        spec: names of `SOURCES` joined by "||".
+        settings: how samples are drawn and worded.
+
+    Raises:
+        InputError: unknown name, missing or damaged data.
+    """
+
+    def __init__(self, dataset_dir: str | Path, spec: str, settings: DrawSettings):
+        unknown = [name for name in spec.split("||") if name not in SOURCES]
+        if unknown:
+            raise InputError(
+                f"--sem_seg_data {spec!r}: {unknown[0]!r} is unknown; join some of "
+                f"{', '.join(SOURCES)} by '||'"
+            )
+        self.sources = [SOURCES[name](dataset_dir) for name in spec.split("||")]
+        self.settings = settings
+
+    def draw(self, index: int) -> Sample:
+        """The sample of a global index.
+
+        Raises:
+            InputError: its picture or annotation is broken, or `MOST_ATTEMPTS` pictures have no
+                class to ask for; the message names the file.
+        """
+        rng = self.settings.rng("sem_seg", index)
+        for _ in range(MOST_ATTEMPTS):
+            source = self.sources[int(rng.integers(len(self.sources)))]
+            picture = source.load(int(rng.integers(len(source))))
+            turns = self._turns(source, picture, rng)
+            if turns:
+                return make_sample(picture.path, picture.image, turns, self.settings, KIND_CLASS)
+        raise InputError(
+            f"{MOST_ATTEMPTS} pictures in a row show no class to ask for, the last one of "
+            f"{source.name}: {picture.path}; check that its annotations are complete"
+        )
+
+    def _turns(
+        self, source: ClassSource, picture: ClassPicture, rng: np.random.Generator
+    ) -> list[Turn]:
+        masks = _chosen_masks(picture, self.settings.num_classes_per_sample, rng)
+        absent = [picture.absent[n] for n in choose(rng, len(picture.absent), len(masks))]
+        turns = []
+        for number, mask in masks.items():
+            luck = rng.random()
+            asked_true = luck >= DENIAL_SHARE + CORRECTION_SHARE or not absent
+            name = phrase(source.classes[number if asked_true else absent.pop()], rng)
+            templates = self.settings.templates
+            question = templates.question(name, False, rng)
+            if asked_true:
+                turns.append(Turn(question, templates.positive(rng), mask))
+            elif luck < DENIAL_SHARE:
+                turns.append(Turn(question, templates.denial(name, rng), None))
+            else:
+                present = phrase(source.classes[number], rng)
+                turns.append(Turn(question, templates.correction(name, present, rng), None))
+        return turns
+
+
+def _chosen_masks(
+    picture: ClassPicture, most: int, rng: np.random.Generator
+) -> dict[int, np.ndarray]:
+    """Up to `most` classes of a picture with their masks; one without a pixel is passed over."""
+    masks: dict[int, np.ndarray] = {}
+    for place in choose(rng, len(picture.present), len(picture.present)):
+        mask = picture.mask(picture.present[place])
+        if mask.any():
+            masks[picture.present[place]] = mask
+        if len(masks) == most:
+            break
+    return masks
+
+
+def phrase(name: ClassName, rng: np.random.Generator) -> str:
+    """A class in words: "traffic light"; for a part by chance "dog tail" or "the tail of the dog".
+
+    Args:
+        name: underscores stand for spaces.
+    """
+    if isinstance(name, str):
+        return name.replace("_", " ")
+    whole, part = (half.replace("_", " ") for half in name)
+    return f"the {part} of the {whole}" if rng.random() < OF_SHARE else f"{whole} {part}"
