@@ -1,0 +1,157 @@
+"""Data sets that users add, below `own/NAME` in the data folder (see docs/own_data.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dataset.drawing import KIND_ABSENT, DrawSettings, Turn, choose, make_sample
+from dataset.own_formats import Picture, Question, Split, open_split
+from dataset.own_rules import HOW, plain_name
+from dataset.reason_seg import FALSE_PREMISE_SHARE
+from dataset.templates import SIMPLE, Templates
+from utils.batch import EvalItem, EvalQuestion, Sample
+from utils.constants import IGNORE_LABEL
+from utils.errors import InputError
+
+OWN_FOLDER = "own"
+NAMELESS = "such thing"
+"""Stands for what a sentence asks about in a denial: "There is no such thing in this image."."""
+
+
+def own_names(dataset_dir: str | Path) -> list[str]:
+    """Names of the data sets below `own/` in the data folder."""
+    folder = Path(dataset_dir) / OWN_FOLDER
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def open_own(dataset_dir: str | Path, name: str, split: str) -> Split:
+    """A split of a data set of one's own.
+
+    Raises:
+        InputError: there is no such set or split, or its annotations are damaged.
+    """
+    folder = Path(dataset_dir) / OWN_FOLDER / plain_name(name, "data set")
+    if not folder.is_dir():
+        there = ", ".join(own_names(dataset_dir)) or "none"
+        raise InputError(
+            f"no data set {name!r} at {folder} (there: {there}): give one of the published names, "
+            f"or put your own data there; {HOW}"
+        )
+    return open_split(folder, split)
+
+
+class OwnTrain:
+    """Training draws from one's own data; a draw is a function of (seed, index) alone.
+
+    Args:
+        dataset_dir: the data folder.
+        name: of the folder below `own/`.
+        settings: of all draws.
+        split: which part is drawn.
+
+    Raises:
+        InputError: missing or damaged data.
+    """
+
+    def __init__(
+        self, dataset_dir: str | Path, name: str, settings: DrawSettings, split: str = "train"
+    ):
+        self.pictures = open_own(dataset_dir, name, split)
+        self.stream = f"{OWN_FOLDER}/{name}/{split}"
+        self.settings = settings
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def draw(self, index: int) -> Sample:
+        """The sample of a global index; 255 in a mask counts as background.
+
+        Raises:
+            InputError: its picture or annotation is broken; the message names the file.
+        """
+        rng = self.settings.rng(self.stream, index)
+        picture = self.pictures.load(int(rng.integers(len(self.pictures))))
+        deny = bool(picture.absent) and rng.random() < FALSE_PREMISE_SHARE
+        questions = picture.absent if deny or not picture.present else picture.present
+        chosen = [
+            questions[i] for i in choose(rng, len(questions), self.settings.num_classes_per_sample)
+        ]
+        absent = questions is picture.absent
+        turns = [self._turn(question, absent, rng) for question in chosen]
+        path, kind = str(picture.path), KIND_ABSENT if absent else chosen[0].kind
+        return make_sample(path, picture.image, turns, self.settings, kind)
+
+    def _turn(self, question: Question, absent: bool, rng: np.random.Generator) -> Turn:
+        templates = self.settings.templates
+        text = templates.question(question.text, question.is_sentence, rng)
+        if not absent:
+            return Turn(text, templates.positive(rng), (question.mask() == 1).astype(np.uint8))
+        missing = NAMELESS if question.is_sentence else question.text
+        return Turn(text, question.answer or templates.denial(missing, rng), None)
+
+
+class OwnEval(Sequence):
+    """Evaluation items of one's own data, decoded when asked for.
+
+    In ReasonSeg's form the first text is asked, as in ReasonSeg; in COCO's form every sentence.
+
+    Args:
+        dataset_dir: the data folder.
+        name: of the folder below `own/`.
+        split: which part.
+        templates: around the questions.
+        seed: of the choice among several templates.
+        false_premises: ask about what is not there as well.
+
+    Raises:
+        InputError: missing or damaged data; for an item: its files are broken.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: str | Path,
+        name: str,
+        split: str = "val",
+        templates: Templates = SIMPLE,
+        seed: int = 42,
+        false_premises: bool = True,
+    ):
+        self.pictures = open_own(dataset_dir, name, split)
+        self.templates, self.seed, self.false_premises = templates, seed, false_premises
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> EvalItem:  # type: ignore[override]
+        picture = self.pictures.load(range(len(self))[index])
+        rng = np.random.default_rng([self.seed, range(len(self))[index]])
+        return EvalItem(str(picture.path), picture.image, self._questions(picture, rng))
+
+    def _questions(self, picture: Picture, rng: np.random.Generator) -> list[EvalQuestion]:
+        present = picture.present[:1] if picture.synonyms else picture.present
+        questions = [
+            EvalQuestion(
+                self.templates.question(question.text, question.is_sentence, rng),
+                question.mask(),
+                exists=True,
+                kind=question.kind,
+            )
+            for question in present
+        ]
+        for question in picture.absent if self.false_premises else []:
+            ignored = question.mask() == IGNORE_LABEL
+            questions.append(
+                EvalQuestion(
+                    self.templates.question(question.text, question.is_sentence, rng),
+                    np.where(ignored, IGNORE_LABEL, 0).astype(np.uint8),
+                    exists=False,
+                    kind=KIND_ABSENT,
+                    answer_hint=question.answer,
+                )
+            )
+        return questions

@@ -1,0 +1,136 @@
+"""COCO with sentences, from one JSON document to a record for each picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dataset.own_rules import HOW, asked, inside, looks_like_sentence
+from utils.errors import InputError
+
+KIND_EXPRESSION, KIND_CLASS = "expression", "class"
+
+
+def coco_records(content: dict, name: str) -> Iterator[dict]:
+    """A record for each picture about which something is asked.
+
+    Annotations of one picture with the same sentence are one object in several parts. If an
+    annotation has no sentence, all of its category in the picture are asked for by name.
+
+    Args:
+        content: {"images": [...], "annotations": [...], "categories": [...]}.
+        name: of the file, for messages.
+
+    Yields:
+        {"where", "image", "size": [H, W] or None, "segmentations": [...],
+        "asks": [{"text", "is_sentence", "kind", "objects": [position in segmentations]}],
+        "absent": [text]}
+
+    Raises:
+        InputError: a list or a key is missing or wrong; the message names the entry.
+    """
+    classes = _categories(content, name)
+    found: dict[Any, dict] = {}
+    for number, image in enumerate(_list(content, "images", name)):
+        where = f"{name}, images[{number}]"
+        identity = _identity(image, "id", where)
+        if identity in found:
+            raise InputError(f"{where}: id {identity!r} is given twice; give every picture its own")
+        absent = image.get("absent") or []
+        found[identity] = {
+            "where": f"{name}, image id {identity!r}",
+            "image": str(inside(image.get("file_name"), where)),
+            "size": _size(image, where),
+            "segmentations": [],
+            "categories": [],
+            "unnamed": [],
+            "asks": {},
+            "absent": [asked(text, where) for text in _texts(absent, "absent", where)],
+        }
+    for number, annotation in enumerate(_list(content, "annotations", name)):
+        where = f"{name}, annotations[{number}]"
+        record = found.get(_identity(annotation, "image_id", where))
+        if record is None:
+            raise InputError(
+                f"{where}: no picture has the id {annotation['image_id']!r}; correct image_id, or "
+                "add the picture to images"
+            )
+        _add(record, annotation, where)
+    for record in found.values():
+        _ask_by_name(record, classes)
+        del record["categories"], record["unnamed"]
+        record["asks"] = list(record["asks"].values())
+        if record["asks"] or record["absent"]:
+            yield record
+
+
+def _add(record: dict, annotation: dict, where: str) -> None:
+    position = len(record["segmentations"])
+    record["segmentations"].append(annotation.get("segmentation"))
+    category = annotation.get("category_id")
+    record["categories"].append(category)
+    sentences = _texts(annotation.get("sentences") or [], "sentences", where)
+    for text in dict.fromkeys(asked(text, where).strip() for text in sentences):
+        ask = {
+            "text": text,
+            "is_sentence": looks_like_sentence(text),
+            "kind": KIND_EXPRESSION,
+            "objects": [],
+        }
+        record["asks"].setdefault(text, ask)["objects"].append(position)
+    if not sentences:
+        record["unnamed"].append((_identity(annotation, "category_id", where), where))
+
+
+def _ask_by_name(record: dict, classes: dict[Any, str]) -> None:
+    for category, where in dict(record["unnamed"]).items():
+        if category not in classes:
+            raise InputError(
+                f"{where} has no sentences, and no category has the id {category!r}; add one of "
+                f"them; {HOW}"
+            )
+        objects = [n for n, other in enumerate(record["categories"]) if other == category]
+        ask = {"is_sentence": False, "kind": KIND_CLASS, "objects": objects}
+        record["asks"][KIND_CLASS, category] = {"text": classes[category], **ask}
+
+
+def _categories(content: dict, name: str) -> dict[Any, str]:
+    if "categories" not in content:
+        return {}
+    classes = {}
+    for number, category in enumerate(_list(content, "categories", name)):
+        where = f"{name}, categories[{number}]"
+        classes[_identity(category, "id", where)] = asked(category.get("name"), where)
+    return classes
+
+
+def _list(content: dict, key: str, name: str) -> list[dict]:
+    entries = content.get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(f"{name}: {key!r} must be a list of objects, as in COCO; {HOW}")
+    return entries
+
+
+def _identity(entry: dict, key: str, where: str) -> int | str:
+    value = entry.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise InputError(f"{where}: {key} is {value!r}; give a number; {HOW}")
+    return value
+
+
+def _texts(given: Any, key: str, where: str) -> list:
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, list):
+        raise InputError(f"{where}: {key} must be a list of texts, not {given!r}; {HOW}")
+    return given
+
+
+def _size(image: dict, where: str) -> list[int] | None:
+    """[H, W] if the picture has them."""
+    if image.get("height") is None or image.get("width") is None:
+        return None
+    size = [image["height"], image["width"]]
+    if not all(isinstance(side, int) and side > 0 for side in size):
+        raise InputError(f"{where}: height and width are {size}; give numbers of pixels")
+    return size

@@ -1,0 +1,262 @@
+"""The three forms in which a split of one's own data can lie on disk (docs/own_data.md).
+
+`open_split` finds out which one it is; what it returns gives pictures with their questions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from dataset.coco_masks import decode_segmentation
+from dataset.image import read_image
+from dataset.json_files import read_json
+from dataset.own_coco import coco_records
+from dataset.own_rules import HOW, asked, inside, looks_like_sentence, plain_name
+from dataset.reason_seg import ReasonSegAnnotation, load_annotation, parse_annotation
+from dataset.records import RecordStore
+from utils.errors import InputError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+_INDEX = "own-1"
+_GROUP = "pictures"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a picture.
+
+    Args:
+        text: phrase or sentence.
+        is_sentence: which of the two.
+        kind: group in reports.
+        mask: draws uint8[H, W]: 1 object, 0 background, 255 does not count; raises InputError.
+        answer: to a false premise, "" if the data give none.
+    """
+
+    text: str
+    is_sentence: bool
+    kind: str
+    mask: Callable[[], np.ndarray]
+    answer: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture and what the data ask about it.
+
+    Args:
+        path: of the file.
+        image: uint8[H, W, 3], RGB.
+        present: questions about what is there.
+        absent: false premises.
+        synonyms: `present` are ways to ask for one object; an evaluation uses the first.
+    """
+
+    path: Path
+    image: np.ndarray
+    present: list[Question]
+    absent: list[Question]
+    synonyms: bool
+
+
+class Split(Protocol):
+    """A split in one of the forms; picklable and cheap to fork."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, position: int) -> Picture:
+        """A picture with its questions.
+
+        Raises:
+            InputError: broken picture or annotation; the message names it.
+        """
+        ...
+
+
+def open_split(folder: Path, split: str) -> Split:
+    """The split of a data set, in whichever form it lies there; `SPLIT.json` comes first.
+
+    Args:
+        folder: of the data set.
+        split: such as "train".
+
+    Raises:
+        InputError: there is no such split, or it is damaged or empty.
+    """
+    plain_name(split, "split")
+    table = folder / f"{split}.json"
+    if table.is_file():
+        store = RecordStore.open([table], _INDEX, partial(_records, folder, split, table))
+        return TableSplit(folder, split, table, store)
+    if (folder / split).is_dir():
+        return FolderSplit(folder / split)
+    there = ", ".join(split_names(folder)) or "none"
+    raise InputError(
+        f"no split {split!r} in {folder} (there: {there}): expected {table.name}, or a folder "
+        f"{split}/ of pictures with a JSON file each; {HOW}"
+    )
+
+
+def split_names(folder: Path) -> list[str]:
+    """Names of the splits that lie in the folder of a data set."""
+    tables = {path.stem for path in folder.glob("*.json")}
+    folders = {path.parent.name for path in folder.glob("*/*.json")}
+    return sorted(name for name in tables | folders if not name.startswith("."))
+
+
+class FolderSplit:
+    """`SPLIT/` with pictures and one JSON each, in ReasonSeg's form.
+
+    Args:
+        folder: the split's.
+
+    Raises:
+        InputError: no pictures, one without JSON, JSON without picture, two of one name.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            files = sorted(path.name for path in folder.iterdir() if path.is_file())
+        except OSError as error:
+            raise InputError(f"cannot read {folder} ({error}): check its permissions") from error
+        pictures = [name for name in files if Path(name).suffix.lower() in PICTURES]
+        stems = [Path(name).stem for name in pictures]
+        tables = {Path(name).stem for name in files if name.endswith(".json")}
+        if not pictures:
+            raise InputError(f"no pictures ({', '.join(PICTURES)}) in {folder}; {HOW}")
+        for name, stem in zip(pictures, stems, strict=True):
+            if stem not in tables:
+                raise InputError(f"{folder / name} has no annotation {stem}.json beside it; {HOW}")
+        if twice := [name for name, count in Counter(stems).items() if count > 1]:
+            raise InputError(f"{folder}: several pictures are called {twice[0]}; rename them")
+        if alone := tables - set(stems):
+            raise InputError(f"{folder / min(alone)}.json has no picture beside it; {HOW}")
+        self.names = np.array(pictures)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def load(self, position: int) -> Picture:
+        path = self.folder / str(self.names[position])
+        image = read_image(path)
+        table = path.with_suffix(".json")
+        return _as_picture(path, image, load_annotation(table, image.shape[:2]), str(table))
+
+
+def _as_picture(
+    path: Path, image: np.ndarray, annotation: ReasonSegAnnotation, where: str
+) -> Picture:
+    """ReasonSeg's form: one mask, several ways to ask for it."""
+
+    def mask() -> np.ndarray:
+        return annotation.mask
+
+    present = [
+        Question(asked(text, where), annotation.is_sentence, annotation.kind, mask)
+        for text in annotation.texts
+    ]
+    absent = [
+        Question(asked(p.question, where), p.is_sentence, "", mask, p.answer)
+        for p in annotation.false_premise
+    ]
+    return Picture(path, image, present, absent, synonyms=True)
+
+
+class TableSplit:
+    """`SPLIT.json`: a list of entries in ReasonSeg's form, or COCO with sentences.
+
+    Args:
+        folder: of the data set.
+        split: its name.
+        table: the JSON file.
+        store: its records (`_records`).
+    """
+
+    def __init__(self, folder: Path, split: str, table: Path, store: RecordStore):
+        self.folder, self.split, self.table, self.store = folder, split, table, store
+        if not len(self):
+            raise InputError(f"{table} asks nothing about any picture; {HOW}")
+
+    def __len__(self) -> int:
+        return self.store.groups().get(_GROUP, 0)
+
+    def load(self, position: int) -> Picture:
+        record = self.store.get(_GROUP, position)
+        where = record["where"]
+        path = self._find(record["image"], where)
+        image = read_image(path)
+        size = image.shape[:2]
+        if "entry" in record:
+            return _as_picture(path, image, parse_annotation(record["entry"], size, where), where)
+        if record["size"] not in (None, list(size)):
+            raise InputError(
+                f"{where}: {path} has (height, width) {size}, the file says "
+                f"{tuple(record['size'])}; correct width and height, or the picture"
+            )
+        parts = record["segmentations"]
+        present = [
+            Question(
+                ask["text"],
+                ask["is_sentence"],
+                ask["kind"],
+                partial(_united, [parts[i] for i in ask["objects"]], size, where),
+            )
+            for ask in record["asks"]
+        ]
+        nothing = partial(np.zeros, size, np.uint8)
+        absent = [Question(t, looks_like_sentence(t), "", nothing) for t in record["absent"]]
+        return Picture(path, image, present, absent, synonyms=False)
+
+    def _find(self, given: str, where: str) -> Path:
+        path = inside(given, where)
+        for parent in ("images", ".", self.split):
+            if (self.folder / parent / path).is_file():
+                return self.folder / parent / path
+        raise InputError(
+            f"{where}: no picture {given} in {self.folder / 'images'}, nor in {self.folder} or its "
+            f"{self.split}/; correct the path or copy the picture there"
+        )
+
+
+def _united(segmentations: Sequence, size: tuple[int, int], where: str) -> np.ndarray:
+    mask = np.zeros(size, np.uint8)
+    for segmentation in segmentations:
+        try:
+            mask |= decode_segmentation(segmentation, size)
+        except ValueError as error:
+            raise InputError(
+                f"{where}: a segmentation cannot be used ({error}); give polygons or run lengths "
+                f"as COCO does; {HOW}"
+            ) from error
+    return mask
+
+
+def _records(folder: Path, split: str, table: Path) -> Iterator[tuple[str, dict]]:
+    """What a draw needs, picture by picture."""
+    content = read_json(table, "one of the forms in docs/own_data.md", HOW, ("utf-8", "cp1252"))
+    if isinstance(content, list):
+        for number, entry in enumerate(content):
+            yield _GROUP, _entry(entry, f"{table}, entry {number}")
+    elif isinstance(content, dict) and "images" in content:
+        for record in coco_records(content, str(table)):
+            yield _GROUP, record
+    else:
+        raise InputError(
+            f"{table}: expected a list of entries with image, shapes and text, or COCO with images "
+            f"and annotations; {HOW}"
+        )
+
+
+def _entry(entry: Any, where: str) -> dict:
+    if not isinstance(entry, dict) or "image" not in entry:
+        raise InputError(f"{where}: expected an object with image, shapes and text; {HOW}")
+    path = inside(entry["image"], where)
+    return {"where": f"{where} ({path})", "image": str(path), "entry": entry}
