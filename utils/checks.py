@@ -14,33 +14,6 @@ from utils.config import Problem, locate, suggest
 SAM_NAMES = ("vit_h", "vit_l", "vit_b")
 SAM_REQUIRED = ("embed_dim", "depth", "num_heads", "global_attn_indexes")
 SAM_OPTIONAL = ("image_size", "prompt_dim", "decoder_mlp_dim", "window_size")
-EVALUATION_SETS = {
-    "ReasonSeg": "reason_seg",
-    "refclef": "refer_seg",
-    "refcoco": "refer_seg",
-    "refcoco+": "refer_seg",
-    "refcocog": "refer_seg",
-    "R-refcoco": "neg_refer_seg",
-    "R-refcoco+": "neg_refer_seg",
-    "R-refcocog": "neg_refer_seg",
-    "fprefcoco": "correct_refer_seg",
-    "fprefcoco+": "correct_refer_seg",
-    "fprefcocog": "correct_refer_seg",
-}
-"""Names of `--val_dataset`, with the family whose loader reads them."""
-
-TRAINING_SETS = {
-    "sem_seg": 10,
-    "refer_seg": 1,
-    "correct_refer_seg": 1,
-    "vqa": 1,
-    "neg_refer_seg": 1,
-    "reason_seg": 10,
-}
-"""Names of `--dataset` in the published order, with the sample rates of the 7B model."""
-
-LOADERS = ("reason_seg",)
-"""Families of data sets that have a loader in this version."""
 
 
 def folder(name: str, value: str | None, what: str, remedy: str) -> list[Problem]:
@@ -189,50 +162,3 @@ def template_file(value: str, names: tuple[str, ...]) -> list[Problem]:
     if value in names:
         return []
     return file("templates", value, "a file of templates", f"or one of {', '.join(names)}")
-
-
-def split_validation(val_dataset: str, val_split: str | None) -> tuple[str, str]:
-    """(data set, split) of `NAME|SPLIT`; `--val_split` wins over the part behind the bar."""
-    name, _, split = val_dataset.partition("|")
-    return name, val_split or split.rpartition("|")[2] or "val"
-
-
-def validation(options: Any) -> list[Problem]:
-    """`--val_dataset` and `--val_split`: a known data set with a loader whose folder exists."""
-    name, split = split_validation(options.val_dataset, options.val_split)
-    if name not in EVALUATION_SETS:
-        hint = suggest(name, EVALUATION_SETS)
-        known = ", ".join(EVALUATION_SETS)
-        return [Problem(f"--val_dataset={options.val_dataset}: unknown{hint}; known: {known}")]
-    if EVALUATION_SETS[name] not in LOADERS:
-        return [no_loader("val_dataset", name, EVALUATION_SETS)]
-    return reason_seg("val_dataset", options.dataset_dir, name, split)
-
-
-def no_loader(flag: str, name: str, families: dict[str, Any]) -> Problem:
-    """A name of the protocol whose data this version cannot read yet."""
-    ready = [key for key, family in families.items() if family in LOADERS or key in LOADERS]
-    message = f"--{flag}: {name} is not supported by this version; supported: {', '.join(ready)}"
-    return Problem(message, missing=True)
-
-
-def reason_seg(flag: str, dataset_dir: str, name: str, split: str) -> list[Problem]:
-    """The folders of ReasonSeg's splits have to exist and hold annotations.
-
-    Args:
-        split: several joined by "_"; "short" and "long" are parts of "test".
-    """
-    problems = []
-    for part in ("test" if split in ("short", "long") else split).split("_"):
-        path = Path(dataset_dir) / "reason_seg" / name / part
-        if path.is_dir() and next(path.glob("*.json"), None):
-            continue
-        state = "holds no .json annotation" if path.is_dir() else "does not exist"
-        problems.append(
-            Problem(
-                f"--{flag}: {path} {state}; expected ReasonSeg's *.jpg with *.json beside them; "
-                "check --dataset_dir, or write toy data with python -m dataset.toy",
-                missing=True,
-            )
-        )
-    return problems

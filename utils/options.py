@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils import checks
-from utils.config import Problem, suggest
+from utils import checks, data_checks
+from utils.config import Problem
+from utils.data_checks import Selection
 from utils.reader_flags import (
     EvaluationFlags,
     MergeFlags,
@@ -74,13 +75,13 @@ class TrainOptions(
         """Data set -> how often it is drawn."""
         names = self.dataset.split("||")
         if self.sample_rates is None:
-            return {name: float(checks.TRAINING_SETS.get(name, 1)) for name in names}
+            return {name: float(data_checks.TRAINING_SETS.get(name, 1)) for name in names}
         rates = [float(rate) for rate in self.sample_rates.split(",")]
         return dict(zip(names, rates, strict=True))
 
-    def validation(self) -> tuple[str, str]:
-        """(data set, split) of the validation."""
-        return checks.split_validation(self.val_dataset, self.val_split)
+    def validation(self) -> Selection:
+        """Data set and split of the validation."""
+        return data_checks.selection(self.val_dataset, self.val_split)
 
     def sam_settings(self) -> str | dict[str, Any]:
         """The `sam` argument of the builder."""
@@ -153,46 +154,9 @@ class TrainOptions(
         return problems
 
     def _data_problems(self) -> list[Problem]:
-        names = self.dataset.split("||")
-        known = ", ".join(checks.TRAINING_SETS)
-        problems = []
-        for name in names:
-            if name not in checks.TRAINING_SETS:
-                hint = suggest(name, checks.TRAINING_SETS)
-                problems.append(
-                    Problem(f"--dataset: unknown data set {name!r}{hint}; known: {known}")
-                )
-            elif self.eval_only:
-                continue
-            elif name not in checks.LOADERS:
-                problems.append(checks.no_loader("dataset", name, checks.TRAINING_SETS))
-            elif name == "reason_seg":
-                source, _, split = self.reason_seg_data.partition("|")
-                problems += checks.reason_seg(
-                    "reason_seg_data", self.dataset_dir, source, split or "train"
-                )
-        problems += self._rate_problems(names)
+        problems = [] if self.eval_only else data_checks.training(self)
         problems += checks.template_file(self.templates, TEMPLATE_SETS)
-        return problems + ([] if self.no_eval else checks.validation(self))
-
-    def _rate_problems(self, names: list[str]) -> list[Problem]:
-        if self.sample_rates is None:
-            return []
-        said = f"--sample_rates={self.sample_rates}"
-        try:
-            rates = [float(rate) for rate in self.sample_rates.split(",")]
-        except ValueError:
-            return [Problem(f"{said}: give numbers joined by commas, one per data set")]
-        if len(rates) != len(names):
-            return [
-                Problem(
-                    f"{said}: {len(rates)} rates for {len(names)} data sets in --dataset; "
-                    "give one for each"
-                )
-            ]
-        if min(rates) < 0 or max(rates) == 0:
-            return [Problem(f"{said}: give numbers from 0, at least one of them above 0")]
-        return []
+        return problems + ([] if self.no_eval else data_checks.evaluation(self))
 
     def _run_problems(self) -> list[Problem]:
         problems = []
@@ -239,16 +203,17 @@ class TestOptions(ReaderOptions, EvaluationFlags, ProcessFlags, PredictionFlags)
 
     __test__ = False  # its name looks like a test to pytest
 
-    def validation(self) -> tuple[str, str]:
-        """(data set, split) of the evaluation."""
-        return checks.split_validation(self.val_dataset, self.val_split)
+    def validation(self) -> Selection:
+        """Data set and split of the evaluation."""
+        return data_checks.selection(self.val_dataset, self.val_split)
 
     def problems(self) -> list[Problem]:
         """Everything that keeps this configuration from running."""
         if self.cmd == "metrics":
             hint = "run --cmd inference first, or give the folder that holds them"
             return checks.folder("vis_save_path", self.vis_save_path, "predictions", hint)
-        problems = super().problems() + checks.validation(self)
+        problems = super().problems() + data_checks.evaluation(self)
+        problems += checks.template_file(self.templates, TEMPLATE_SETS)
         problems += checks.positive(self, "batch_questions", "world_size")
         if not 0 <= self.process_num < max(self.world_size, 1):
             problems.append(

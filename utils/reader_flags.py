@@ -64,9 +64,12 @@ class EvaluationFlags:
     cmd: Literal["inference", "metrics"] = option(
         "inference", "write predictions (and metrics), or metrics of written predictions"
     )
-    val_dataset: str = option("ReasonSeg|val", "data set: NAME or NAME|SPLIT")
+    val_dataset: str = option("ReasonSeg|val", "data set: NAME, NAME|SPLIT or NAME|SPLIT_BY|SPLIT")
     val_split: str | None = option(None, "split; wins over the one in --val_dataset")
     dataset_dir: str = option("./dataset_folder", "folder with all data sets", path=True)
+    templates: str = option(
+        "simple", "wording of the questions: simple (fixed), varied or a file", path=True
+    )
     eval_mode: Literal["teacher_forced", "generated", "both"] = option(
         "generated", "the answer is given, or the model generates it, or both"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from utils import checks
+from utils import data_checks
 from utils.conversation import CONVERSATION_TYPES
 from utils.flags import option
 
@@ -87,7 +87,7 @@ class SaspFlags:
 class DataFlags:
     """Data."""
 
-    dataset: str = option("||".join(checks.TRAINING_SETS), "data sets to mix, joined by ||")
+    dataset: str = option("||".join(data_checks.TRAINING_SETS), "data sets to mix, joined by ||")
     sample_rates: str | None = option(
         None,
         "how often each data set is drawn, comma separated; none: 10 for sem_seg and "

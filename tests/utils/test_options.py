@@ -75,14 +75,21 @@ def test_a_usable_training_has_no_problem(usable):
     ("given", "words"),
     [
         ("--dataset=reason_sge", ["unknown data set 'reason_sge'", "did you mean reason_seg"]),
-        ("--dataset=sem_seg||reason_seg", ["sem_seg is not supported by this version"]),
-        ("--val_dataset=refcoco|val", ["refcoco is not supported by this version", "ReasonSeg"]),
+        ("--dataset=sem_seg||reason_seg", ["ade20k/images/training does not exist", "MIT"]),
+        ("--dataset=reason_seg||reason_seg", ["names reason_seg twice"]),
+        ("--dataset=mine", ["unknown data set 'mine'", "own/NAME"]),
+        ("--dataset=../reason_seg", ["unknown data set '../reason_seg'"]),
+        ("--dataset=vqa", ["llava_instruct_150k.json does not exist", "LLaVA"]),
+        ("--val_dataset=refcoco|val", ["refcoco/instances.json does not exist", "REFER"]),
+        ("--val_dataset=refcoco|unc|val", ["refcoco/refs(unc).p does not exist"]),
+        ("--val_dataset=refcoco|a|b|val", ["NAME|SPLIT_BY|SPLIT"]),
         ("--val_dataset=ReasonSge|val", ["unknown", "did you mean ReasonSeg"]),
         ("--val_split=nowhere", ["nowhere", "does not exist", "dataset.toy"]),
         ("--reason_seg_data=ReasonSeg|nowhere", ["nowhere", "does not exist"]),
         ("--sample_rates=1,2", ["2 rates for 1 data sets"]),
         ("--sample_rates=a", ["numbers joined by commas"]),
         ("--sample_rates=0", ["at least one of them above 0"]),
+        ("--sample_rates=nan", ["none infinite"]),
         ("--version=/nowhere", ["--version=/nowhere", "does not exist", "hub id"]),
         ("--version=nowhere", ["--version=nowhere", "hub id OWNER/NAME"]),
         ("--vision_tower=./nowhere", ["--vision_tower=./nowhere"]),
@@ -153,14 +160,33 @@ def test_mixture_takes_the_published_rates():
 @pytest.mark.parametrize(
     ("dataset", "split", "expected"),
     [
-        ("ReasonSeg|val", None, ("ReasonSeg", "val")),
-        ("ReasonSeg", None, ("ReasonSeg", "val")),
-        ("ReasonSeg|val", "test", ("ReasonSeg", "test")),
-        ("refcoco|unc|testA", None, ("refcoco", "testA")),
+        ("ReasonSeg|val", None, ("ReasonSeg", "val", None)),
+        ("ReasonSeg", None, ("ReasonSeg", "val", None)),
+        ("ReasonSeg|val", "test", ("ReasonSeg", "test", None)),
+        ("refcoco|unc|testA", None, ("refcoco", "testA", "unc")),
+        ("refcoco|unc|testA", "testB", ("refcoco", "testB", "unc")),
     ],
 )
 def test_validation_names(dataset, split, expected):
     assert TrainOptions(val_dataset=dataset, val_split=split).validation() == expected
+
+
+def test_sources_of_a_family(usable):
+    found = messages(TrainOptions, *usable, "--dataset=refer_seg", "--refer_seg_data=recoco")
+    assert "unknown source 'recoco', did you mean refcoco" in found[0]
+    unused = messages(
+        TrainOptions, *usable, "--dataset=refer_seg||reason_seg", "--sample_rates=0,1"
+    )
+    assert unused == []
+
+
+def test_sets_of_ones_own(usable, tmp_path):
+    (tmp_path / "own" / "birds").mkdir(parents=True)
+    flags = ["--dataset_dir", str(tmp_path)]
+    given = ["--dataset=birds||birds2", "--val_dataset=birds|val"]
+    found = messages(TrainOptions, *usable, *flags, *given)
+    assert len(found) == 1 and "unknown data set 'birds2', did you mean birds" in found[0]
+    assert messages(TestOptions, *flags, "--val_dataset=birds|val", missing=False) == []
 
 
 def test_parts_of_the_test_split(micro_data):
