@@ -15,8 +15,8 @@ from dataset.templates import SIMPLE, Templates
 from utils.batch import EvalItem, EvalQuestion, Sample
 from utils.constants import IGNORE_LABEL
 from utils.errors import InputError
+from utils.layout import OWN_FOLDER
 
-OWN_FOLDER = "own"
 NAMELESS = "such thing"
 """Stands for what a sentence asks about in a denial: "There is no such thing in this image."."""
 
