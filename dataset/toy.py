@@ -1,235 +1,182 @@
-"""Write a toy world in ReasonSeg's layout: `python -m dataset.toy --out DIR --images N --seed S`.
+"""Write a toy world: `python -m dataset.toy --out DIR --images N --seed S [--sets A||B]`.
 
-    DIR/reason_seg/ReasonSeg/{train,val,test}/NAME.{jpg,json}    80 / 10 / 10 per cent
+Every data set of training and evaluation in its real layout, drawn anywhere in seconds; DIR becomes
+`--dataset_dir`. A stand-in, not a benchmark: flat shapes on a textured ground and a closed set of
+sentences. What it keeps of the real sets: folders, files and keys, names, splits, every form of
+annotation, pictures shared between sets, questions that need reasoning, and false premises.
 
-It is a stand-in that can be drawn anywhere, not a benchmark: flat shapes on a textured ground and
-a closed set of sentences. What it keeps of the real set: files and keys, polygons of the visible
-part, phrases and full sentences, questions that need reasoning ("the object that can roll"), and
-false premises with a denial or a correction as answer.
+| `--sets` | folders below DIR | written by |
+|---|---|---|
+| sem_seg | ade20k, cocostuff + coco, mapillary | toy_semantic.py |
+| | vlpart/paco (pictures in coco), vlpart/pascal_part | toy_parts.py |
+| refer_seg, neg_refer_seg, correct_refer_seg | refer_seg/NAME, refer_seg/images | toy_refer.py |
+| vqa | llava_dataset (pictures in coco) | toy_vqa.py |
+| reason_seg | reason_seg/ReasonSeg | toy_reason.py |
 
-* JSON: `shapes`, `text`, `is_sentence`, `false_premise_QA`, and the extra key `kind` (that of the
-  first sentence: direct, colour, shape, size, position or reasoning; evenly spread).
-* train: three sentences of one thing and three false premises a picture.
-* val, test: one sentence and one false premise a picture, *matched*: every sentence is asked as
-  often where it is true as where it is false, so wording alone tells nothing about presence.
-* Everything is a function of the seed, to the byte (with the same versions of the libraries).
+ReasonSeg gets N pictures, every other source N / 10 (at least `MIN_SHARE`). Everything is a
+function of the seed, to the byte (with the same versions of the libraries), and a set does not
+depend on which others are written.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from dataset.toy_questions import KINDS, Question, absent, answerable, ask, deny
-from dataset.toy_scene import Scene, sample_scene
+from dataset import toy_parts, toy_reason, toy_refer, toy_semantic
+from dataset.toy_files import draw_scenes, make_room, save_json, save_labels, save_picture
+from dataset.toy_vqa import conversation_entry
 from utils.errors import InputError, cli
 
-SPLITS = ("train", "val", "test")
+SETS = ("sem_seg", "refer_seg", "correct_refer_seg", "vqa", "neg_refer_seg", "reason_seg")
 MIN_IMAGES = 6
-_MIN_EVAL = 6
-_SENTENCES = 3
-_JPEG_QUALITY = 95
-_MARK = "toy_world.json"
-_ATTEMPTS = 50
+MIN_SHARE = 6
+REASON_SEG = "reason_seg/ReasonSeg"
+_REFER = ("instances.json", *(f"refs({by}).p" for by in dict.fromkeys(toy_refer.SPLIT_BY.values())))
+FOLDERS: dict[str, tuple[str, ...]] = {
+    "ade20k": ("images", "annotations"),
+    "coco": ("train2017",),
+    "cocostuff": ("train2017",),
+    "mapillary": ("config_v2.0.json", "training"),
+    "vlpart/paco": ("annotations",),
+    "vlpart/pascal_part": ("train.json", "VOCdevkit"),
+    **{f"refer_seg/{name}": _REFER for name in toy_refer.SPLIT_BY},
+    "refer_seg/images": ("mscoco", "saiapr_tc-12"),
+    "llava_dataset": ("llava_instruct_150k.json",),
+    REASON_SEG: toy_reason.SPLITS,
+}
+"""Folders of a toy world, each with what is written into it."""
+_ADE20K, _COCO, _MAPILLARY, _PASCAL, _REFER_COCO, _REFER_CLEF = range(10, 16)
+"""Streams of chance, one for each pool of pictures."""
 
 
-def split_sizes(images: int) -> dict[str, int]:
-    """How many pictures each split gets."""
-    part = max(images // 10, min(_MIN_EVAL, images // 3))
-    return {"train": images - 2 * part, "val": part, "test": part}
+def share_of(images: int) -> int:
+    """How many pictures every source other than ReasonSeg gets for training."""
+    return max(MIN_SHARE, images // 10)
 
 
-def write_world(out: Path, images: int, seed: int) -> Path:
-    """Write the world and return its ReasonSeg folder.
+def evaluation_share(images: int) -> int:
+    """How many pictures each further split of the referring sets gets."""
+    return max(2, share_of(images) // 10)
+
+
+def folders_of(sets: Sequence[str]) -> list[str]:
+    """The folders, among those of `FOLDERS`, that the sets are written to."""
+    names: list[str] = []
+    if "sem_seg" in sets:
+        names += ["ade20k", "cocostuff", "mapillary", "vlpart/paco", "vlpart/pascal_part"]
+    if "sem_seg" in sets or "vqa" in sets:
+        names.append("coco")
+    referring = [n for family, ns in toy_refer.FAMILIES.items() if family in sets for n in ns]
+    names += [f"refer_seg/{name}" for name in referring]
+    if referring:
+        names.append("refer_seg/images")
+    if "vqa" in sets:
+        names.append("llava_dataset")
+    if "reason_seg" in sets:
+        names.append(REASON_SEG)
+    return names
+
+
+def write_world(out: str | Path, images: int, seed: int, sets: Sequence[str] = SETS) -> Path:
+    """Write the world and return its folder.
 
     Args:
         out: becomes the `--dataset_dir` of training; a toy world already there is replaced.
-        images: number of pictures over all splits, at least `MIN_IMAGES`.
+        images: number of ReasonSeg's pictures over all splits, at least `MIN_IMAGES`.
         seed: at least 0.
+        sets: of `SETS`.
 
     Raises:
-        InputError: too few images, a negative seed, or a folder that holds something else.
+        InputError: too few images, a negative seed, an unknown set, or a folder that holds
+            something else.
     """
+    out = Path(out)
     if images < MIN_IMAGES:
         raise InputError(f"--images {images} is too few; give at least {MIN_IMAGES}")
     if seed < 0:
         raise InputError(f"--seed {seed} is negative; give 0 or more")
-    root = Path(out) / "reason_seg" / "ReasonSeg"
-    _make_room(root)
-    with tqdm(total=images, desc="toy world", unit="picture") as bar:
-        for number, (split, count) in enumerate(split_sizes(images).items()):
-            folder = root / split
-            folder.mkdir()
-            if split == "train":
-                for index in range(count):
-                    _write_train_sample(folder, index, np.random.default_rng([seed, 0, index]))
-                    bar.update()
-            else:
-                _write_matched_split(folder, count, [seed, number], bar)
-    return root
+    unknown = [name for name in sets if name not in SETS]
+    if unknown or not sets:
+        raise InputError(f"--sets {'||'.join(sets)}: give some of {'||'.join(SETS)}")
+    wanted = folders_of(sets)
+    make_room(out, wanted, FOLDERS)
+    with tqdm(total=_pictures(wanted, images), desc="toy world", unit="picture") as bar:
+        if "reason_seg" in sets:
+            toy_reason.write_reason_seg(out / REASON_SEG, images, seed, bar)
+        count = share_of(images)
+        if "sem_seg" in sets:
+            toy_semantic.write_ade20k(out / "ade20k", count, seed, _ADE20K, bar)
+            toy_semantic.write_mapillary(out / "mapillary", count, seed, _MAPILLARY, bar)
+            folder = out / "vlpart" / "pascal_part"
+            toy_parts.write_pascal_part(folder, count, seed, _PASCAL, bar)
+        if "coco" in wanted:
+            _write_coco(out, count, seed, sets, bar)
+        if "refer_seg/images" in wanted:
+            _write_referring(out / "refer_seg", images, seed, sets, bar)
+    return out
 
 
-def _make_room(root: Path) -> None:
-    """Remove an older toy world; refuse to touch anything else."""
-    if root.exists() and any(root.iterdir()):
-        if not (root / _MARK).is_file():
-            raise InputError(f"{root} holds files that are not a toy world; choose another --out")
-        for split in SPLITS:
-            shutil.rmtree(root / split, ignore_errors=True)
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        (root / _MARK).write_text(json.dumps({"what": "toy world, see dataset/toy.py"}) + "\n")
-    except OSError as error:
-        raise InputError(
-            f"cannot write to {root}: {error.strerror}; choose another --out"
-        ) from error
+def _pictures(wanted: Sequence[str], images: int) -> int:
+    """How many pictures are drawn in all."""
+    pools = sum(name in wanted for name in ("ade20k", "coco", "mapillary", "vlpart/pascal_part"))
+    clef, others = "refer_seg/refclef" in wanted, "refer_seg/images" in wanted
+    referring = (clef + others) * (share_of(images) + 3 * evaluation_share(images))
+    return pools * share_of(images) + referring + (images if REASON_SEG in wanted else 0)
 
 
-def _write_train_sample(folder: Path, index: int, rng: np.random.Generator) -> None:
-    kind, is_sentence = KINDS[index % len(KINDS)], bool(rng.random() < 0.5)
-    scene, first = _scene_with_question(rng, kind, is_sentence)
-    target = _target(scene, first)
-    others = [
-        query
-        for other in KINDS
-        for query in answerable(scene.things, other)
-        if query.matches(scene.things[target]) and query != first.query
-    ]
-    chosen = rng.permutation(len(others))[: _SENTENCES - 1]
-    texts = [first.text] + [ask(others[i], rng, is_sentence).text for i in chosen]
-    premises = []
-    for other in rng.permutation(KINDS)[:_SENTENCES]:
-        queries = absent(scene.things, str(other))
-        if queries:
-            query = queries[int(rng.integers(len(queries)))]
-            premises.append(ask(query, rng, bool(rng.random() < 0.5)))
-    _write(
-        folder,
-        index,
-        scene,
-        target,
-        first,
-        texts,
-        [_false_premise(p, scene, rng) for p in premises],
-    )
-
-
-def _scene_with_question(
-    rng: np.random.Generator, kind: str, is_sentence: bool
-) -> tuple[Scene, Question]:
-    while True:
-        scene = sample_scene(rng)
-        queries = answerable(scene.things, kind)
-        if queries:
-            return scene, ask(queries[int(rng.integers(len(queries)))], rng, is_sentence)
-
-
-def _target(scene: Scene, question: Question) -> int:
-    return next(i for i, thing in enumerate(scene.things) if question.query.matches(thing))
-
-
-def _false_premise(question: Question, scene: Scene, rng: np.random.Generator) -> list:
-    """ReasonSeg's entry: question, whether it is a full sentence, answer."""
-    answer = deny(question.query, scene.things, correct=bool(rng.random() < 0.7))
-    return [question.text, question.is_sentence, answer]
-
-
-def _write_matched_split(folder: Path, count: int, key: Sequence[int], bar: tqdm) -> None:
-    """Draw pictures with one true question each, then hand every question on as a false premise."""
-    for attempt in range(_ATTEMPTS):
-        rng = np.random.default_rng([*key, attempt])
-        drawn = [
-            _scene_with_question(rng, KINDS[index % len(KINDS)], bool(rng.random() < 0.5))
-            for index in range(count)
-        ]
-        giver = match_false_premises([s for s, _ in drawn], [q for _, q in drawn], rng)
-        if giver is not None:
-            break
-    else:
-        raise InputError(f"no matched false premises for {count} pictures; give more --images")
-    for index, (scene, question) in enumerate(drawn):
-        premise = _false_premise(drawn[giver[index]][1], scene, rng)
-        _write(folder, index, scene, _target(scene, question), question, [question.text], [premise])
+def _write_coco(out: Path, count: int, seed: int, sets: Sequence[str], bar: tqdm) -> None:
+    """`coco/train2017`, and what COCO-Stuff, PACO and LLaVA-Instruct say about its pictures."""
+    paco, conversations = toy_parts.paco_file(), []
+    for index, rng, scene in draw_scenes(seed, _COCO, count):
+        image_id = 30 + 37 * index
+        name = f"{image_id:012d}"
+        save_picture(scene.image, out / "coco" / "train2017" / f"{name}.jpg")
+        entry = conversation_entry(image_id, f"{name}.jpg", scene.things, rng)
+        conversations.append(entry)
+        if "sem_seg" in sets:
+            labels = toy_semantic.cocostuff_labels(scene, index)
+            save_labels(labels, out / "cocostuff" / "train2017" / f"{name}.png")
+            toy_parts.add_paco_picture(paco, image_id, f"train2017/{name}.jpg", index, scene)
         bar.update()
+    if "sem_seg" in sets:
+        save_json(paco.content(), out / "vlpart" / "paco" / toy_parts.PACO_FILE)
+    if "vqa" in sets:
+        save_json(conversations, out / "llava_dataset" / "llava_instruct_150k.json")
 
 
-def match_false_premises(
-    scenes: Sequence[Scene], questions: Sequence[Question], rng: np.random.Generator
-) -> list[int] | None:
-    """For each picture, the number of the question that is false there; each question once.
-
-    A perfect matching by augmenting paths; None if there is none.
-    """
-    count = len(scenes)
-    allowed = [
-        [int(p) for p in rng.permutation(count) if q.query.count(scenes[p].things) == 0]
-        for q in questions
-    ]
-    giver: list[int | None] = [None] * count
-
-    def place(question: int, seen: set[int]) -> bool:
-        for picture in allowed[question]:
-            if picture not in seen:
-                seen.add(picture)
-                holder = giver[picture]
-                if holder is None or place(holder, seen):
-                    giver[picture] = question
-                    return True
-        return False
-
-    if not all(place(question, set()) for question in range(count)):
-        return None
-    return [g for g in giver if g is not None]
-
-
-def polygons(mask: np.ndarray) -> list[list[list[int]]]:
-    """Outlines of uint8[H, W] as lists of [x, y]; filled, outline included, they give it back."""
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    return [contour[:, 0].tolist() for contour in contours]
-
-
-def _write(
-    folder: Path,
-    index: int,
-    scene: Scene,
-    target: int,
-    first: Question,
-    texts: list[str],
-    premises: list[list],
-) -> None:
-    annotation = {
-        "shapes": [
-            {"label": "target", "shape_type": "polygon", "points": points}
-            for points in polygons(scene.masks[target])
-        ],
-        "text": texts,
-        "is_sentence": first.is_sentence,
-        "false_premise_QA": premises,
-        "kind": first.query.kind,
-    }
-    name = f"toy_{index:06d}"
-    Image.fromarray(scene.image).save(folder / f"{name}.jpg", quality=_JPEG_QUALITY, subsampling=0)
-    (folder / f"{name}.json").write_text(json.dumps(annotation) + "\n", encoding="utf-8")
+def _write_referring(root: Path, images: int, seed: int, sets: Sequence[str], bar: tqdm) -> None:
+    """The pictures of COCO 2014 and of refclef, and the sets about them."""
+    counts = share_of(images), evaluation_share(images)
+    folder = root / toy_refer.COCO_IMAGES
+    pool = toy_refer.draw_pool(folder, False, counts, seed, _REFER_COCO, bar)
+    for family, names in toy_refer.FAMILIES.items():
+        for name in names if family in sets else ():
+            if name == "refclef":
+                folder = root / toy_refer.CLEF_IMAGES
+                clef = toy_refer.draw_pool(folder, True, counts, seed, _REFER_CLEF, bar)
+                toy_refer.write_set(root / name, name, *clef, seed, _REFER_CLEF + 1)
+            else:
+                toy_refer.write_set(root / name, name, *pool, seed, _REFER_CLEF + 1)
 
 
 @cli
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m dataset.toy", description="Write a toy world in ReasonSeg's layout."
+        prog="python -m dataset.toy",
+        description="Write a toy world: every data set, small, in its real layout.",
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the data set")
-    parser.add_argument("--images", type=int, default=2500, help="pictures over all splits")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the data sets")
+    parser.add_argument(
+        "--images", type=int, default=2500, help="ReasonSeg's pictures; a tenth for every other set"
+    )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sets", default="||".join(SETS), help="which ones; default: all")
     given = parser.parse_args(argv)
-    print(write_world(given.out, given.images, given.seed))
+    print(write_world(given.out, given.images, given.seed, given.sets.split("||")))
 
 
 if __name__ == "__main__":

@@ -178,13 +178,15 @@ def _paint(
     grain = rng.normal(0, 5, size=(height, width, 1))
     for thing in things:
         cover = np.zeros((height, width), np.uint8)
+        edge = np.zeros((height, width), np.uint8)
         corners = [_fixed_point(outline(thing))]
         cv2.fillPoly(cover, corners, 255, lineType=cv2.LINE_AA, shift=_SUBPIXEL)
-        slope = rng.uniform(-0.15, 0.15, size=2) / thing.radius
-        light = 1 + slope[0] * (x - thing.centre[0]) + slope[1] * (y - thing.centre[1])
-        alpha = cover[..., None] / 255.0
-        image = image * (1 - alpha) + np.array(thing.rgb) * light[..., None] * alpha
-        edge = np.zeros((height, width), np.uint8)
         cv2.polylines(edge, corners, True, 255, lineType=cv2.LINE_AA, shift=_SUBPIXEL)
-        image = image * (1 - 0.35 * edge[..., None] / 255.0)
+        slope = rng.uniform(-0.15, 0.15, size=2) / thing.radius
+        left, top, wide, high = cv2.boundingRect(cover | edge)
+        box = slice(top, top + high), slice(left, left + wide)
+        light = 1 + slope[0] * (x[box] - thing.centre[0]) + slope[1] * (y[box] - thing.centre[1])
+        alpha = cover[box][..., None] / 255.0
+        part = image[box] * (1 - alpha) + np.array(thing.rgb) * light[..., None] * alpha
+        image[box] = part * (1 - 0.35 * edge[box][..., None] / 255.0)
     return np.clip(image + grain, 0, 255).astype(np.uint8)

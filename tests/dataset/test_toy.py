@@ -1,5 +1,9 @@
-"""The toy world: reproducible, unambiguous, in ReasonSeg's form, and matched where it is scored."""
+"""The toy world: reproducible, unambiguous, and ReasonSeg's part matched where it is scored.
 
+The other data sets: test_toy_sets.py.
+"""
+
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -9,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset import toy
+from dataset import toy, toy_reason
 from dataset.toy_questions import KINDS, QUERIES, absent, answerable, deny
 from dataset.toy_scene import MIN_VISIBLE, sample_scene
 from utils.errors import InputError
@@ -18,8 +22,22 @@ IMAGES, SEED = 120, 5
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
+def everything(tmp_path_factory) -> Path:
     return toy.write_world(tmp_path_factory.mktemp("toy"), IMAGES, SEED)
+
+
+@pytest.fixture(scope="module")
+def world(everything) -> Path:
+    return everything / "reason_seg" / "ReasonSeg"
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every file below a folder with a hash of its bytes."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def annotations(world: Path, split: str) -> list[dict]:
@@ -35,25 +53,31 @@ def fill(annotation: dict, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def test_the_same_seed_gives_the_same_bytes(world, tmp_path):
-    again = toy.write_world(tmp_path / "again", IMAGES, SEED)
-    other = toy.write_world(tmp_path / "other", IMAGES, SEED + 1)
-    files = sorted(path.relative_to(world) for path in world.rglob("*.*"))
-    assert files == sorted(path.relative_to(again) for path in again.rglob("*.*"))
-    assert all((world / f).read_bytes() == (again / f).read_bytes() for f in files)
-    assert any((world / f).read_bytes() != (other / f).read_bytes() for f in files)
+def test_the_same_seed_gives_the_same_bytes(everything, tmp_path):
+    files = tree(everything)
+    assert tree(toy.write_world(tmp_path / "again", IMAGES, SEED)) == files
+    other = tree(toy.write_world(tmp_path / "other", IMAGES, SEED + 1))
+    for ending in (".jpg", ".png", ".p", "instances.json", "150k.json"):
+        mine = [digest for name, digest in files.items() if name.endswith(ending)]
+        assert mine and set(mine).isdisjoint(v for n, v in other.items() if n.endswith(ending))
+
+
+@pytest.mark.parametrize("name", toy.SETS)
+def test_a_set_alone_is_the_same_as_among_others(everything, tmp_path, name):
+    alone = tree(toy.write_world(tmp_path, IMAGES, SEED, [name]))
+    assert alone and alone.items() <= tree(everything).items()
 
 
 def test_every_split_has_pictures_with_annotations(world):
-    for split, count in toy.split_sizes(IMAGES).items():
+    for split, count in toy_reason.split_sizes(IMAGES).items():
         pictures = {path.stem for path in (world / split).glob("*.jpg")}
         assert len(pictures) == count
         assert pictures == {path.stem for path in (world / split).glob("*.json")}
-    assert sum(toy.split_sizes(IMAGES).values()) == IMAGES
+    assert sum(toy_reason.split_sizes(IMAGES).values()) == IMAGES
 
 
 def test_an_annotation_has_the_keys_of_reasonseg_and_a_kind(world):
-    for split in toy.SPLITS:
+    for split in toy_reason.SPLITS:
         for number, annotation in enumerate(annotations(world, split)):
             assert set(annotation) == {
                 "shapes", "text", "is_sentence", "false_premise_QA", "kind"
@@ -83,7 +107,7 @@ def test_polygons_give_back_the_visible_part():
     for _ in range(40):
         scene = sample_scene(rng)
         for mask in scene.masks:
-            shapes = [{"points": points} for points in toy.polygons(mask)]
+            shapes = [{"points": points} for points in toy_reason.polygons(mask)]
             assert np.array_equal(fill({"shapes": shapes}, mask.shape), mask)
 
 
@@ -143,23 +167,56 @@ def test_a_correction_names_something_that_is_there():
             assert deny(query, things, correct=False).endswith("in the image.")
 
 
-@pytest.mark.parametrize("images, seed, word", [(3, 0, "--images 3"), (50, -1, "--seed -1")])
-def test_impossible_sizes_are_refused(tmp_path, images, seed, word):
+@pytest.mark.parametrize(
+    "images, seed, sets, word",
+    [
+        (3, 0, toy.SETS, "--images 3"),
+        (50, -1, toy.SETS, "--seed -1"),
+        (50, 0, ["vqa", "video"], r"--sets vqa\|\|video"),
+        (50, 0, [""], "--sets"),
+        (50, 0, [], "--sets"),
+    ],
+)
+def test_impossible_requests_are_refused(tmp_path, images, seed, sets, word):
     with pytest.raises(InputError, match=word):
-        toy.write_world(tmp_path, images, seed)
+        toy.write_world(tmp_path, images, seed, sets)
+    assert not list(tmp_path.iterdir())
 
 
-def test_other_files_are_never_replaced(tmp_path, capsys):
-    folder = tmp_path / "reason_seg" / "ReasonSeg"
-    folder.mkdir(parents=True)
-    (folder / "mine.txt").write_text("mine")
+@pytest.mark.parametrize("folder", toy.FOLDERS)
+def test_other_files_are_never_replaced(tmp_path, capsys, folder):
+    place = tmp_path / folder / "mine.txt"
+    place.parent.mkdir(parents=True)
+    place.write_text("mine")
     assert toy.main(["--out", str(tmp_path), "--images", "30"]) == 2
     assert "choose another --out" in capsys.readouterr().err
-    assert (folder / "mine.txt").read_text() == "mine"
+    assert tree(tmp_path) == {f"{folder}/mine.txt": hashlib.sha256(b"mine").hexdigest()}
 
 
 def test_a_second_run_replaces_the_first(tmp_path):
-    assert toy.main(["--out", str(tmp_path), "--images", "40"]) == 0
+    assert toy.main(["--out", str(tmp_path), "--images", "90"]) == 0
+    index = tmp_path / "refer_seg" / "refcoco" / ".read_index"
+    index.mkdir()
+    (index / "old.sqlite").write_text("")
+    own = tmp_path / "reason_seg" / "ReasonSeg" / "mine" / "0.jpg"
+    own.parent.mkdir()
+    own.write_text("mine")
     assert toy.main(["--out", str(tmp_path), "--images", "20"]) == 0
-    root = tmp_path / "reason_seg" / "ReasonSeg"
-    assert len(list(root.rglob("*.jpg"))) == 20
+    again = toy.write_world(tmp_path / "again", 20, 0)
+    files = tree(tmp_path)
+    kept = {f"again/{name}": digest for name, digest in tree(again).items()}
+    kept["reason_seg/ReasonSeg/mine/0.jpg"] = hashlib.sha256(b"mine").hexdigest()
+    assert files == {**tree(again), **kept}
+
+
+def test_fewer_sets_leave_nothing_of_an_older_world(tmp_path):
+    toy.write_world(tmp_path, 6, 0)
+    assert toy.main(["--out", str(tmp_path), "--images", "6", "--sets", "vqa||reason_seg"]) == 0
+    found = {str(Path(name).parts[0]) for name in tree(tmp_path)}
+    assert found == {"coco", "llava_dataset", "reason_seg"}
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(InputError, match="out"):
+        toy.write_world(tmp_path / "out", 6, 0)
