@@ -1,96 +1,37 @@
-"""The toy world's copies of the published data sets, read back by plain json, pickle and PIL.
+"""The toy world's copies of the other data sets, read back by plain json and PIL.
 
-Masks are compared with those of the scenes the pictures were painted from.
+Masks are compared with those of the scenes that the pictures were painted from. Referring sets:
+test_toy_refer.py.
 """
 
-import json
-import pickle
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from dataset import toy, toy_coco
-from dataset.toy_files import draw_scenes
-from dataset.toy_questions import KINDS, QUERIES
 from dataset.toy_scene import sample_scene
-
-IMAGES, SEED = 300, 3
-SHARE, EVALUATION = 30, 3
-STREAMS = {"ade20k": 10, "coco": 11, "mapillary": 12, "pascal": 13, "refer": 14, "clef": 15}
-REFS = {
-    "refclef": "unc",
-    "refcoco": "unc_exclude_unified",
-    "refcoco+": "unc_exclude_unified",
-    "refcocog": "umd_exclude_unified",
-    "R-refcoco": "unc_exclude_unified",
-    "R-refcoco+": "unc_exclude_unified",
-    "R-refcocog": "umd_exclude_unified",
-    "fprefcoco": "berkeley_exclude_unified",
-    "fprefcoco+": "berkeley_exclude_unified",
-    "fprefcocog": "berkeley_exclude_unified",
-}
-QUERY_OF = {
-    text: query
-    for queries in QUERIES.values()
-    for query in queries
-    for text in (*query.phrases, query.missing)
-}
+from tests.dataset.toy_truth import (
+    IMAGES,
+    QUERY_OF,
+    SEED,
+    SHARE,
+    check_picture,
+    coco_index,
+    decode,
+    form_of,
+    labels_of,
+    read,
+    scenes,
+    union,
+)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     return toy.write_world(tmp_path_factory.mktemp("sets"), IMAGES, SEED)
-
-
-def scenes(pool: str, count: int = SHARE) -> list:
-    return [scene for _, _, scene in draw_scenes(SEED, STREAMS[pool], count)]
-
-
-def read(path: Path):
-    return json.loads(path.read_text("utf-8"))
-
-
-def labels_of(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        assert picture.mode in ("L", "P")
-        return np.array(picture)
-
-
-def check_picture(path: Path, scene) -> None:
-    """The picture on disk is the scene's, but for JPEG's losses."""
-    image = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    assert image.shape == scene.image.shape
-    assert np.abs(image - scene.image).mean() < 5
-
-
-def decode(segmentation, size) -> np.ndarray:
-    height, width = size
-    if not segmentation:
-        return np.zeros(size, np.uint8)
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
-        return coco_mask.decode(coco_mask.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation, dict):
-        return coco_mask.decode(segmentation)
-    if isinstance(segmentation[0], dict):
-        return coco_mask.decode(coco_mask.merge(segmentation))
-    return coco_mask.decode(
-        coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    )  # fmt: skip
-
-
-def form_of(annotation: dict) -> str:
-    segmentation = annotation["segmentation"]
-    if not segmentation:
-        return "empty"
-    if isinstance(segmentation, dict):
-        return "counts" if isinstance(segmentation["counts"], list) else "string"
-    if isinstance(segmentation[0], dict):
-        return "list of RLE"
-    return "polygon" if len(segmentation) == 1 else "polygons"
 
 
 def side_of(thing, mask: np.ndarray, part: str) -> np.ndarray:
@@ -99,10 +40,6 @@ def side_of(thing, mask: np.ndarray, part: str) -> np.ndarray:
     cx, cy = (round(v) for v in thing.centre)
     inside = {"top": y < cy, "bottom": y >= cy, "left": x < cx, "right": x >= cx}[part]
     return mask * inside
-
-
-def union(masks: list, size) -> np.ndarray:
-    return np.any(masks, axis=0) if masks else np.zeros(size, bool)
 
 
 # ------------------------------------------------------------------ label maps
@@ -163,19 +100,6 @@ def test_mapillary(world):
 
 
 # ------------------------------------------------------------------ COCO's form
-
-
-def coco_index(content: dict) -> tuple[dict, dict, dict]:
-    """Images, annotations by image, and category names, by their ids."""
-    images = {image["id"]: image for image in content["images"]}
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    annotations: dict[int, list] = {number: [] for number in images}
-    for annotation in content["annotations"]:
-        annotations[annotation["image_id"]].append(annotation)
-    assert len(images) == len(content["images"])
-    ids = [annotation["id"] for annotation in content["annotations"]]
-    assert len(set(ids)) == len(ids)
-    return images, annotations, names
 
 
 def test_paco(world):
@@ -256,110 +180,6 @@ def test_pixels_that_touch_at_corners_are_polygons_of_their_own():
     assert toy_coco.polygons_along_edges(np.zeros((3, 3), np.uint8)) == []
 
 
-# ------------------------------------------------------------------ referring sets
-
-
-def load_refs(world: Path, name: str) -> tuple[list[dict], dict, dict]:
-    folder = world / "refer_seg" / name
-    assert [path.name for path in folder.glob("*.p")] == [f"refs({REFS[name]}).p"]
-    raw = (folder / f"refs({REFS[name]}).p").read_bytes()
-    assert raw[:2] == b"\x80\x02"
-    images, annotations, _ = coco_index(read(folder / "instances.json"))
-    return pickle.loads(raw), images, annotations
-
-
-@pytest.mark.parametrize("name", REFS)
-def test_sentences_are_true_of_their_masks(world, name):
-    refs, images, annotations = load_refs(world, name)
-    pool = "clef" if name == "refclef" else "refer"
-    count = SHARE + 3 * EVALUATION
-    by_image = dict(zip(images, scenes(pool, count), strict=True))
-    folder = "saiapr_tc-12" if pool == "clef" else "mscoco/images/train2014"
-    for image_id, image in images.items():
-        check_picture(
-            world / "refer_seg/images" / folder / image["file_name"], by_image[image_id]
-        )  # fmt: skip
-    assert len({ref["ref_id"] for ref in refs}) == len(refs)
-    sent_ids = [s["sent_id"] for ref in refs for s in ref["sentences"]]
-    assert len(set(sent_ids)) == len(sent_ids)
-    for ref in refs:
-        scene, image = by_image[ref["image_id"]], images[ref["image_id"]]
-        own = {a["id"]: a for a in annotations[ref["image_id"]]}
-        ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
-        size = image["height"], image["width"]
-        masks = [decode(own[i]["segmentation"], size) for i in ids if i != -1]
-        meant = union(masks, size)
-        assert [s["sent_id"] for s in ref["sentences"]] == ref["sent_ids"]
-        for sentence in ref["sentences"]:
-            assert sentence["tokens"] == sentence["sent"].split()
-            assert sentence["raw"].lower() == sentence["sent"]
-            true = true_mask(scene, sentence["sent"])
-            false = sentence.get("is_false_premise") or sentence.get("exist") is False
-            assert not true.any() if false else np.array_equal(meant, true)
-            if "gt_sent" in sentence:
-                assert np.array_equal(meant, true_mask(scene, sentence["gt_sent"]))
-
-
-def true_mask(scene, sentence: str) -> np.ndarray:
-    """What a sentence speaks of, in one scene."""
-    if sentence.endswith("s") and sentence not in QUERY_OF:
-        word = sentence.removeprefix("the ").removesuffix(" objects").removesuffix("s")
-        chosen = [word in (t.shape, t.colour) for t in scene.things]
-    else:
-        chosen = [QUERY_OF[sentence].matches(t) for t in scene.things]
-        assert sum(chosen) <= 1
-    return union([m for m, c in zip(scene.masks, chosen, strict=True) if c], scene.masks.shape[1:])
-
-
-@pytest.mark.parametrize("name", REFS)
-def test_splits(world, name):
-    refs, images, _ = load_refs(world, name)
-    expected = ["train", "val"] + (["test"] if name.endswith("g") else ["testA", "testB"])
-    pictures = {split: set() for split in expected}
-    for ref in refs:
-        pictures[ref["split"]].add(ref["image_id"])
-    assert sum(map(len, pictures.values())) == len(set().union(*pictures.values()))
-    assert len(pictures["train"]) == SHARE and len(pictures["val"]) == EVALUATION
-    order = list(images)
-    assert pictures["train"] == set(order[:SHARE]), "the same pictures are in training everywhere"
-
-
-def test_the_sets_differ_where_the_published_ones_do(world):
-    forms, ann_ids, keys = {}, {}, {}
-    for name in REFS:
-        refs, _, annotations = load_refs(world, name)
-        forms[name] = {form_of(a) for entries in annotations.values() for a in entries}
-        ann_ids[name] = [ref["ann_id"] for ref in refs]
-        keys[name] = Counter(key for ref in refs for s in ref["sentences"] for key in s)
-        for ref in refs:
-            for sentence in ref["sentences"]:
-                if sentence.get("is_false_premise"):
-                    assert sentence["gt_sent"] and ref["ann_id"] != -1
-        sentences = [s["sent"] for ref in refs for s in ref["sentences"]]
-        has_places = any("top left" in s or "bottom right" in s for s in sentences)
-        assert has_places == ("+" not in name)
-    assert forms["refclef"] == {"list of RLE", "empty"}
-    assert forms["refcoco"] == {"polygon", "polygons", "counts", "string", "empty"}
-    for name in ("R-refcoco", "R-refcoco+", "R-refcocog"):
-        assert [-1] in ann_ids[name] and any(len(ids) > 1 for ids in ann_ids[name])
-        assert keys[name]["exist"] == keys[name]["sent"] and "gt_sent" not in keys[name]
-    for name in ("fprefcoco", "fprefcoco+", "fprefcocog"):
-        assert keys[name]["is_false_premise"] == keys[name]["sent"] == 2 * keys[name]["gt_sent"]
-    for name in ("refclef", "refcoco", "refcoco+"):
-        assert all(isinstance(ann_id, int) for ann_id in ann_ids[name])
-        assert set(keys[name]) == {"sent", "sent_id", "tokens", "raw"}
-    assert {type(ann_id) for ann_id in ann_ids["refcocog"]} == {int, list}
-
-
-def test_the_refs_name_files_as_the_published_ones_do(world):
-    refs, images, _ = load_refs(world, "refcoco")
-    for ref in refs:
-        picture = images[ref["image_id"]]["file_name"].removesuffix(".jpg")
-        assert ref["file_name"] == f"{picture}_{ref['ann_id']}.jpg"
-    _, images, _ = load_refs(world, "refclef")
-    assert images[2053]["file_name"] == "02/images/2053.jpg"
-
-
 # ------------------------------------------------------------------ conversations
 
 
@@ -403,20 +223,6 @@ def test_conversations_are_true(world):
     assert set(places) == {"start", "end"}
 
 
-# ------------------------------------------------------------------ size
-
-
 @pytest.mark.parametrize("images, share, evaluation", [(6, 6, 2), (100, 10, 2), (600, 60, 6)])
 def test_other_sets_get_a_share(images, share, evaluation):
     assert (toy.share_of(images), toy.evaluation_share(images)) == (share, evaluation)
-
-
-def test_the_smallest_world_has_every_set(tmp_path):
-    world = toy.write_world(tmp_path, 6, 0)
-    for folder, entries in toy.FOLDERS.items():
-        names = {path.name for path in (world / folder).iterdir()}
-        assert names - {"toy_world.json"} <= set(entries) and len(names) > 1
-    for name in REFS:
-        refs, images, _ = load_refs(world, name)
-        assert len(images) == 12 and Counter(ref["split"] for ref in refs)["val"] > 0
-    assert set(KINDS) == set(QUERIES)
