@@ -66,12 +66,23 @@ class CocoParts:
     def __len__(self) -> int:
         return self._length
 
-    def path(self, record: dict) -> str:
-        """The picture of a record."""
-        named = os.path.join(self.pictures[0], record["file_name"])
-        if os.path.isfile(named):
-            return named
-        return os.path.join(self.pictures[1], os.path.basename(record["file_name"]))
+    def path(self, file_name: str) -> str:
+        """Where the picture of an entry is.
+
+        Raises:
+            InputError: in neither folder; the message names the annotations too.
+        """
+        places = [
+            os.path.join(self.pictures[0], file_name),
+            os.path.join(self.pictures[1], os.path.basename(file_name)),
+        ]
+        for place in places:
+            if os.path.isfile(place):
+                return place
+        raise InputError(
+            f"no picture at {places[-1]}, but {self.annotations} names {file_name!r}: "
+            f"{SETS[self.name].how_to_get}"
+        )
 
     def load(self, number: int) -> ClassPicture:
         """Decode a picture; its masks are drawn when asked for.
@@ -81,7 +92,7 @@ class CocoParts:
                 message names the file.
         """
         record = self.store.get(_PICTURES, number)
-        path = self.path(record)
+        path = self.path(record["file_name"])
         image = read_image(path)
         height, width = image.shape[:2]
         if [height, width] != record["size"]:

@@ -54,7 +54,8 @@ class ClassPicture:
         path: of the picture.
         image: uint8[H, W, 3], RGB.
         present: classes that are in the picture, ascending.
-        absent: classes that are surely not, ascending; a class that cannot be told is in neither.
+        absent: classes that can be called absent, ascending. A class that is not annotated but
+            may well be there is in neither.
         mask: class -> uint8[H, W] of 0/1, drawn when called; may be all 0 where an annotation
             holds no pixel. Raises InputError if the annotation is broken.
     """

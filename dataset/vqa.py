@@ -6,6 +6,7 @@ On disk: `llava_dataset/NAME.json`, the pictures in `coco/train2017`.
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,13 +77,18 @@ class VqaTrain:
             turns = question_answer_turns(entry["conversations"])
         except ValueError as error:
             raise damaged(self.files[number], f"entry {entry['id']!r}: {error}", _FORM) from error
-        path = self.pictures / entry["image"]
+        path = str(self.pictures / entry["image"])
+        if not os.path.isfile(path):
+            raise InputError(
+                f"no picture at {path}, but {self.files[number]} names it in entry "
+                f"{entry['id']!r}: {_HOW_TO_GET}"
+            )
         image = read_image(path)
         question, answer = turns[0]
         turns = [(user_turn(question), answer), *turns[1:]]
         prompt = build_prompt(turns, self.settings.conv_type, self.settings.use_im_start_end)
         return Sample(
-            image_path=str(path),
+            image_path=path,
             image=image,
             conversations=[prompt],
             masks=np.zeros((0, *image.shape[:2]), dtype=np.uint8),
@@ -118,6 +124,8 @@ def question_answer_turns(conversation: Any) -> list[tuple[str, str | None]]:
     if len(said) < 2:
         raise ValueError("no question has an answer")
     texts = [text for _, text in said[: len(said) // 2 * 2]]
+    if not all(texts[1::2]):
+        raise ValueError("an answer holds nothing but the picture")
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 

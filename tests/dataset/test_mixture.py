@@ -1,0 +1,114 @@
+"""Several training sets as one: rates, independence, workers, resumption."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dataset.drawing import DrawSettings
+from dataset.mixture import Mixture
+from tests.dataset.handmade import drawn
+from utils.batch import Sample
+from utils.errors import InputError
+
+
+class Part:
+    """A training set whose samples say where they come from, with a number drawn by chance."""
+
+    def __init__(self, name: str, stream: str = "", seed: int = 0, broken: bool = False):
+        self.name, self.broken = name, broken
+        self.stream, self.settings = stream or name, DrawSettings(seed=seed)
+
+    def luck(self, index: int) -> float:
+        return self.settings.rng(self.stream, index).random()
+
+    def draw(self, index: int) -> Sample:
+        if self.broken:
+            raise InputError(f"{self.name} is broken")
+        text = f"{self.name} {index} {self.luck(index)}"
+        masks = np.zeros((0, 2, 2), np.uint8)
+        return Sample(self.name, np.zeros((2, 2, 3), np.uint8), [text], masks, [False])
+
+
+def mixture(rates: dict[str, float], seed: int = 0) -> Mixture:
+    return Mixture([(name, Part(name, seed=seed)) for name in rates], list(rates.values()), seed)
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        {"a": 10, "b": 1, "c": 1, "d": 1, "e": 1, "f": 10},
+        {"a": 0.5, "b": 0.2, "c": 0.1},
+        {"a": 1e-3, "b": 3e-3, "c": 0, "d": 1e-3},
+        {"a": 1e308, "b": 1e308},
+    ],
+)
+def test_rates(rates):
+    number = 20_000
+    mixed = mixture(rates, seed=1)
+    found = [mixed.draw(index).image_path for index in range(number)]
+    largest = max(rates.values())
+    whole = sum(rate / largest for rate in rates.values())
+    for name, rate in rates.items():
+        share = rate / largest / whole
+        error = np.sqrt(share * (1 - share) / number)
+        assert abs(found.count(name) / number - share) <= 3 * error, name
+
+
+@pytest.mark.parametrize("rates", [(0, 1, 0), (1, 0, 0), (0, 0, 1), (0, 1, 1)])
+def test_parts_of_rate_zero_are_never_touched(rates):
+    parts = [(name, Part(name) if rate else None) for name, rate in zip("abc", rates, strict=True)]
+    mixed = Mixture(parts, rates, 0)
+    expected = {name for name, rate in zip("abc", rates, strict=True) if rate}
+    assert set(mixed.names) == expected
+    assert {mixed.draw(index).image_path for index in range(500)} == expected
+
+
+def test_a_sample_is_the_parts_own_sample_of_that_number():
+    mixed = mixture({"a": 1, "b": 2}, seed=3)
+    for index in (0, 7, 1 << 41):
+        name = mixed.names[mixed.choice(index)]
+        expected = Part(name, seed=3).draw(index).conversations
+        assert mixed.draw(index).conversations == expected
+
+
+@pytest.mark.parametrize("stream", ["sem_seg", "reason_seg", "vqa", "refer_seg"])
+def test_the_choice_tells_nothing_about_what_a_part_draws(stream):
+    """The part's chance, over the draws it is chosen for, is uniform, and so are its halves."""
+    number, rate = 20_000, 0.25
+    part = Part("a", stream, seed=5)
+    mixed = Mixture([("a", part), ("b", Part("b", stream, seed=5))], [rate, 1 - rate], 5)
+    lucks = [part.luck(index) for index in range(number) if mixed.choice(index) == 0]
+    assert abs(np.mean(lucks) - 0.5) < 3 * np.sqrt(1 / 12 / len(lucks))
+    low = sum(luck < 0.25 for luck in lucks)
+    assert abs(low - len(lucks) / 4) < 3 * np.sqrt(len(lucks) * 3 / 16)
+
+
+def test_seeds_differ():
+    first, second = (mixture({"a": 1, "b": 1}, seed) for seed in (0, 1))
+    numbers = range(200)
+    assert [first.choice(n) for n in numbers] == [first.choice(n) for n in reversed(numbers)][::-1]
+    same = sum(first.choice(n) == second.choice(n) for n in numbers)
+    assert 60 < same < 140
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_workers_and_the_first_step_change_nothing(workers):
+    parts = [("a", Part("a")), ("bad", Part("bad", broken=True)), ("b", Part("b"))]
+    mixed = Mixture(parts, [3, 1, 3], 0)
+    alone = drawn(mixed, 0, 12, workers=0)
+    assert drawn(mixed, 0, 12, workers) == alone
+    assert drawn(mixed, 5, 12, workers) == alone[5:]
+    assert {path for step in alone for *_, path in step} == {"a", "b"}
+
+
+@pytest.mark.parametrize("rates", [(1,), (1, 2, 3)])
+def test_a_rate_for_each_part(rates):
+    with pytest.raises(InputError, match=f"{len(rates)} numbers for 2 data sets"):
+        Mixture([("a", Part("a")), ("b", Part("b"))], rates, 0)
+
+
+@pytest.mark.parametrize("rates", [(0, 0), (1, -1), (float("nan"), 1), (float("inf"), 1)])
+def test_rates_that_mean_nothing(rates):
+    with pytest.raises(InputError, match="--sample_rates .* at least 0"):
+        Mixture([("a", Part("a")), ("b", Part("b"))], rates, 0)
