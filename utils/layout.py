@@ -247,9 +247,10 @@ def reference_files(dataset_dir: str | Path, name: str) -> list[tuple[str, Path,
 
 
 def splits_of(spec: str) -> tuple[str, ...]:
-    """Splits of `NAME|SPLIT`, several joined by "_"; "short" and "long" are parts of "test"."""
+    """Splits of `NAME|SPLIT`, several joined by "_"; "overall", "short", "long" are in "test"."""
     wanted = spec.rpartition("|")[2].split("_") if "|" in spec else []
-    return tuple(dict.fromkeys("test" if part in ("short", "long") else part for part in wanted))
+    parts = ("test" if part in ("overall", "short", "long") else part for part in wanted)
+    return tuple(dict.fromkeys(filter(None, parts)))
 
 
 def needed_paths(dataset_dir: str | Path, name: str, spec: str = "") -> list[Needed]:

@@ -1,0 +1,171 @@
+"""Is the data that a training or an evaluation needs there, and whole?
+
+`wanted_sets` says what flags ask for, `examine` checks it, `quick` is the part for the start of a
+run. `python -m dataset.doctor` is the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dataset import checkup_classes, checkup_refer, checkup_texts
+from dataset.checkup_decode import Decoder
+from dataset.checkup_exam import Examination
+from dataset.checkup_report import Finding, Level, SetReport, Shelf
+from utils.data_checks import selection
+from utils.layout import DATA_FLAGS, OWN_FOLDER, SETS, SetFacts, splits_of
+from utils.train_flags import DataFlags
+
+Check = Callable[[Examination], None]
+
+_CHECKS: dict[str, Check] = {
+    "ade20k": checkup_classes.ade20k,
+    "cocostuff": checkup_classes.cocostuff,
+    "mapillary": checkup_classes.mapillary,
+    "paco_lvis": checkup_classes.paco_lvis,
+    "pascal_part": checkup_classes.pascal_part,
+    "llava_instruct_150k": partial(checkup_texts.conversations, name="llava_instruct_150k"),
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One data set that is to be checked.
+
+    Args:
+        name: of the set.
+        family: name in `--dataset`; None: a set of the user's own, below own/.
+        splits: that have to be in it; a split of ReasonSeg is a row of its own.
+        split_by: of its references; None: the published one, or what stands in for it.
+    """
+
+    name: str
+    family: str | None
+    splits: tuple[str, ...] = ()
+    split_by: str | None = None
+
+
+def wanted_sets(options: DataFlags, training: bool, validation: bool) -> list[Wanted]:
+    """The sets that flags need, each once; their names have been checked before.
+
+    Args:
+        training: the sets of `--dataset` that are ever drawn.
+        validation: the set of `--val_dataset`.
+    """
+    wanted: dict[tuple[str, str | None, str | None], list[str]] = {}
+    for name in drawn(options) if training else []:
+        if name not in DATA_FLAGS:
+            own, _, split = name.partition("|")
+            wanted.setdefault((own, None, None), []).append(split or "train")
+            continue
+        for source in getattr(options, DATA_FLAGS[name]).split("||"):
+            parts = wanted.setdefault((source.partition("|")[0], name, None), [])
+            parts += splits_of(source) or ("train",)
+    if validation:
+        chosen = selection(options.val_dataset, options.val_split)
+        family = SETS[chosen.name].family if chosen.name in SETS else None
+        parts = wanted.setdefault((chosen.name, family, chosen.split_by), [])
+        parts += splits_of(f"|{chosen.split}") if family else (chosen.split,)
+    return [
+        Wanted(name, family, tuple(dict.fromkeys(parts)), split_by)
+        for (name, family, split_by), parts in wanted.items()
+    ]
+
+
+def drawn(options: DataFlags) -> list[str]:
+    """Names in `--dataset` whose rate is not 0."""
+    names = options.dataset.split("||")
+    if options.sample_rates is None:
+        return names
+    rates = options.sample_rates.split(",")
+    return [name for name, rate in zip(names, rates, strict=True) if float(rate) > 0]
+
+
+def examine(
+    dataset_dir: str | Path,
+    wanted: Sequence[Wanted],
+    level: Level = Level.FULL,
+    workers: int = 1,
+    show: bool = False,
+) -> list[SetReport]:
+    """Check data sets.
+
+    Args:
+        dataset_dir: the folder with all of them.
+        wanted: what is checked.
+        level: how thorough.
+        workers: processes that decode, in a deep check.
+        show: progress bars on stderr.
+
+    Returns:
+        A report for each set; for each split of ReasonSeg.
+    """
+    shelf = Shelf(sizes=level > Level.QUICK)
+    decoder = Decoder(workers, show)
+    rows = [row for want in wanted for row in _rows(want)]
+    bar = tqdm(rows, desc="data sets", unit="set", disable=not show, leave=False)
+    for report, spec, check in bar:
+        bar.set_postfix_str(report.name)
+        exam = Examination(Path(dataset_dir), report, level, shelf, decoder)
+        if report.facts is None or exam.needed(spec):
+            check(exam)
+    return [report for report, _, _ in rows]
+
+
+def quick(dataset_dir: str | Path, wanted: Sequence[Wanted]) -> list[Finding]:
+    """What keeps a run from starting, as far as that is seen within seconds.
+
+    Folders and files that have to be there, listings of folders, a few pictures of each set;
+    annotation files of up to a megabyte are read whole, of others the first and last bytes.
+
+    Returns:
+        Errors and warnings, worst first; none if all is well.
+    """
+    found = [f for report in examine(dataset_dir, wanted, Level.QUICK) for f in report.findings]
+    order = ("error", "warning")
+    return sorted(
+        (finding for finding in found if finding.severity in order),
+        key=lambda finding: order.index(finding.severity),
+    )
+
+
+def _rows(want: Wanted) -> list[tuple[SetReport, str, Check]]:
+    """(report, spec, check) of each row of a set."""
+    if want.family is None:
+        check = partial(checkup_texts.own, name=want.name, wanted=want.splits)
+        return [(SetReport(f"{OWN_FOLDER}/{want.name}", None), "", check)]
+    facts = SETS.get(want.name)
+    if facts is None:
+        check = partial(checkup_texts.conversations, name=want.name)
+        return [(SetReport(want.name, None, unit="conversations"), "", check)]
+    if facts.family == "reason_seg":
+        return [
+            (
+                _report(facts, f"{want.name}|{split}", split, split),
+                f"{want.name}|{split}",
+                partial(checkup_texts.reason_seg, split=split),
+            )
+            for split in want.splits
+        ]
+    report = _report(facts, want.name, "pictures", "annotations")
+    if want.name in _CHECKS:
+        return [(report, "", _CHECKS[want.name])]
+    check = partial(
+        checkup_refer.refer_seg, name=want.name, splits=want.splits, split_by=want.split_by
+    )
+    return [(report, "", check)]
+
+
+def _report(facts: SetFacts, name: str, pictures: str, annotations: str) -> SetReport:
+    return SetReport(
+        name,
+        facts,
+        unit=facts.unit,
+        expected_pictures=facts.expected.get(pictures),
+        expected_annotations=facts.expected.get(annotations),
+    )

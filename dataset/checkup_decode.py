@@ -1,0 +1,186 @@
+"""Decoding of pictures, label maps and masks by many processes, with a progress bar.
+
+Jobs go to the processes in chunks, a bounded number of them at a time, so that memory does not grow
+with the size of a set. A file that ends the process which decodes it is found as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from dataset.checkup_report import COPY_AGAIN, explain
+from dataset.coco_masks import decode_segmentation
+from dataset.image import read_image
+from dataset.reason_seg import load_annotation
+from dataset.sem_seg_sources import read_label_map
+from utils.errors import InputError
+
+CHUNK = 16
+FEW = 3
+"""So many files need no progress bar."""
+_WAITING = 4
+_MOST_VALUES = 5
+_CRASH = "decoding it ends the process"
+
+
+class Trouble(NamedTuple):
+    """What is wrong with one file."""
+
+    path: str
+    problem: str
+    remedy: str
+
+
+class Decoded(NamedTuple):
+    """Result of one job.
+
+    Args:
+        size: (H, W) of the picture, or None if it cannot be read.
+        troubles: what was found.
+    """
+
+    size: tuple[int, int] | None
+    troubles: list[Trouble]
+
+
+def picture(path: str) -> Decoded:
+    """Decode a picture as training would."""
+    try:
+        return Decoded(read_image(path).shape[:2], [])
+    except InputError as error:
+        return Decoded(None, [Trouble(path, *explain(error, [path]))])
+
+
+def label_map(job: tuple[str, str, tuple[int, ...]]) -> Decoded:
+    """Decode (picture, label map, the values that have a meaning)."""
+    path, labels, allowed = job
+    size, troubles = picture(path)
+    if size is None:
+        return Decoded(None, troubles)
+    try:
+        values = np.unique(read_label_map(labels, size))
+    except InputError as error:
+        return Decoded(size, [Trouble(labels, *explain(error, [labels, path]))])
+    foreign = [int(value) for value in values if int(value) not in allowed]
+    if not foreign:
+        return Decoded(size, [])
+    shown = ", ".join(map(str, foreign[:_MOST_VALUES]))
+    more = ", ..." if len(foreign) > _MOST_VALUES else ""
+    problem = f"the label map holds {shown}{more}, which no class has (largest: {max(allowed)})"
+    remedy = "take the label maps and class list of one and the same release"
+    return Decoded(size, [Trouble(labels, problem, remedy)])
+
+
+def reason_seg(job: tuple[str, str]) -> Decoded:
+    """Decode (picture, annotation) of ReasonSeg and draw the mask."""
+    path, annotation = job
+    size, troubles = picture(path)
+    if size is None:
+        return Decoded(None, troubles)
+    try:
+        load_annotation(annotation, size)
+    except InputError as error:
+        return Decoded(size, [Trouble(annotation, *explain(error, [annotation]))])
+    return Decoded(size, [])
+
+
+def mask(job: tuple[str, str, Any, tuple[int, int]]) -> Decoded:
+    """Decode (file, name of the annotation in it, its segmentation, (H, W))."""
+    path, name, segmentation, size = job
+    try:
+        decode_segmentation(segmentation, size)
+    except ValueError as error:
+        return Decoded(size, [Trouble(path, f"{name}: {error}", f"remove it, or {COPY_AGAIN}")])
+    return Decoded(size, [])
+
+
+class Decoder:
+    """Runs jobs; remembers the pictures that several sets share.
+
+    Args:
+        workers: processes; below 2: this process does it.
+        show: with a progress bar on stderr.
+    """
+
+    def __init__(self, workers: int, show: bool):
+        self.workers, self.show = workers, show
+        self._pictures: dict[str, Decoded] = {}
+
+    def pictures(self, paths: Iterable[Path], name: str) -> list[tuple[str, Decoded]]:
+        """Decode pictures, each once in the life of this object."""
+        asked = [str(path) for path in paths]
+        fresh = [path for path in dict.fromkeys(asked) if path not in self._pictures]
+        self._pictures.update(
+            zip(fresh, self.run(picture, fresh, f"{name}: pictures"), strict=True)
+        )
+        return [(path, self._pictures[path]) for path in asked]
+
+    def run(self, work: Callable[[Any], Decoded], jobs: list, name: str) -> Iterator[Decoded]:
+        """Results of all jobs in their order."""
+        hidden = not self.show or len(jobs) <= FEW
+        bar = tqdm(total=len(jobs), desc=name, unit="file", disable=hidden, leave=False, position=1)
+        with bar:
+            for result in self._results(work, jobs):
+                bar.update()
+                yield result
+
+    def _results(self, work: Callable[[Any], Decoded], jobs: list) -> Iterator[Decoded]:
+        if self.workers < 2 or len(jobs) <= CHUNK:
+            yield from map(work, jobs)
+            return
+        chunks = iter([jobs[i : i + CHUNK] for i in range(0, len(jobs), CHUNK)])
+        while True:
+            waiting: deque[tuple[list, Future]] = deque()
+            with ProcessPoolExecutor(self.workers) as pool:
+                waiting.extend(_submit(pool, work, chunks, self.workers * _WAITING))
+                try:
+                    while waiting:
+                        yield from waiting[0][1].result()
+                        waiting.popleft()
+                        waiting.extend(_submit(pool, work, chunks, 1))
+                except BrokenProcessPool:
+                    pass
+            if not waiting:
+                return
+            for chunk, _ in waiting:
+                yield from _alone(work, chunk)
+
+
+def _submit(
+    pool: ProcessPoolExecutor, work: Callable[[Any], Decoded], chunks: Iterator[list], count: int
+) -> list[tuple[list, Future]]:
+    """Hand over the next chunks; a pool that is broken already gives futures that say so."""
+    handed = []
+    for chunk in itertools.islice(chunks, count):
+        try:
+            future = pool.submit(_chunk, work, chunk)
+        except BrokenProcessPool as error:
+            future = Future()
+            future.set_exception(error)
+        handed.append((chunk, future))
+    return handed
+
+
+def _chunk(work: Callable[[Any], Decoded], jobs: list) -> list[Decoded]:
+    return [work(job) for job in jobs]
+
+
+def _alone(work: Callable[[Any], Decoded], jobs: list) -> list[Decoded]:
+    """Jobs in a process of their own, which one of them may end: then one by one."""
+    try:
+        with ProcessPoolExecutor(1) as pool:
+            return pool.submit(_chunk, work, jobs).result()
+    except BrokenProcessPool:
+        if len(jobs) > 1:
+            return [_alone(work, [job])[0] for job in jobs]
+    path = jobs[0] if isinstance(jobs[0], str) else jobs[0][0]
+    return [Decoded(None, [Trouble(path, _CRASH, COPY_AGAIN)])]

@@ -1,0 +1,216 @@
+"""The doctor's findings as text for a terminal, and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dataset.checkup_report import ERROR, NOTE, WARNING, Finding, Level, SetReport
+
+MOST_GROUPS = 8
+MOST_PATHS = 3
+_COLOURS = {
+    "ok": "32",
+    "warning": "33",
+    "incomplete": "31",
+    "broken": "31",
+    "missing": "31",
+    ERROR: "31",
+    NOTE: "2",
+    "head": "1",
+}
+_WIDTH = 100
+_HEAD = ("data set", "state", "pictures", "published", "annotations", "published")
+_FAULTS = ("missing", "broken", "orphan")
+
+
+class Painter:
+    """Colours words, or leaves them as they are."""
+
+    def __init__(self, colours: bool):
+        self.colours = colours
+
+    def __call__(self, style: str, text: str) -> str:
+        code = _COLOURS.get(style)
+        return f"\033[{code}m{text}\033[0m" if self.colours and code else text
+
+
+def as_json(dataset_dir: Path, level: Level, reports: Sequence[SetReport]) -> dict[str, Any]:
+    """Everything that was found, as plain data."""
+    return {
+        "dataset_dir": os.path.abspath(dataset_dir),
+        "level": level.name.lower(),
+        "ok": not any(report.errors for report in reports),
+        "sets": [_set_as_json(report) for report in reports],
+    }
+
+
+def _set_as_json(report: SetReport) -> dict[str, Any]:
+    facts = report.facts
+    return {
+        "name": report.name,
+        "family": facts.family if facts else None,
+        "state": report.state,
+        "found": report.found,
+        "pictures": report.pictures,
+        "expected_pictures": report.expected_pictures,
+        "annotations": report.annotations,
+        "expected_annotations": report.expected_annotations,
+        "unit": report.unit,
+        **{kind: report.count(kind) for kind in _FAULTS},
+        "source": facts.source if facts else None,
+        "url": facts.url if facts else None,
+        "pictures_from": facts.pictures_from if facts else None,
+        "licence": facts.licence if facts else None,
+        "findings": [
+            {**dataclasses.asdict(finding), "severity": finding.severity}
+            for finding in report.findings
+        ],
+    }
+
+
+def as_text(
+    dataset_dir: Path, level: Level, reports: Sequence[SetReport], colours: bool = False
+) -> str:
+    """Table, sources, findings and a last line that says whether all is well."""
+    paint = Painter(colours)
+    told = "every picture, label map and mask decoded"
+    if level < Level.DEEP:
+        told = "annotations read, a few pictures decoded; --deep decodes all"
+    parts = [
+        f"Data sets in {dataset_dir} ({told})",
+        _table(reports, paint),
+        _sources(reports, paint),
+    ]
+    parts += _findings(Path(dataset_dir), reports, paint)
+    return "\n\n".join([*filter(None, parts), _verdict(reports, paint)])
+
+
+def _number(value: int | None) -> str:
+    return "?" if value is None else f"{value:,}"
+
+
+def _table(reports: Sequence[SetReport], paint: Painter) -> str:
+    rows = []
+    for report in reports:
+        counts = [report.pictures, report.expected_pictures]
+        counts += [report.annotations, report.expected_annotations]
+        cells = [_number(count) for count in counts]
+        if not report.found:
+            cells[0] = cells[2] = "-"
+        cells += [f"{report.count(kind):,}" for kind in _FAULTS]
+        rows.append([report.name, report.state, *cells, report.unit])
+    head = [*_HEAD, *_FAULTS, "annotations are"]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    left = (0, 1, len(head) - 1)
+
+    def line(cells: Sequence[str], styles: Mapping[int, str]) -> str:
+        padded = [
+            cell.ljust(width) if place in left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(paint(styles.get(n, ""), cell) for n, cell in enumerate(padded)).rstrip()
+
+    lines = [line(head, dict.fromkeys(range(len(head)), "head"))]
+    for row in rows:
+        faults = {n: ERROR for n in range(6, 6 + len(_FAULTS)) if row[n] != "0"}
+        lines.append(line(row, {1: row[1], **faults}))
+    return "\n".join(lines) + "\npublished: what the full set has, ? where that is not known"
+
+
+def _sources(reports: Sequence[SetReport], paint: Painter) -> str:
+    grouped: dict[tuple[str, ...], list[str]] = {}
+    for report in reports:
+        if (facts := report.facts) is not None:
+            key = (facts.source, facts.url, facts.pictures_from, facts.licence)
+            names = grouped.setdefault(key, [])
+            names += [facts.name] if facts.name not in names else []
+    if not grouped:
+        return ""
+    lines = [paint("head", "Where to get them")]
+    for (source, url, pictures, licence), names in grouped.items():
+        lines.append(f"  {', '.join(names)}: {source}, {url}")
+        lines += [f"      pictures: {pictures}"] if pictures else []
+        lines.append(f"      licence: {licence}")
+    return "\n".join(lines)
+
+
+def _findings(root: Path, reports: Sequence[SetReport], paint: Painter) -> list[str]:
+    """A block for each data set that has findings; what several sets share is told once."""
+    seen: dict[tuple[str, str], str] = {}
+    blocks = []
+    for report in reports:
+        fresh: list[Finding] = []
+        known: dict[str, int] = {}
+        for finding in report.findings:
+            first = seen.setdefault((finding.path, finding.problem), report.name)
+            if first == report.name:
+                fresh.append(finding)
+            else:
+                known[first] = known.get(first, 0) + 1
+        lines = _grouped(root, fresh, paint)
+        lines += [
+            f"  {'as for ' + name}: {count} finding{'s' * (count > 1)}"
+            for name, count in known.items()
+        ]
+        if lines:
+            blocks.append("\n".join([paint("head", report.name), *lines]))
+    return blocks
+
+
+def _grouped(root: Path, findings: Sequence[Finding], paint: Painter) -> list[str]:
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for severity in (ERROR, WARNING, NOTE):
+        for finding in findings:
+            if finding.severity == severity:
+                key = (severity, finding.problem, finding.remedy)
+                groups.setdefault(key, []).append(_short(root, finding.path))
+    lines = []
+    for (severity, problem, remedy), paths in list(groups.items())[:MOST_GROUPS]:
+        for place, path in enumerate(paths[:MOST_PATHS]):
+            lines.append("  " + (paint(severity, f"{severity:8}") if not place else " " * 8) + path)
+        if len(paths) > MOST_PATHS:
+            more = len(paths) - MOST_PATHS
+            lines.append(f"{'':10}and {more:,} more like this; --json lists all")
+        lines += _wrapped(problem, "") + _wrapped(remedy, "-> ")
+    rest = sum(map(len, list(groups.values())[MOST_GROUPS:]))
+    if rest:
+        lines.append(f"  and {rest:,} more; --json lists all")
+    return lines
+
+
+def _wrapped(text: str, mark: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        _WIDTH,
+        initial_indent=" " * 12 + mark,
+        subsequent_indent=" " * (12 + len(mark)),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _short(root: Path, path: str) -> str:
+    return os.path.relpath(path, root) if Path(path).is_relative_to(root) else path
+
+
+def _verdict(reports: Sequence[SetReport], paint: Painter) -> str:
+    findings = [finding for report in reports for finding in report.findings]
+    errors = sum(finding.severity == ERROR for finding in findings)
+    warnings = sum(finding.severity == WARNING for finding in findings)
+    told = [
+        f"{n:,} {noun}{'s' * (n != 1)}" for n, noun in ((errors, ERROR), (warnings, WARNING)) if n
+    ]
+    sets = sum(bool(report.errors) for report in reports)
+    if errors:
+        return paint(
+            ERROR,
+            f"{', '.join(told)}; {sets} of {len(reports)} data sets cannot be used as they are.",
+        )
+    if warnings:
+        return paint(WARNING, f"{told[0]}; all {len(reports)} data sets can be used.")
+    return paint("ok", f"All {len(reports)} data sets are in order.")

@@ -1,0 +1,143 @@
+"""Checks of referring sets: references, the annotations they name, pictures and masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dataset import checkup_decode
+from dataset.checkup_classes import CocoTable
+from dataset.checkup_exam import QUICK_BYTES, Examination, Tally
+from dataset.checkup_report import COPY_AGAIN, Level, explain
+from dataset.refer_pickle import load_refs
+from utils.errors import InputError
+from utils.layout import SETS, reference_files
+
+_PICKLE_END = b"."
+
+
+class _Annotation(NamedTuple):
+    """What is kept of an annotation; size is (H, W) of its picture."""
+
+    image_id: int | str
+    segmentation: Any
+    size: tuple[int, int]
+
+
+def refer_seg(exam: Examination, name: str, splits: tuple[str, ...], split_by: str | None) -> None:
+    """A folder with instances.json and refs(SPLIT_BY).p.
+
+    Args:
+        name: of the set.
+        splits: that have to hold references.
+        split_by: which refs file; None: the preferred one that is there.
+    """
+    instances = exam.root / SETS[name].root / "instances.json"
+    content = exam.json(instances, "COCO's images and annotations")
+    references = _references(exam, name, split_by)
+    if references is not None:
+        _splits(exam, references[0], references[1], splits)
+    if content is None:
+        return
+    table = CocoTable(exam, instances, content, ("images", "annotations"))
+    images = table.images()
+    annotations = {}
+    for entry in table.entries("annotations", ("id", "image_id", "segmentation")):
+        if size := table.size_of(entry, images):
+            annotations[entry["id"]] = _Annotation(entry["image_id"], entry["segmentation"], size)
+    known = table.complete("images") and table.complete("annotations")
+    table.close()
+    exam.report.pictures = len(images)
+    if references is None or not known:
+        return
+    pictures, used = _follow(exam, *references, images, annotations)
+    folder = exam.root / SETS[name].pictures
+    sizes = {folder / images[number][0]: images[number][1] for number in pictures}
+    good = exam.there((path, f"{references[0].name} names it") for path in sizes)
+    exam.decode_pictures({path: sizes[path] for path in good})
+    jobs = [(str(instances), f"annotation {number}", *annotations[number][1:]) for number in used]
+    exam.decode(checkup_decode.mask, jobs, "masks", few=False)
+
+
+def _references(exam: Examination, name: str, split_by: str | None) -> tuple[Path, list] | None:
+    """(file, references) of the preferred file that exists; None if there is nothing to read."""
+    candidates = reference_files(exam.root, name)
+    if split_by is not None:
+        candidates = [entry for entry in candidates if entry[0] == split_by]
+        if not any(path.is_file() for entry in candidates for path in entry[1:]):
+            path = exam.root / SETS[name].root / f"refs({split_by}).p"
+            exam.add("missing", path, "the file does not exist; expected references")
+    for number, (_, pickle, table) in enumerate(candidates):
+        there = [path for path in (table, pickle) if path.is_file()]
+        if not there:
+            continue
+        path = there[0]
+        if number:
+            problem = f"stands in for refs({candidates[0][0]}).p, which is missing"
+            remedy = f"validation pictures may be in the training split; {exam.how_to_get}"
+            exam.add("substitute", path, problem, remedy)
+        return _read(exam, path)
+    return None
+
+
+def _read(exam: Examination, path: Path) -> tuple[Path, list] | None:
+    size = path.stat().st_size
+    if exam.level == Level.QUICK and size > QUICK_BYTES:
+        with path.open("rb") as file:
+            file.seek(size - 1)
+            if path.suffix == ".p" and file.read() != _PICKLE_END:
+                exam.add("broken", path, "the pickle ends in the middle", COPY_AGAIN)
+        return None
+    try:
+        return path, load_refs(path)
+    except InputError as error:
+        exam.add("broken", path, *explain(error, [path]))
+        return None
+
+
+def _splits(exam: Examination, path: Path, references: list, splits: tuple[str, ...]) -> None:
+    exam.report.annotations = len(references)
+    there: dict[str, int] = {}
+    for entry in references:
+        there[entry["split"]] = there.get(entry["split"], 0) + 1
+    for split in splits:
+        if not there.get(split):
+            has = ", ".join(f"{name} {count}" for name, count in there.items()) or "nothing"
+            exam.add("missing", path, f"holds no reference of split {split!r} (it holds: {has})")
+
+
+def _follow(
+    exam: Examination, path: Path, references: list, images: dict, annotations: dict
+) -> tuple[list, list]:
+    """Ids of the pictures and of the annotations that references name, each once."""
+    orphans = Tally(
+        exam, path, "take refs and instances.json of one and the same release", kind="orphan"
+    )
+    pictures: dict[Any, None] = {}
+    used: dict[Any, None] = {}
+    for number, entry in enumerate(references):
+        who = f"reference {number if entry['ref_id'] is None else entry['ref_id']}"
+        if entry["image_id"] in images:
+            pictures[entry["image_id"]] = None
+        else:
+            orphans.note("its picture is not in instances.json", who)
+        for one in _objects(entry):
+            if one not in annotations:
+                orphans.note("its annotation is not in instances.json", f"{who} (ann_id {one})")
+            elif annotations[one].image_id != entry["image_id"]:
+                orphans.note("its annotation is about another picture", f"{who} (ann_id {one})")
+            else:
+                used[one] = None
+    orphans.close()
+    return list(pictures), list(used)
+
+
+def _objects(reference: dict) -> list:
+    """Ids of the annotations of a reference; none if all its sentences are about absent things."""
+    named = reference["ann_id"]
+    named = named if isinstance(named, list) else [named]
+    about_something = any(
+        not sentence["is_false_premise"] and sentence["exist"] is not False
+        for sentence in reference["sentences"]
+    )
+    return named if about_something and not {-1, "-1"} & set(named) else []

@@ -1,0 +1,168 @@
+"""What a check of the data finds, and the disk as the checks see it.
+
+A `Finding` is one thing that is wrong, a `SetReport` what is known of one data set after its check.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+
+from utils.layout import SetFacts
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+SEVERITY = {
+    "missing": ERROR,
+    "broken": ERROR,
+    "orphan": ERROR,
+    "substitute": WARNING,
+    "unused": NOTE,
+    "subset": NOTE,
+}
+"""Kind of a finding -> how bad it is. Only errors keep a set from being used as it is.
+
+missing: a file or folder is not there. broken: it cannot be used. orphan: an annotation whose other
+half is not there. substitute: a second choice is used. unused: files that nothing refers to.
+subset: less than the published set.
+"""
+
+COPY_AGAIN = "copy it again from its source"
+_REMEDY = re.compile(
+    r"[:;.] (?=(?:expected|copy|check|give|get|convert|correct|do not open) )", re.I
+)
+"""Where, in a loader's message, the remedy begins."""
+
+
+class Level(IntEnum):
+    """How thorough a check is."""
+
+    QUICK = 0
+    """Existence, listings, heads of big files, a few pictures: seconds, for the start of a run."""
+    FULL = 1
+    """All annotation files are read and compared with the files on disk; a few pictures."""
+    DEEP = 2
+    """Every picture, label map and mask is decoded as well."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Args:
+        dataset: the row it belongs to, such as "ade20k" or "ReasonSeg|val".
+        kind: one of `SEVERITY`.
+        path: of the file or folder.
+        problem: what is wrong with it.
+        remedy: what to do.
+    """
+
+    dataset: str
+    kind: str
+    path: str
+    problem: str
+    remedy: str
+
+    @property
+    def severity(self) -> str:
+        """ "error", "warning" or "note"."""
+        return SEVERITY[self.kind]
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}; {self.remedy}"
+
+
+@dataclass
+class SetReport:
+    """One row of the table.
+
+    Args:
+        name: of the row.
+        facts: of the set; None for a set of the user's own.
+        found: its folder exists.
+        pictures, annotations: how many were counted; None: not counted.
+        unit: what `annotations` counts.
+        expected_pictures, expected_annotations: of the published set, where known.
+        findings: all of them, in the order of the checks.
+    """
+
+    name: str
+    facts: SetFacts | None
+    found: bool = False
+    pictures: int | None = None
+    annotations: int | None = None
+    unit: str = "annotations"
+    expected_pictures: int | None = None
+    expected_annotations: int | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    def count(self, *kinds: str) -> int:
+        """Number of findings of these kinds."""
+        return sum(finding.kind in kinds for finding in self.findings)
+
+    @property
+    def errors(self) -> int:
+        """Number of findings that are errors."""
+        return sum(finding.severity == ERROR for finding in self.findings)
+
+    @property
+    def state(self) -> str:
+        """ "missing", "broken", "warning" or "ok"."""
+        if not self.found:
+            return "missing"
+        if self.errors:
+            return "incomplete" if self.errors == self.count("missing") else "broken"
+        return "ok" if not self.count("substitute") else "warning"
+
+
+class Shelf:
+    """Listings of folders, each read once.
+
+    Args:
+        sizes: also ask for the size of every file.
+    """
+
+    def __init__(self, sizes: bool):
+        self._sizes = sizes
+        self._folders: dict[str, dict[str, int] | None] = {}
+
+    def files(self, folder: Path) -> dict[str, int] | None:
+        """Name -> bytes of the files of a folder (-1: not asked for); None: no such folder."""
+        key = os.fspath(folder)
+        if key not in self._folders:
+            self._folders[key] = self._list(key)
+        return self._folders[key]
+
+    def _list(self, folder: str) -> dict[str, int] | None:
+        try:
+            with os.scandir(folder) as entries:
+                return {
+                    entry.name: entry.stat().st_size if self._sizes else -1
+                    for entry in entries
+                    if entry.is_file()
+                }
+        except OSError:
+            return None
+
+    def size(self, path: Path) -> int | None:
+        """Bytes of a file, -1 where sizes are not asked for; None: no such file."""
+        return (self.files(path.parent) or {}).get(path.name)
+
+
+def explain(error: Exception, paths: Iterable[Path | str]) -> tuple[str, str]:
+    """A loader's message as (what is wrong, what to do), without the file's name."""
+    text = str(error)
+    for path in paths:
+        text = text.replace(f" {path}", "")
+    found = _REMEDY.search(text)
+    if found is None:
+        return text, COPY_AGAIN
+    return text[: found.start()], text[found.end() :]
+
+
+def samples(items: list) -> list:
+    """The first, the middle and the last of a list."""
+    return [items[i] for i in sorted({0, len(items) // 2, len(items) - 1})] if items else []

@@ -1,0 +1,121 @@
+"""Checks of sets whose annotations are texts: ReasonSeg, LLaVA-Instruct, sets of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dataset import checkup_decode
+from dataset.checkup_decode import Decoded, Trouble
+from dataset.checkup_exam import Examination, Tally
+from dataset.checkup_report import COPY_AGAIN, explain
+from dataset.own_formats import Split, open_split, split_names
+from dataset.vqa import question_answer_turns
+from utils.errors import InputError
+from utils.layout import COCO_TRAIN2017, OWN_FOLDER
+
+
+def reason_seg(exam: Examination, split: str) -> None:
+    """Pictures NAME.jpg with NAME.json beside them."""
+    folder = exam.root / "reason_seg/ReasonSeg" / split
+    images, tables = exam.names(folder, ".jpg"), exam.names(folder, ".json")
+    exam.report.pictures, exam.report.annotations = len(images), len(tables)
+    if not images and exam.shelf.files(folder):
+        exam.add("missing", folder, "the folder holds no *.jpg")
+        return
+    for name in sorted(tables.keys() - images.keys()):
+        remedy = f"add {name}.jpg or remove the file"
+        exam.add("orphan", folder / f"{name}.json", "the annotation has no picture", remedy)
+    names = sorted(images)
+    good = exam.there((folder / f"{name}.jpg", "") for name in names)
+    files = set(
+        exam.there(((folder / f"{n}.json", "its picture is there") for n in names), "annotation")
+    )
+    jobs = [(str(path), str(path.with_suffix(".json"))) for path in good]
+    jobs = [job for job in jobs if Path(job[1]) in files]
+    exam.decode(checkup_decode.reason_seg, jobs, "annotations", few=True)
+
+
+def conversations(exam: Examination, name: str) -> None:
+    """A list of conversations about pictures of COCO.
+
+    Args:
+        name: of the file in llava_dataset/, without ".json".
+    """
+    path = exam.root / "llava_dataset" / f"{name}.json"
+    if exam.report.facts is None:
+        exam.report.found = path.is_file()
+        if not exam.report.found:
+            exam.add("missing", path, "the file does not exist", "correct --vqa_data")
+    content = exam.json(path, "a list of {id, image, conversations}")
+    if content is None:
+        return
+    if not isinstance(content, list):
+        exam.add("broken", path, "holds no list", "expected a list of {id, image, conversations}")
+        return
+    tally = Tally(exam, path, f"remove the entry, or {COPY_AGAIN}")
+    pictures: dict[Path, str] = {}
+    folder = exam.root / COCO_TRAIN2017
+    for number, entry in enumerate(content):
+        who = f"entry {entry.get('id', number) if isinstance(entry, dict) else number}"
+        if problem := _conversation_problem(entry):
+            tally.note(problem, who)
+        elif entry.get("image"):
+            pictures[folder / entry["image"]] = f"{path.name} names it"
+    tally.close()
+    exam.report.annotations, exam.report.pictures = len(content), len(pictures)
+    if not pictures:
+        exam.add("broken", path, "no conversation about a picture can be used", COPY_AGAIN)
+    good = exam.there(pictures.items())
+    exam.decode_pictures(dict.fromkeys(good))
+
+
+def _conversation_problem(entry: Any) -> str:
+    if not isinstance(entry, dict):
+        return "is no object"
+    if not isinstance(entry.get("image", ""), str):
+        return "its image is no file name"
+    try:
+        question_answer_turns(entry.get("conversations"))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def own(exam: Examination, name: str, wanted: tuple[str, ...]) -> None:
+    """A set of the user's own in any of its forms.
+
+    Args:
+        name: its folder below own/.
+        wanted: splits that have to be there; none: all that are there.
+    """
+    folder = exam.root / OWN_FOLDER / name
+    exam.report.found, exam.report.unit = folder.is_dir(), "pictures with questions"
+    if not exam.report.found:
+        remedy = "make the folder (docs/own_data.md shows its forms) or correct the name"
+        exam.add("missing", folder, "the folder does not exist", remedy)
+        return
+    exam.report.pictures = 0
+    for split in wanted or split_names(folder):
+        try:
+            opened = open_split(folder, split)
+        except InputError as error:
+            exam.add("broken", folder, *explain(error, []))
+            continue
+        exam.report.pictures += len(opened)
+        jobs = [(str(folder), opened, position) for position in range(len(opened))]
+        exam.decode(own_picture, jobs, split, few=True)
+    if not wanted and not exam.report.pictures and not exam.report.findings:
+        exam.add("missing", folder, "holds no split", "docs/own_data.md shows the forms")
+
+
+def own_picture(job: tuple[str, Split, int]) -> Decoded:
+    """Load (folder, split, position) and draw all its masks."""
+    folder, split, position = job
+    try:
+        picture = split.load(position)
+        for question in picture.present:
+            question.mask()
+    except InputError as error:
+        return Decoded(None, [Trouble(folder, *explain(error, []))])
+    return Decoded(picture.image.shape[:2], [])

@@ -1,0 +1,136 @@
+"""Is the data all there, and whole? `python -m dataset.doctor --dataset_dir DIR [--deep] [--json]`.
+
+Prints a table with a row for each data set, where the sets come from, and what is wrong with them:
+file, fault, remedy. What is checked follows from the same flags that training takes:
+
+* `--dataset A||B` (or `--config PRESET.yaml`): what these need; `--val_dataset NAME|SPLIT`: what an
+  evaluation on it needs.
+* neither of them: all of the published mixture, ReasonSeg's validation split, and whatever else is
+  there (ReasonSeg's test split, sets of your own below `own/`).
+
+Without `--deep` annotation files are read and compared with the files on disk, and a few pictures
+of each set are decoded; with it every picture, label map and mask is.
+
+Exit code: 0 everything that is needed can be used, 1 something is missing or broken, 2 bad flags.
+Less pictures than the published set has are shown, and are no fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from utils import data_checks
+from utils.config import read_preset
+from utils.errors import InputError, InputErrors, cli
+from utils.flags import flags_of
+from utils.layout import DATA_FLAGS, SETS
+from utils.options import TrainOptions
+from utils.train_flags import DataFlags
+
+if TYPE_CHECKING:
+    from dataset.checkup import Wanted
+
+_TAKEN = (
+    *("dataset_dir", "dataset", "sample_rates", *DATA_FLAGS.values()),
+    *("val_dataset", "val_split"),
+)
+_FOUND = 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dataset.doctor",
+        description="Check the data sets on disk: what is missing or broken, and where to get it.",
+        epilog="Exit code: 0 all is well, 1 something needed is missing or broken, 2 bad flags.",
+        allow_abbrev=False,
+    )
+    helps = {name: flag.help for name, flag in flags_of(DataFlags).items()}
+    for name in _TAKEN:
+        default = f" (default: {getattr(DataFlags, name)})" if name.endswith("_data") else ""
+        parser.add_argument(f"--{name}", metavar="VALUE", help=helps[name] + default)
+    parser.add_argument("--config", metavar="FILE.yaml", help="take these flags from a preset")
+    parser.add_argument("--deep", action="store_true", help="decode every picture and mask")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="processes that decode (default: one per core)",
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    return parser
+
+
+def _flags(given: argparse.Namespace) -> tuple[DataFlags, bool, bool]:
+    """(data flags: by hand, else of the preset, else the defaults; whether training was named;
+    whether validation was).
+    """
+    values: dict[str, Any] = {}
+    training = validation = False
+    if given.config is not None:
+        preset, problems = read_preset(given.config, flags_of(TrainOptions))
+        if problems:
+            raise InputErrors([problem.message for problem in problems])
+        values = {name: value for name, value in preset.items() if name in flags_of(DataFlags)}
+        training, validation = not preset.get("eval_only"), not preset.get("no_eval")
+    values |= {name: getattr(given, name) for name in _TAKEN if getattr(given, name) is not None}
+    if given.dataset is not None and "sample_rates" in values and given.sample_rates is None:
+        values.pop("sample_rates")
+    training = training or given.dataset is not None
+    validation = validation or given.val_dataset is not None
+    return DataFlags(**values), training, validation
+
+
+def _wanted(flags: DataFlags, training: bool, validation: bool) -> list[Wanted]:
+    """What these flags ask for; without any: the default mixture and whatever else is there."""
+    from dataset.checkup import Wanted, wanted_sets
+
+    everything = not training and not validation
+    problems = data_checks.training(flags) if training or everything else []
+    problems += data_checks.evaluation(flags) if validation or everything else []
+    wrong = [problem.message for problem in problems if not problem.missing]
+    if wrong:
+        raise InputErrors(wrong)
+    wanted = wanted_sets(flags, training or everything, validation or everything)
+    if not everything:
+        return wanted
+    test = Path(flags.dataset_dir) / SETS["ReasonSeg"].root / "test"
+    extra = [Wanted("ReasonSeg", "reason_seg", ("test",))] if test.is_dir() else []
+    own = data_checks.own_names(flags.dataset_dir)
+    return wanted + extra + [Wanted(name, None) for name in own if not name.startswith(".")]
+
+
+@cli
+def main(argv: Sequence[str] | None = None) -> int:
+    given = _parser().parse_args(argv)
+    if given.workers < 0:
+        raise InputError(f"--workers={given.workers}: give 0 or more")
+    flags, training, validation = _flags(given)
+    root = Path(flags.dataset_dir)
+    if not root.is_dir():
+        raise InputError(
+            f"--dataset_dir={root}: no such folder; give the folder that holds ade20k/, "
+            "refer_seg/, reason_seg/ and so on, or write toy data with python -m dataset.toy"
+        )
+    # The loaders take seconds to import: mistakes in flags are told before.
+    from dataset.checkup import examine
+    from dataset.checkup_print import as_json, as_text
+    from dataset.checkup_report import Level
+
+    level = Level.DEEP if given.deep else Level.FULL
+    reports = examine(root, _wanted(flags, training, validation), level, given.workers, show=True)
+    if given.json:
+        print(json.dumps(as_json(root, level, reports), ensure_ascii=False, indent=2))
+    else:
+        colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        print(as_text(root, level, reports, colours))
+    return _FOUND if any(report.errors for report in reports) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
