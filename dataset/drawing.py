@@ -10,7 +10,9 @@ import numpy as np
 
 from dataset.templates import SIMPLE, Templates
 from utils.batch import Sample
+from utils.constants import IMAGE_TOKEN, SEG_TOKEN
 from utils.conversation import build_prompt, user_turn
+from utils.errors import InputError
 
 KIND_ABSENT = "absent"
 """Kind, in reports, of questions about what is not there."""
@@ -68,7 +70,18 @@ def make_sample(
         image: uint8[H, W, 3], RGB.
         turns: at least one.
         kind: of the expressions that are there; a sample of absent ones only is "absent".
+
+    Raises:
+        InputError: a question or answer holds `<image>` or a `[SEG]` that has no mask.
     """
+    for turn in turns:
+        if (turn.question + turn.answer).count(SEG_TOKEN) != (turn.mask is not None) or (
+            IMAGE_TOKEN in turn.question + turn.answer
+        ):
+            raise InputError(
+                f"{path}: the question {turn.question!r} or the answer {turn.answer!r} holds "
+                f"{SEG_TOKEN} or {IMAGE_TOKEN} where there is none; correct its annotation"
+            )
     masks = [turn.mask for turn in turns if turn.mask is not None]
     return Sample(
         image_path=path,

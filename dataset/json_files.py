@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.constants import ADDED_TOKENS, IMAGE_TOKEN
 from utils.errors import InputError
 
 
@@ -55,3 +56,9 @@ def is_text(value: object) -> bool:
         return bool(value.encode("utf-8").strip())
     except UnicodeEncodeError:  # half of a surrogate pair
         return False
+
+
+def is_sayable(value: object) -> bool:
+    """Whether something is a text that can stand in a prompt, without its special tokens."""
+    taken = (*ADDED_TOKENS, IMAGE_TOKEN)
+    return is_text(value) and not any(token in str(value) for token in taken)

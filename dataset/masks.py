@@ -9,10 +9,21 @@ import numpy as np
 
 from utils.constants import IGNORE_LABEL
 
+FAR = 10
+"""Corners may lie so many times the picture's longer side outside of it: drawing takes time in
+proportion to the distance."""
+
 
 def draw_polygon(mask: np.ndarray, points: Sequence[Sequence[float]], value: int) -> None:
-    """Draw a polygon, outline and filling, into uint8[H, W]; coordinates are truncated."""
-    corners = [np.array(points, dtype=np.float64).astype(np.int32)]
+    """Draw a polygon, outline and filling, into uint8[H, W]; coordinates are truncated.
+
+    Raises:
+        ValueError: a coordinate is not finite or lies very far outside of the picture.
+    """
+    exact = np.array(points, dtype=np.float64)
+    if not (np.abs(exact) <= FAR * max(mask.shape)).all():
+        raise ValueError("a corner of a polygon is not finite, or far outside of the picture")
+    corners = [exact.astype(np.int32)]
     cv2.polylines(mask, corners, True, value, 1)
     cv2.fillPoly(mask, corners, value)
 
@@ -27,6 +38,9 @@ def draw_reason_seg(shapes: Sequence[Mapping], size: tuple[int, int]) -> np.ndar
 
     Returns:
         uint8[H, W] of 0, 1, 255.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: a shape lacks a key or has an unusable one.
     """
     kept = []
     for shape in shapes:

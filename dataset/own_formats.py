@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -218,7 +219,8 @@ class TableSplit:
     def _find(self, given: str, where: str) -> Path:
         path = inside(given, where)
         for parent in ("images", ".", self.split):
-            if (self.folder / parent / path).is_file():
+            # os.path, unlike pathlib, says no to names that are too long.
+            if os.path.isfile(self.folder / parent / path):
                 return self.folder / parent / path
         raise InputError(
             f"{where}: no picture {given} in {self.folder / 'images'}, nor in {self.folder} or its "

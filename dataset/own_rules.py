@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from dataset.json_files import is_text
+from dataset.json_files import is_sayable, is_text
 from utils.constants import ADDED_TOKENS, IMAGE_TOKEN
 from utils.errors import InputError
 
@@ -48,9 +48,10 @@ def asked(given: Any, where: str) -> str:
     """
     if not isinstance(given, str) or not is_text(given):
         raise InputError(f"{where}: {given!r} is not a sentence or phrase; {HOW}")
-    if taken := [token for token in (*ADDED_TOKENS, IMAGE_TOKEN) if token in given]:
+    if not is_sayable(given):
         raise InputError(
-            f"{where}: {given!r} holds {taken[0]}, which questions must not; reword it"
+            f"{where}: {given!r} holds {IMAGE_TOKEN} or another of {', '.join(ADDED_TOKENS)}, "
+            "which have a meaning of their own in prompts; reword it"
         )
     return given
 

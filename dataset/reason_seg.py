@@ -93,8 +93,8 @@ def parse_annotation(
     try:
         shapes, texts = content["shapes"], content["text"]
         texts = [texts] if isinstance(texts, str) else list(texts)
-        if not texts or not all(json_files.is_text(text) for text in texts):
-            raise ValueError("text must hold at least one sentence")
+        if not texts or not all(json_files.is_sayable(text) for text in texts):
+            raise ValueError("text must hold at least one sentence, none with <image> or [SEG]")
         premises = [_false_premise(entry) for entry in content.get("false_premise_QA") or []]
         return ReasonSegAnnotation(
             draw_reason_seg(shapes, size),
@@ -121,9 +121,10 @@ def read_json(path: Path) -> dict:
 
 def _false_premise(entry: Sequence) -> FalsePremise:
     question, is_sentence, answer = (list(entry) + [""])[:3]
-    if not json_files.is_text(question):
-        raise ValueError("a false_premise_QA entry has no question")
-    return FalsePremise(question, bool(is_sentence), answer if json_files.is_text(answer) else "")
+    if not json_files.is_sayable(question):
+        raise ValueError("a false_premise_QA entry has no question, or one with <image> or [SEG]")
+    said = answer if json_files.is_sayable(answer) else ""
+    return FalsePremise(question, bool(is_sentence), said)
 
 
 def list_split(dataset_dir: str | Path, split: str) -> list[tuple[Path, Path]]:
