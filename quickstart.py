@@ -1,7 +1,8 @@
 """The main job on the embedded default, from drawing the data to a report (see quickstart.sh).
 
-Draws a toy world, trains the `tiny` preset with DeepSpeed, validates, merges LoRA, evaluates on
-unseen pictures, runs the demo, compares the prompts of SasP, and writes one HTML page.
+Draws a toy world with every data set, trains the `tiny` preset on their mixture with DeepSpeed,
+validates, merges LoRA, evaluates on unseen pictures, runs the demo, compares the prompts of SasP,
+and writes one HTML page.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ from utils.flags import option
 MARK = "quickstart"
 IMAGES = 2500
 FAST_IMAGES, FAST_STEPS = 600, 150
+PREDICTIONS, FALSE_PREMISES = "predictions", "predictions_fprefcoco"
+"""Folders of the two evaluations."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,9 @@ class QuickstartOptions:
     fast: bool = option(False, "a short training on few pictures, to see that everything works")
     out: str = option(str(REPOSITORY / "quickstart_output"), "folder for everything it writes")
     preset: str = option("configs/tiny.yaml", "configuration of the training", path=True)
-    images: int | None = option(None, "toy pictures over all splits; none: 2500")
+    images: int | None = option(
+        None, "toy pictures of ReasonSeg, a tenth of it for every other set; none: 2500"
+    )
     steps: int | None = option(None, "training steps; none: what the preset says")
     seed: int = option(0, "the toy world and the training follow from it")
 
@@ -59,7 +65,7 @@ class QuickstartOptions:
 
     @property
     def pictures(self) -> int:
-        """How many toy pictures are drawn."""
+        """How many toy pictures ReasonSeg gets."""
         return self.images or (FAST_IMAGES if self.fast else IMAGES)
 
     def length_flags(self) -> list[str]:
@@ -126,7 +132,7 @@ def fresh_folder(path: str) -> Path:
 
 def run_steps(options: QuickstartOptions, folder: Path) -> Steps:
     """Everything that is a command of its own."""
-    python, steps = sys.executable, Steps(count=7)
+    python, steps = sys.executable, Steps(count=8)
     data, run, merged = folder / "data", folder / "runs" / "tiny", folder / "merged"
     world = ["--out", str(data), "--images", str(options.pictures), "--seed", str(options.seed)]
     steps.run("toy world", [python, "-m", "dataset.toy", *world])
@@ -136,10 +142,14 @@ def run_steps(options: QuickstartOptions, folder: Path) -> Steps:
     train = ["train_read.py", "--config", preset, *place, "--seed", str(options.seed)]
     steps.run("training", [*launcher, *train, *options.length_flags()])
     steps.run("merging LoRA", ["bash", "merge_lora_weight.sh", str(run), str(merged)])
-    evaluation = ["--pretrained_model_path", str(merged), "--dataset_dir", str(data)]
-    evaluation += ["--val_dataset", "ReasonSeg|test", "--eval_mode", "both"]
-    evaluation += ["--vis_save_path", str(folder / "predictions"), "--max_new_tokens", "64"]
-    steps.run("evaluation on unseen pictures", [python, "test_read.py", *evaluation])
+    evaluation = ["test_read.py", "--pretrained_model_path", str(merged)]
+    evaluation += ["--dataset_dir", str(data), "--max_new_tokens", "64"]
+    asked = ["--val_dataset", "ReasonSeg|test", "--eval_mode", "both"]
+    asked += ["--vis_save_path", str(folder / PREDICTIONS)]
+    steps.run("evaluation on unseen pictures", [python, *evaluation, *asked])
+    asked = ["--val_dataset", "fprefcoco|val", "--eval_mode", "generated"]
+    asked += ["--vis_save_path", str(folder / FALSE_PREMISES)]
+    steps.run("evaluation on false premises", [python, *evaluation, *asked])
     picture, question = unseen_question(data)
     asked = ["--pretrained_model_path", str(merged), "--vis_save_dir", str(folder / "demo")]
     asked += ["--image", picture, "--prompt", question]
@@ -171,10 +181,44 @@ def ablation(reader: Any, items: Any) -> dict[str, Any]:
     return results
 
 
-def main_figures(metrics: dict[str, Any], seconds: dict[str, float]) -> list[tuple[str, str, str]]:
+def mixture_table(run: Path, steps: int) -> Any:
+    """What the training drew from which data sets in so many steps."""
+    from dataset.mixture import Mixture
+    from utils.config import load
+    from utils.layout import DATA_FLAGS
+    from utils.options import TrainOptions
+    from utils.report import Table
+
+    options = load(TrainOptions, run / "config.yaml")
+    rates = options.mixture()
+    # The parts are not needed to tell which of them is drawn.
+    mixture = Mixture([(name, None) for name in rates], list(rates.values()), options.seed)
+    draws = steps * options.batch_size * options.grad_accumulation_steps
+    drawn = Counter(mixture.names[mixture.choice(index)] for index in range(draws))
+    rows = [
+        [
+            name,
+            getattr(options, DATA_FLAGS[name]).replace("||", ", "),
+            f"{rate:g}",
+            str(drawn[name]),
+        ]
+        for name, rate in rates.items()
+    ]
+    header = ["data set", "sources", "rate", "pictures drawn"]
+    return Table("Training data", header, rows, "All are toy data in the layouts of the real sets.")
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """What an evaluation wrote."""
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def main_figures(folder: Path, seconds: dict[str, float]) -> list[tuple[str, str, str]]:
     """(name, value, remark): the numbers to see first."""
     from utils.report import number
 
+    metrics = read_metrics(folder / PREDICTIONS)
+    premises = read_metrics(folder / FALSE_PREMISES)["generated"]["all"]
     generated, forced = metrics["generated"], metrics["teacher_forced"]
     direct = generated["per_kind"].get("direct", {})
     minutes = sum(seconds.values()) / 60
@@ -192,6 +236,11 @@ def main_figures(metrics: dict[str, Any], seconds: dict[str, float]) -> list[tup
             "gIoU / cIoU, teacher forced",
             f"{number(forced['all']['giou'])} / {number(forced['all']['ciou'])}",
             "the answer's words are given",
+        ),
+        (
+            "See / Segment, false premises",
+            f"{number(premises['see_accuracy'])} / {number(premises['ciou'])}",
+            f"toy FP-RefCOCO val, {premises['questions']} questions, generated answers",
         ),
         (
             "minutes",
@@ -229,8 +278,8 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
         Curve(name, curves.get(f"val/{key}", []))
         for name, key in {"gIoU": "giou", "cIoU": "ciou"}.items()
     ]
-    results = read_results(folder / "predictions")
-    metrics = json.loads((folder / "predictions" / "metrics.json").read_text(encoding="utf-8"))
+    results = read_results(folder / PREDICTIONS)
+    premises = read_results(folder / FALSE_PREMISES)
     predict = reader_predict(reader, max_new_tokens=64)
     unseen = ReasonSegEval(data, split="test", false_premises=True)
     millions = sum(weight.numel() for weight in reader.model.parameters()) / 1e6
@@ -240,11 +289,11 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
         title="READ, the tiny preset",
         intro=(
             f"A READ with {millions:.1f} million parameters, trained for {steps_done} steps "
-            f"({steps.seconds['training'] / 60:.1f} minutes) on toy pictures drawn for this run, "
-            f"on the same code path as the 7B model. "
+            f"({steps.seconds['training'] / 60:.1f} minutes) on toy pictures drawn for this run in "
+            f"the layouts of all data sets, on the same code path as the 7B model. "
             "All numbers and pictures below are of pictures it has not seen."
         ),
-        figures=main_figures(metrics, steps.seconds),
+        figures=main_figures(folder, steps.seconds),
         charts=[
             ("Losses", line_chart(found, "step", window=max(1, len(found[0].pairs) // 15))),
             ("Validation, teacher forced", line_chart(scores, "step", y_limits=(0, 1))),
@@ -256,7 +305,13 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
                 note="Absent: nothing is there, an empty mask is right and counts IoU 1.",
             ),
             kind_table("Teacher-forced answers", results["teacher_forced"], see=False),
+            kind_table(
+                "False premises: toy FP-RefCOCO val",
+                premises["generated"],
+                note="Half of the sentences name something that is not in the picture.",
+            ),
             table,
+            mixture_table(folder / "runs" / "tiny", steps_done),
         ],
         examples=answer_examples(predict, unseen),
         details=[("Commands", "\n".join(steps.commands)), ("Configuration of training", config)],
@@ -279,8 +334,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from utils.report import Table, table_text
 
-    metrics = json.loads((folder / "predictions" / "metrics.json").read_text(encoding="utf-8"))
-    rows = [list(row) for row in main_figures(metrics, steps.seconds)]
+    rows = [list(row) for row in main_figures(folder, steps.seconds)]
     print("\n" + table_text(Table("READ, the tiny preset", ["on unseen pictures", "", ""], rows)))
     print(f"report: {page}", flush=True)
 

@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 
 import quickstart
+from utils.config import save
+from utils.options import TrainOptions
 
 ROOT = Path(__file__).parents[1]
+MIXTURE = "sem_seg||refer_seg||correct_refer_seg||vqa||neg_refer_seg||reason_seg"
 
 
 @pytest.fixture
 def start(write_preset, tmp_path):
     """Runs `quickstart.py` from elsewhere; returns the finished process."""
-    preset = write_preset(workers=0, batch_size=2)
+    preset = write_preset(workers=0, batch_size=2, dataset=MIXTURE)
 
     def run(*arguments):
         command = [sys.executable, str(ROOT / "quickstart.py"), "--preset", str(preset)]
@@ -32,15 +35,23 @@ def start(write_preset, tmp_path):
 def test_from_the_toy_world_to_the_report(start, tmp_path):
     done = start()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    for number in range(1, 8):
-        assert f"=== {number}/7 " in done.stdout
+    for number in range(1, 9):
+        assert f"=== {number}/8 " in done.stdout
     table = done.stdout[done.stdout.rindex("READ, the tiny preset") :]
-    for name in ("gIoU, all kinds", "gIoU, direct", "cIoU, all", "See", "minutes"):
+    for name in (
+        "gIoU, all kinds",
+        "gIoU, direct",
+        "cIoU, all",
+        "See",
+        "false premises",
+        "minutes",
+    ):
         assert name in table
     page = Path(re.findall(r"^report: (.+)$", done.stdout, re.M)[-1])
     assert page == tmp_path / "shown" / "report.html"
     text = page.read_text("utf-8")
     assert text.count('class="card example"') == 6 and text.count("<polyline") >= 4
+    assert "Training data" in text and "ade20k, cocostuff" in text
     assert "text + DtoC points" in text and not re.search(r"https?://", text)
 
 
@@ -62,3 +73,13 @@ def test_only_its_own_folder_is_replaced(tmp_path):
     (tmp_path / "mine.txt").write_text("")
     problems = quickstart.QuickstartOptions(out=str(tmp_path)).problems()
     assert any("something else" in problem.message for problem in problems)
+
+
+def test_the_page_counts_what_was_drawn(tmp_path):
+    options = TrainOptions(dataset="vqa||reason_seg||sem_seg", sample_rates="1,3,0", batch_size=4)
+    save(options, tmp_path / "config.yaml")
+    rows = {row[0]: row for row in quickstart.mixture_table(tmp_path, steps=50).rows}
+    drawn = {name: int(row[3]) for name, row in rows.items()}
+    assert rows["vqa"][1:3] == ["llava_instruct_150k", "1"] and drawn["sem_seg"] == 0
+    total = 50 * 4 * options.grad_accumulation_steps
+    assert sum(drawn.values()) == total and abs(drawn["vqa"] - total / 4) < 4 * total**0.5
