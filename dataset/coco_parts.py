@@ -21,7 +21,7 @@ import numpy as np
 
 from dataset.coco_masks import decode_segmentation
 from dataset.image import read_image
-from dataset.json_files import damaged, is_text, read_json
+from dataset.json_files import damaged, is_sayable, is_text, read_json
 from dataset.records import RecordStore
 from dataset.sem_seg_sources import ClassName, ClassPicture
 from utils.errors import InputError
@@ -194,9 +194,9 @@ def class_name(category: str) -> ClassName:
     """A category's name as a class: "dog", or ("dog", "tail") of "dog_(animal):tail".
 
     Raises:
-        ValueError: it is empty, or has more than two halves.
+        ValueError: a half is empty or holds a special token, or there are more than two.
     """
     halves = [half.split("_(")[0].strip() for half in category.split(":")]
-    if not all(is_text(half) for half in halves) or len(halves) > 2:
+    if not all(is_sayable(half) for half in halves) or len(halves) > 2:
         raise ValueError(f"the category {category!r} is neither 'object' nor 'object:part'")
     return halves[0] if len(halves) == 1 else (halves[0], halves[1])

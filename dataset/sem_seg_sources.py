@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from dataset.image import read_image
-from dataset.json_files import damaged, is_text, read_json
+from dataset.json_files import damaged, is_sayable, read_json
 from utils.constants import IGNORE_LABEL
 from utils.errors import InputError
 from utils.layout import SETS
@@ -38,6 +39,7 @@ NOT_ASKED = frozenset({"unlabeled"})
 ClassName = str | tuple[str, str]
 """A class ("dog") or a part (object, part) as in ("dog", "tail")."""
 
+_VALUES = 256
 _LABEL_MODES = ("L", "P")
 _BROKEN_PICTURE = (
     *(OSError, EOFError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError),
@@ -113,11 +115,8 @@ class LabelMaps:
         self.pictures, self.labels = pictures, labels
         self.classes: list[str] = list(dict.fromkeys(filter(None, meaning.values())))
         place = {class_name: number for number, class_name in enumerate(self.classes)}
-        self._class_of = np.full(IGNORE_LABEL + 1, -1, dtype=np.int16)
-        for value, class_name in meaning.items():
-            if class_name is not None:
-                self._class_of[value] = place[class_name]
-        self._known = np.isin(np.arange(IGNORE_LABEL + 1), list(meaning))
+        self._known = frozenset(meaning)
+        self._class_of = {value: place[kept] for value, kept in meaning.items() if kept is not None}
         self._unclear = {value: place[other] for value, other in (unclear or {}).items()}
         self.names = paired_names(pictures, labels, SETS[name].how_to_get)
 
@@ -139,22 +138,27 @@ class LabelMaps:
         picture, label_path = self.paths(number)
         image = read_image(picture)
         labels = read_label_map(label_path, image.shape[:2])
-        values = np.flatnonzero(np.bincount(labels.ravel(), minlength=IGNORE_LABEL + 1))
-        foreign = values[~self._known[values]]
-        if len(foreign):
-            known = np.flatnonzero(self._known)
+        histogram = cv2.calcHist([labels], [0], None, [_VALUES], [0, _VALUES])
+        values = np.flatnonzero(histogram).tolist()
+        foreign = sorted(set(values) - self._known)
+        if foreign:
             raise InputError(
                 f"the label map {label_path} holds the value {foreign[0]}, which is no class of "
-                f"{self.name} ({known[0]} to {known[-1]} are): copy it again from its source"
+                f"{self.name} ({min(self._class_of)} to {max(self._class_of)} are): copy it again "
+                "from its source"
             )
-        present = {int(number) for number in self._class_of[values] if number >= 0}
-        untold = {self._unclear[int(value)] for value in values if int(value) in self._unclear}
+        present: dict[int, list[int]] = {}
+        for value in values:
+            if value in self._class_of:
+                present.setdefault(self._class_of[value], []).append(value)
+        untold = {self._unclear[value] for value in values if value in self._unclear}
+        not_absent = present.keys() | untold
         return ClassPicture(
             str(picture),
             image,
             sorted(present),
-            [number for number in range(len(self.classes)) if number not in present | untold],
-            functools.partial(_mask_of, self._class_of[labels]),
+            [number for number in range(len(self.classes)) if number not in not_absent],
+            functools.partial(_mask_of, labels, present),
         )
 
 
@@ -203,13 +207,17 @@ def mapillary(dataset_dir: str | Path) -> LabelMaps:
     config = root / "config_v2.0.json"
     content = read_json(config, _CONFIG_FORM, SETS["mapillary"].how_to_get)
     entries = content.get("labels") if isinstance(content, dict) else None
-    if not isinstance(entries, list) or not 0 < len(entries) <= IGNORE_LABEL + 1:
+    if not isinstance(entries, list) or not 0 < len(entries) <= _VALUES:
         raise damaged(config, "`labels` is no list of at most 256 entries", _CONFIG_FORM)
     meaning: dict[int, str | None] = {}
     for value, entry in enumerate(entries):
         readable = entry.get("readable") if isinstance(entry, dict) else None
-        if not isinstance(readable, str) or not is_text(readable):
-            raise damaged(config, f"entry {value} has no name in `readable`", _CONFIG_FORM)
+        if not isinstance(readable, str) or not is_sayable(readable):
+            raise damaged(
+                config,
+                f"entry {value} has no name in `readable` that can be asked for",
+                _CONFIG_FORM,
+            )
         class_name = readable.strip().lower()
         meaning[value] = None if class_name in NOT_ASKED else class_name
     training = root / "training"
@@ -276,5 +284,9 @@ def read_label_map(path: str | Path, size: tuple[int, int]) -> np.ndarray:
         ) from error
 
 
-def _mask_of(classes: np.ndarray, number: int) -> np.ndarray:
-    return (classes == number).astype(np.uint8)
+def _mask_of(labels: np.ndarray, present: Mapping[int, Sequence[int]], number: int) -> np.ndarray:
+    """uint8[H, W]: where the label map holds one of the values of a class."""
+    mask = np.zeros(labels.shape, dtype=bool)
+    for value in present.get(number, ()):
+        mask |= labels == value
+    return mask.view(np.uint8)

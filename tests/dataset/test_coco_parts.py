@@ -162,7 +162,7 @@ def test_names(category, expected):
     assert class_name(category) == expected
 
 
-@pytest.mark.parametrize("category", ["", ":", "a:", ":b", "a:b:c", "_(x)"])
+@pytest.mark.parametrize("category", ["", ":", "a:", ":b", "a:b:c", "_(x)", "a:[SEG]"])
 def test_names_that_say_nothing(category):
     with pytest.raises(ValueError, match="object:part"):
         class_name(category)

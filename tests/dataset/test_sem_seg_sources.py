@@ -182,6 +182,7 @@ def test_folders_without_a_pair_are_refused(tmp_path):
         {"labels": [{"readable": 3}]},
         {"labels": [{"readable": " "}]},
         {"labels": [{"readable": "\ud800"}]},
+        {"labels": [{"readable": "a [SEG]"}]},
     ],
 )
 def test_a_damaged_class_list_is_named(tmp_path, content):
