@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dataset.reason_seg import ReasonSegEval
+from dataset.evaluation import evaluation_set
 from model.opening import open_reader
 from utils import distributed
+from utils.batch import EvalItem
 from utils.config import parse, save
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import cli
@@ -37,11 +39,14 @@ TITLES = {
 }
 
 
-def items_of(options: TestOptions, mode: str) -> ReasonSegEval:
+def items_of(options: TestOptions, mode: str) -> Sequence[EvalItem]:
     """The questions of a mode: without a generated answer, nothing can be denied."""
-    _, split = options.validation()
-    false_premises = mode == "generated" and options.false_premises
-    return ReasonSegEval(options.dataset_dir, split=split, false_premises=false_premises)
+    return evaluation_set(
+        options.dataset_dir,
+        *options.validation(),
+        templates=options.templates,
+        false_premises=mode == "generated" and options.false_premises,
+    )
 
 
 def run_settings(options: TestOptions, sasp: dict[str, Any], world: int) -> dict[str, Any]:
@@ -50,7 +55,8 @@ def run_settings(options: TestOptions, sasp: dict[str, Any], world: int) -> dict
     return {
         "model": fingerprint(options.pretrained_model_path),
         "dataset_dir": os.path.abspath(options.dataset_dir),
-        "data": "|".join(options.validation()),
+        "data": str(options.validation()),
+        "templates": options.templates,
         "items": len(items_of(options, modes[0])),
         "modes": list(modes),
         "false_premises": options.false_premises,
@@ -126,7 +132,7 @@ def show_page(options: TestOptions, reader: Any, results: dict[str, EvalResult])
     predict = reader_predict(reader, FORCED_ANSWER[mode], options.max_new_tokens)
     report = Report(
         title="READ: evaluation",
-        intro=f"{options.pretrained_model_path} on {'|'.join(options.validation())}.",
+        intro=f"{options.pretrained_model_path} on {options.validation()}.",
         tables=tables_of(results),
         examples=answer_examples(predict, items_of(options, mode)),
     )

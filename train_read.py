@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,19 @@ from peft import PeftModel
 from torch import nn
 
 from dataset.collate import collate
-from dataset.drawing import DrawSettings
-from dataset.reason_seg import ReasonSegEval, ReasonSegTrain
-from dataset.templates import load_templates
+from dataset.evaluation import evaluation_set
+from dataset.training import training_set
 from model.builder import Built, build_for_training
 from model.lora import add_lora, unwrap
 from model.read_model import ReadForCausalLM
 from model.reader import Reader
 from model.sasp import SaspParams
 from utils import config, distributed, engine
+from utils.batch import EvalItem
 from utils.checkpoint import BEST, LATEST, CheckpointStore, RunState
 from utils.conversation import POSITIVE_ANSWER
 from utils.distributed import Process
-from utils.draws import DrawSource, draws
+from utils.draws import draws
 from utils.errors import EXIT_CODE, InputError, InputErrors, cli
 from utils.evaluator import EvalResult, evaluate, reader_predict
 from utils.options import TrainOptions
@@ -79,27 +79,13 @@ def build_model(options: TrainOptions) -> tuple[PeftModel | ReadForCausalLM, Bui
     return with_lora, built
 
 
-def training_set(options: TrainOptions) -> DrawSource:
-    """The data set of `--dataset`; `options.problems()` has refused those without a loader."""
-    return ReasonSegTrain(
-        options.dataset_dir,
-        options.reason_seg_data,
-        DrawSettings(
-            num_classes_per_sample=options.num_classes_per_sample,
-            templates=load_templates(options.templates),
-            conv_type=options.conv_type,
-            use_im_start_end=options.use_mm_start_end,
-            seed=options.seed,
-        ),
-    )
-
-
 def validation(
-    options: TrainOptions, model: PeftModel | ReadForCausalLM, built: Built, process: Process
+    items: Sequence[EvalItem],
+    model: PeftModel | ReadForCausalLM,
+    built: Built,
+    process: Process,
 ) -> Callable[[], dict[str, Any]]:
     """A function that scores the model as it is then, teacher forced, over all ranks."""
-    _, split = options.validation()
-    items = ReasonSegEval(options.dataset_dir, split)
     predict = reader_predict(Reader(unwrap(model), built.tokenizer), answer=POSITIVE_ANSWER)
 
     def score() -> dict[str, Any]:
@@ -198,14 +184,16 @@ def train(options: TrainOptions, process: Process) -> None:
         options.run_dir.mkdir(parents=True, exist_ok=True)
         config.save(options, options.run_dir / CONFIG_FILE)
 
+    data = None if options.eval_only else training_set(options)
+    unseen = None if options.no_eval else evaluation_set(options.dataset_dir, *options.validation())
     torch.manual_seed(options.seed)
     model, built = build_model(options)
     for line in built.report:
         say(process, line)
     if not (options.load_in_4bit or options.load_in_8bit):
         nn.Module.to(model, process.device)
-    score = None if options.no_eval else validation(options, model, built, process)
-    if options.eval_only:
+    score = None if unseen is None else validation(unseen, model, built, process)
+    if data is None:
         validate_only(options, process, model, score, source, state)
         return
 
@@ -227,7 +215,7 @@ def train(options: TrainOptions, process: Process) -> None:
     trainer = Trainer(
         engine=ds,
         drawn=draws(
-            training_set(options),
+            data,
             partial(collate, tokenizer=built.tokenizer, views=built.model.views),
             micro_steps=(
                 first_step * options.grad_accumulation_steps,

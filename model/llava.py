@@ -21,6 +21,8 @@ from utils.views import clip_normalisation, normalise_for_clip
 class VisionTower(nn.Module):
     """Frozen CLIP; hidden state `select_layer` without its class token."""
 
+    pixel_table: torch.Tensor
+
     def __init__(
         self,
         clip: CLIPVisionModel,

@@ -1,0 +1,54 @@
+"""The training mixture that the `--dataset` flags name."""
+
+from __future__ import annotations
+
+from dataset.drawing import DrawSettings
+from dataset.mixture import Mixture
+from dataset.own import OwnTrain
+from dataset.reason_seg import ReasonSegTrain
+from dataset.refer_seg import ReferSegTrain
+from dataset.sem_seg import SemSegTrain
+from dataset.templates import load_templates
+from dataset.vqa import VqaTrain
+from utils.draws import DrawSource
+from utils.options import TrainOptions
+
+
+def training_set(options: TrainOptions) -> DrawSource:
+    """The data sets of `--dataset`, drawn at their rates.
+
+    A name that is no family of the published mixture is a set of one's own, `NAME` or
+    `NAME|SPLIT`, below `own/` in the data folder.
+
+    Raises:
+        InputError: data, templates or a specification are missing or wrong.
+    """
+    settings = DrawSettings(
+        num_classes_per_sample=options.num_classes_per_sample,
+        templates=load_templates(options.templates),
+        conv_type=options.conv_type,
+        use_im_start_end=options.use_mm_start_end,
+        seed=options.seed,
+    )
+    rates = {name: rate for name, rate in options.mixture().items() if rate > 0}
+    parts = [(name, _part(name, options, settings)) for name in rates]
+    return Mixture(parts, list(rates.values()), options.seed)
+
+
+def _part(name: str, options: TrainOptions, settings: DrawSettings) -> DrawSource:
+    folder = options.dataset_dir
+    match name:
+        case "sem_seg":
+            return SemSegTrain(folder, options.sem_seg_data, settings)
+        case "refer_seg":
+            return ReferSegTrain(folder, options.refer_seg_data, settings)
+        case "neg_refer_seg":
+            return ReferSegTrain(folder, options.neg_refer_seg_data, settings)
+        case "correct_refer_seg":
+            return ReferSegTrain(folder, options.correct_refer_seg_data, settings)
+        case "vqa":
+            return VqaTrain(folder, options.vqa_data, settings)
+        case "reason_seg":
+            return ReasonSegTrain(folder, options.reason_seg_data, settings)
+    own, _, split = name.partition("|")
+    return OwnTrain(folder, own, settings, split or "train")
