@@ -7,7 +7,10 @@ import pytest
 
 from dataset.drawing import DrawSettings
 from dataset.mixture import Mixture
-from tests.dataset.handmade import drawn
+from dataset.reason_seg import ReasonSegTrain
+from dataset.sem_seg import SemSegTrain
+from dataset.vqa import VqaTrain
+from tests.dataset.handmade import drawn, write_ade20k, write_json, write_picture
 from utils.batch import Sample
 from utils.errors import InputError
 
@@ -92,6 +95,7 @@ def test_seeds_differ():
     assert 60 < same < 140
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [1, 4])
 def test_workers_and_the_first_step_change_nothing(workers):
     parts = [("a", Part("a")), ("bad", Part("bad", broken=True)), ("b", Part("b"))]
@@ -100,6 +104,37 @@ def test_workers_and_the_first_step_change_nothing(workers):
     assert drawn(mixed, 0, 12, workers) == alone
     assert drawn(mixed, 5, 12, workers) == alone[5:]
     assert {path for step in alone for *_, path in step} == {"a", "b"}
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [1, 4])
+def test_sets_on_disk_with_any_number_of_workers(tmp_path, workers):
+    """Label maps, an indexed annotation file and pairs of files in one mixture."""
+    labels = np.repeat(np.arange(6, dtype=np.uint8), 8).reshape(6, 8)
+    for number in range(3):
+        write_ade20k(tmp_path, f"p{number}", np.roll(labels, number, axis=0) + np.uint8(number))
+        write_picture(tmp_path / f"coco/train2017/{number}.jpg", labels.shape, number)
+        pair = tmp_path / f"reason_seg/ReasonSeg/train/{number}.jpg"
+        write_picture(pair, labels.shape, number)
+        shapes = [{"label": "target", "points": [[1, 1], [5, 1], [5, 4]]}]
+        text = [f"thing {number}"]
+        annotation = {"shapes": shapes, "text": text, "is_sentence": False}
+        write_json(pair.with_suffix(".json"), annotation)
+    said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]
+    entries = [{"id": n, "image": f"{n}.jpg", "conversations": said} for n in range(3)]
+    write_json(tmp_path / "llava_dataset/talk.json", entries)
+    settings = DrawSettings(seed=2)
+    parts = [
+        ("sem_seg", SemSegTrain(tmp_path, "ade20k", settings)),
+        ("vqa", VqaTrain(tmp_path, "talk", settings)),
+        ("reason_seg", ReasonSegTrain(tmp_path, "ReasonSeg|train", settings)),
+    ]
+    mixed = Mixture(parts, [2, 1, 1], 2)
+    alone = drawn(mixed, 0, 10, workers=0)
+    assert drawn(mixed, 0, 10, workers) == alone
+    assert drawn(mixed, 4, 10, workers) == alone[4:]
+    folders = {path.removeprefix(f"{tmp_path}/").split("/")[0] for s in alone for *_, path in s}
+    assert folders == {"ade20k", "coco", "reason_seg"}
 
 
 @pytest.mark.parametrize("rates", [(1,), (1, 2, 3)])

@@ -160,6 +160,7 @@ def test_without_false_premises_every_draw_asks_for_the_object(tmp_path):
     assert all(all(train.draw(index).exists) for index in range(50))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [1, 4])
 def test_workers_and_the_first_step_change_nothing(data, workers):
     train = ReasonSegTrain(data, settings=DrawSettings(seed=3))

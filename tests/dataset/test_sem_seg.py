@@ -236,6 +236,7 @@ def test_varied_templates_leave_no_placeholder(data, cached):
         assert counts == [int(exists) for exists in sample.exists]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [1, 4])
 def test_workers_and_the_first_step_change_nothing(data, workers):
     train = SemSegTrain(data, "ade20k||pascal_part", DrawSettings(seed=5))

@@ -132,6 +132,7 @@ def test_files_and_entries_are_drawn_evenly(tmp_path):
         assert abs(questions.count(question) / number - share) < 3 * error
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [1, 4])
 def test_workers_and_the_first_step_change_nothing(tmp_path, workers):
     write(tmp_path, *(entry(f"question {n}", f"answer {n}", number=n % 3) for n in range(50)))
