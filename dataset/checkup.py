@@ -106,11 +106,13 @@ def examine(
         A report for each set; for each split of ReasonSeg.
     """
     shelf = Shelf(sizes=level > Level.QUICK)
-    decoder = Decoder(workers, show)
+    decoder = Decoder(workers, show and level == Level.DEEP)
     rows = [row for want in wanted for row in _rows(want)]
-    bar = tqdm(rows, desc="data sets", unit="set", disable=not show, leave=False)
-    for report, spec, check in bar:
+    hidden = not show or level == Level.DEEP
+    bar = tqdm(rows, desc="data sets", unit="set", disable=hidden, leave=False)
+    for number, (report, spec, check) in enumerate(bar, start=1):
         bar.set_postfix_str(report.name)
+        decoder.prefix = f"[{number}/{len(rows)}] "
         exam = Examination(Path(dataset_dir), report, level, shelf, decoder)
         if report.facts is None or exam.needed(spec):
             check(exam)

@@ -77,7 +77,7 @@ def label_maps(
     elif not shared:
         exam.there(((labels / f"{name}.png", "its picture is there") for name in bare), "label map")
     for name in sorted(maps.keys() - images.keys()):
-        problem = f"the label map has no picture {pictures / name}.jpg"
+        problem = f"the label map has no picture of its name in {pictures}"
         exam.add("orphan", labels / f"{name}.png", problem, "add the picture or remove the file")
     both = sorted(images.keys() & maps.keys())
     good = set(exam.there((pictures / f"{name}.jpg", "") for name in both))
@@ -135,7 +135,7 @@ def coco_parts(exam: Examination, path: Path, folders: list[Path]) -> None:
         good[_first(exam, [folders[0] / name, *(f / Path(name).name for f in folders[1:])])] = size
     kept = exam.there((picture, f"{path.name} names it") for picture in good)
     exam.decode_pictures({picture: good[picture] for picture in kept})
-    exam.decode(checkup_decode.mask, jobs, "masks", few=False)
+    exam.decode(checkup_decode.mask, jobs, "masks")
 
 
 def _first(exam: Examination, paths: list[Path]) -> Path:

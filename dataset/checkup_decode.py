@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from dataset.checkup_report import COPY_AGAIN, explain
@@ -28,6 +29,9 @@ CHUNK = 16
 FEW = 3
 """So many files need no progress bar."""
 _WAITING = 4
+_ORIENTATION = 0x0112
+_TURNED = (5, 6, 7, 8)
+"""EXIF's tag for how a camera was held, and its values that swap width and height."""
 _MOST_VALUES = 5
 _CRASH = "decoding it ends the process"
 
@@ -93,6 +97,22 @@ def reason_seg(job: tuple[str, str]) -> Decoded:
     return Decoded(size, [])
 
 
+def reason_seg_text(job: tuple[str, str]) -> Decoded:
+    """As `reason_seg`, but of the picture only the head is read."""
+    path, annotation = job
+    try:
+        with Image.open(path) as opened:
+            turned = opened.getexif().get(_ORIENTATION, 1) in _TURNED
+            size = (opened.width, opened.height) if turned else (opened.height, opened.width)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return picture(path)
+    try:
+        load_annotation(annotation, size)
+    except InputError as error:
+        return Decoded(size, [Trouble(annotation, *explain(error, [annotation]))])
+    return Decoded(size, [])
+
+
 def mask(job: tuple[str, str, Any, tuple[int, int]]) -> Decoded:
     """Decode (file, name of the annotation in it, its segmentation, (H, W))."""
     path, name, segmentation, size = job
@@ -108,11 +128,11 @@ class Decoder:
 
     Args:
         workers: processes; below 2: this process does it.
-        show: with a progress bar on stderr.
+        show: with a progress bar on stderr; `prefix`, which may be set, stands before its name.
     """
 
     def __init__(self, workers: int, show: bool):
-        self.workers, self.show = workers, show
+        self.workers, self.show, self.prefix = workers, show, ""
         self._pictures: dict[str, Decoded] = {}
 
     def pictures(self, paths: Iterable[Path], name: str) -> list[tuple[str, Decoded]]:
@@ -127,7 +147,9 @@ class Decoder:
     def run(self, work: Callable[[Any], Decoded], jobs: list, name: str) -> Iterator[Decoded]:
         """Results of all jobs in their order."""
         hidden = not self.show or len(jobs) <= FEW
-        bar = tqdm(total=len(jobs), desc=name, unit="file", disable=hidden, leave=False, position=1)
+        bar = tqdm(
+            total=len(jobs), desc=self.prefix + name, unit="file", disable=hidden, leave=False
+        )
         with bar:
             for result in self._results(work, jobs):
                 bar.update()
@@ -182,5 +204,8 @@ def _alone(work: Callable[[Any], Decoded], jobs: list) -> list[Decoded]:
     except BrokenProcessPool:
         if len(jobs) > 1:
             return [_alone(work, [job])[0] for job in jobs]
-    path = jobs[0] if isinstance(jobs[0], str) else jobs[0][0]
-    return [Decoded(None, [Trouble(path, _CRASH, COPY_AGAIN)])]
+    return [Decoded(None, [Trouble(_name_of(jobs[0]), _CRASH, COPY_AGAIN)])]
+
+
+def _name_of(job: Any) -> str:
+    return job if isinstance(job, str) else job[0]

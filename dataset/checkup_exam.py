@@ -145,9 +145,16 @@ class Examination:
                 )
                 self.add("broken", path, problem, "take pictures and annotations of one source")
 
-    def decode(self, work: Callable[[Any], Decoded], jobs: list, what: str, few: bool) -> None:
-        """Run jobs: all of them in a deep check, otherwise a few or none."""
-        chosen = jobs if self.level == Level.DEEP else samples(jobs) if few else []
+    def decode(
+        self,
+        work: Callable[[Any], Decoded],
+        jobs: list,
+        what: str,
+        few: bool = False,
+        least: Level = Level.DEEP,
+    ) -> None:
+        """Run jobs: all of them in a check as thorough as `least`, else a few of them or none."""
+        chosen = jobs if self.level >= least else samples(jobs) if few else []
         for decoded in self.decoder.run(work, chosen, f"{self.report.name}: {what}"):
             self.take(decoded)
 

@@ -60,6 +60,7 @@ def _set_as_json(report: SetReport) -> dict[str, Any]:
         "expected_pictures": report.expected_pictures,
         "annotations": report.annotations,
         "expected_annotations": report.expected_annotations,
+        "partial": report.partial,
         "unit": report.unit,
         **{kind: report.count(kind) for kind in _FAULTS},
         "source": facts.source if facts else None,
@@ -78,16 +79,17 @@ def as_text(
 ) -> str:
     """Table, sources, findings and a last line that says whether all is well."""
     paint = Painter(colours)
-    told = "every picture, label map and mask decoded"
+    told = "every picture and mask decoded"
     if level < Level.DEEP:
-        told = "annotations read, a few pictures decoded; --deep decodes all"
+        told = "a few pictures decoded; --deep decodes all"
     parts = [
         f"Data sets in {dataset_dir} ({told})",
         _table(reports, paint),
         _sources(reports, paint),
     ]
     parts += _findings(Path(dataset_dir), reports, paint)
-    return "\n\n".join([*filter(None, parts), _verdict(reports, paint)])
+    last = _partial(reports) + _verdict(reports, paint)
+    return "\n\n".join([*filter(None, parts), last])
 
 
 def _number(value: int | None) -> str:
@@ -133,7 +135,7 @@ def _sources(reports: Sequence[SetReport], paint: Painter) -> str:
         return ""
     lines = [paint("head", "Where to get them")]
     for (source, url, pictures, licence), names in grouped.items():
-        lines.append(f"  {', '.join(names)}: {source}, {url}")
+        lines += [f"  {', '.join(names)}: {source}", f"      {url}"]
         lines += [f"      pictures: {pictures}"] if pictures else []
         lines.append(f"      licence: {licence}")
     return "\n".join(lines)
@@ -196,6 +198,18 @@ def _wrapped(text: str, mark: str) -> list[str]:
 
 def _short(root: Path, path: str) -> str:
     return os.path.relpath(path, root) if Path(path).is_relative_to(root) else path
+
+
+def _partial(reports: Sequence[SetReport]) -> str:
+    names = [report.name for report in reports if report.partial]
+    if not names:
+        return ""
+    which = "All" if len(names) == len(reports) else f"{len(names)} of {len(reports)}"
+    text = (
+        f"{which} data sets hold less than what is published ({', '.join(names)}): that is fine if "
+        "a part or toy data is what you want."
+    )
+    return "\n".join(textwrap.wrap(text, _WIDTH, break_on_hyphens=False)) + "\n"
 
 
 def _verdict(reports: Sequence[SetReport], paint: Painter) -> str:

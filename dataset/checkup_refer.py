@@ -56,7 +56,7 @@ def refer_seg(exam: Examination, name: str, splits: tuple[str, ...], split_by: s
     good = exam.there((path, f"{references[0].name} names it") for path in sizes)
     exam.decode_pictures({path: sizes[path] for path in good})
     jobs = [(str(instances), f"annotation {number}", *annotations[number][1:]) for number in used]
-    exam.decode(checkup_decode.mask, jobs, "masks", few=False)
+    exam.decode(checkup_decode.mask, jobs, "masks")
 
 
 def _references(exam: Examination, name: str, split_by: str | None) -> tuple[Path, list] | None:

@@ -21,13 +21,11 @@ SEVERITY = {
     "orphan": ERROR,
     "substitute": WARNING,
     "unused": NOTE,
-    "subset": NOTE,
 }
 """Kind of a finding -> how bad it is. Only errors keep a set from being used as it is.
 
 missing: a file or folder is not there. broken: it cannot be used. orphan: an annotation whose other
 half is not there. substitute: a second choice is used. unused: files that nothing refers to.
-subset: less than the published set.
 """
 
 COPY_AGAIN = "copy it again from its source"
@@ -107,6 +105,15 @@ class SetReport:
     def errors(self) -> int:
         """Number of findings that are errors."""
         return sum(finding.severity == ERROR for finding in self.findings)
+
+    @property
+    def partial(self) -> bool:
+        """Whether it holds less than the published set."""
+        counts = (
+            (self.pictures, self.expected_pictures),
+            (self.annotations, self.expected_annotations),
+        )
+        return any(has is not None and full is not None and has < full for has, full in counts)
 
     @property
     def state(self) -> str:

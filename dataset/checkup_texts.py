@@ -8,7 +8,7 @@ from typing import Any
 from dataset import checkup_decode
 from dataset.checkup_decode import Decoded, Trouble
 from dataset.checkup_exam import Examination, Tally
-from dataset.checkup_report import COPY_AGAIN, explain
+from dataset.checkup_report import COPY_AGAIN, Level, explain
 from dataset.own_formats import Split, open_split, split_names
 from dataset.vqa import question_answer_turns
 from utils.errors import InputError
@@ -24,7 +24,7 @@ def reason_seg(exam: Examination, split: str) -> None:
         exam.add("missing", folder, "the folder holds no *.jpg")
         return
     for name in sorted(tables.keys() - images.keys()):
-        remedy = f"add {name}.jpg or remove the file"
+        remedy = "add the picture or remove the file"
         exam.add("orphan", folder / f"{name}.json", "the annotation has no picture", remedy)
     names = sorted(images)
     good = exam.there((folder / f"{name}.jpg", "") for name in names)
@@ -33,7 +33,11 @@ def reason_seg(exam: Examination, split: str) -> None:
     )
     jobs = [(str(path), str(path.with_suffix(".json"))) for path in good]
     jobs = [job for job in jobs if Path(job[1]) in files]
-    exam.decode(checkup_decode.reason_seg, jobs, "annotations", few=True)
+    if exam.level == Level.FULL:
+        exam.decode_pictures(dict.fromkeys(good))
+        exam.decode(checkup_decode.reason_seg_text, jobs, "annotations", least=Level.FULL)
+    else:
+        exam.decode(checkup_decode.reason_seg, jobs, "annotations", few=True)
 
 
 def conversations(exam: Examination, name: str) -> None:

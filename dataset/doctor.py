@@ -9,7 +9,8 @@ file, fault, remedy. What is checked follows from the same flags that training t
   there (ReasonSeg's test split, sets of your own below `own/`).
 
 Without `--deep` annotation files are read and compared with the files on disk, and a few pictures
-of each set are decoded; with it every picture, label map and mask is.
+of each set are decoded; with it every picture, label map and mask is. `--cache` also writes the
+indexes of big annotation files, which the first training would otherwise do.
 
 Exit code: 0 everything that is needed can be used, 1 something is missing or broken, 2 bad flags.
 Less pictures than the published set has are shown, and are no fault.
@@ -29,12 +30,13 @@ from utils import data_checks
 from utils.config import read_preset
 from utils.errors import InputError, InputErrors, cli
 from utils.flags import flags_of
-from utils.layout import DATA_FLAGS, SETS
+from utils.layout import DATA_FLAGS, REFER_FAMILIES, SETS
 from utils.options import TrainOptions
 from utils.train_flags import DataFlags
 
 if TYPE_CHECKING:
     from dataset.checkup import Wanted
+    from dataset.checkup_report import SetReport
 
 _TAKEN = (
     *("dataset_dir", "dataset", "sample_rates", *DATA_FLAGS.values()),
@@ -61,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=os.cpu_count() or 1,
         help="processes that decode (default: one per core)",
+    )
+    parser.add_argument(
+        "--cache", action="store_true", help="also write the indexes that training reads"
     )
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
     return parser
@@ -105,6 +110,25 @@ def _wanted(flags: DataFlags, training: bool, validation: bool) -> list[Wanted]:
     return wanted + extra + [Wanted(name, None) for name in own if not name.startswith(".")]
 
 
+def _write_indexes(root: Path, wanted: Sequence[Wanted], reports: Sequence[SetReport]) -> None:
+    """Open the sets that are in order as training would: it then finds their indexes made."""
+    from dataset.drawing import DrawSettings
+    from dataset.refer_seg import ReferSet
+    from dataset.sem_seg import SemSegTrain
+    from dataset.vqa import VqaTrain
+
+    sound = {report.name for report in reports if not report.errors}
+    for want in wanted:
+        if want.name not in sound:
+            continue
+        if want.family == "sem_seg":
+            SemSegTrain(root, want.name, DrawSettings())
+        elif want.family == "vqa":
+            VqaTrain(root, want.name, DrawSettings())
+        elif want.family in REFER_FAMILIES:
+            ReferSet(root, want.name, want.split_by)
+
+
 @cli
 def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
@@ -123,7 +147,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from dataset.checkup_report import Level
 
     level = Level.DEEP if given.deep else Level.FULL
-    reports = examine(root, _wanted(flags, training, validation), level, given.workers, show=True)
+    wanted = _wanted(flags, training, validation)
+    reports = examine(root, wanted, level, given.workers, show=True)
+    if given.cache:
+        _write_indexes(root, wanted, reports)
     if given.json:
         print(json.dumps(as_json(root, level, reports), ensure_ascii=False, indent=2))
     else:

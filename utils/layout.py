@@ -78,16 +78,12 @@ class SetFacts:
         return f"get {self.name} from {self.source} ({self.url}){pictures}"
 
 
-def _refer(
-    name: str, family: str, preferred: str, fallback: tuple[str, ...], expected: dict[str, int]
-) -> SetFacts:
+def _refer(name: str, family: str, preferred: str, expected: dict[str, int]) -> SetFacts:
     saiapr = name == "refclef"
     if family == "refer_seg":
         source, url = "the REFER project", "https://github.com/lichengunc/refer"
         if preferred.endswith("unified"):
-            source += (
-                f"; refs({preferred}).p from SESAME, https://github.com/see-say-segment/sesame"
-            )
+            source += " (refs(..._exclude_unified).p: the SESAME project)"
     elif family == "neg_refer_seg":
         source, url = "the R-RefCOCO project", "https://github.com/jianzongwu/robust-ref-seg"
     else:
@@ -103,7 +99,7 @@ def _refer(
         licence=SEE_HOME if saiapr else f"{SEE_HOME}; pictures: terms of COCO and Flickr",
         folders=(pictures,),
         files=(f"refer_seg/{name}/instances.json",),
-        split_by=(preferred, *(by for by in (*fallback, *FALLBACK_SPLIT_BY) if by != preferred)),
+        split_by=(preferred, *(by for by in FALLBACK_SPLIT_BY if by != preferred)),
         pictures_from="the ImageCLEF project (saiapr_tc-12)" if saiapr else _COCO_2014,
         expected=expected,
         unit="references",
@@ -174,16 +170,16 @@ _ALL = (
         files=("vlpart/pascal_part/train.json",),
         pictures_from="http://host.robots.ox.ac.uk/pascal/VOC/voc2010/",
     ),
-    _refer("refclef", "refer_seg", "unc", (), {}),
-    _refer("refcoco", "refer_seg", "unc_exclude_unified", ("unc",), {"pictures": 19_994}),
-    _refer("refcoco+", "refer_seg", "unc_exclude_unified", ("unc",), {"pictures": 19_992}),
-    _refer("refcocog", "refer_seg", "umd_exclude_unified", ("umd",), {"pictures": 25_799}),
-    _refer("R-refcoco", "neg_refer_seg", "unc_exclude_unified", ("unc",), {}),
-    _refer("R-refcoco+", "neg_refer_seg", "unc_exclude_unified", ("unc",), {}),
-    _refer("R-refcocog", "neg_refer_seg", "umd_exclude_unified", ("umd",), {}),
-    _refer("fprefcoco", "correct_refer_seg", "berkeley_exclude_unified", ("berkeley",), {}),
-    _refer("fprefcoco+", "correct_refer_seg", "berkeley_exclude_unified", ("berkeley",), {}),
-    _refer("fprefcocog", "correct_refer_seg", "berkeley_exclude_unified", ("berkeley",), {}),
+    _refer("refclef", "refer_seg", "unc", {}),
+    _refer("refcoco", "refer_seg", "unc_exclude_unified", {"pictures": 19_994}),
+    _refer("refcoco+", "refer_seg", "unc_exclude_unified", {"pictures": 19_992}),
+    _refer("refcocog", "refer_seg", "umd_exclude_unified", {"pictures": 25_799}),
+    _refer("R-refcoco", "neg_refer_seg", "unc_exclude_unified", {}),
+    _refer("R-refcoco+", "neg_refer_seg", "unc_exclude_unified", {}),
+    _refer("R-refcocog", "neg_refer_seg", "umd_exclude_unified", {}),
+    _refer("fprefcoco", "correct_refer_seg", "berkeley_exclude_unified", {}),
+    _refer("fprefcoco+", "correct_refer_seg", "berkeley_exclude_unified", {}),
+    _refer("fprefcocog", "correct_refer_seg", "berkeley_exclude_unified", {}),
     SetFacts(
         name="llava_instruct_150k",
         family="vqa",
