@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from transformers import CLIPImageProcessorPil
 
 from utils.errors import InputError
@@ -152,7 +152,10 @@ class ImageViews:
 
 def to_rgb(image: Image.Image) -> np.ndarray:
     """uint8[H, W, 3] RGB, turned upright as the camera's EXIF tag says (as OpenCV does)."""
-    return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    # Either step copies the whole picture, also where there is nothing to do.
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_image(source: str | Path | BinaryIO, name: str | None = None) -> np.ndarray:
