@@ -17,6 +17,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from dataset.checkup import quick, wanted_sets
 from dataset.collate import collate
 from dataset.evaluation import evaluation_set
 from dataset.training import training_set
@@ -291,12 +292,31 @@ def interrupted(options: TrainOptions) -> int:
     return 130
 
 
+def check_data(options: TrainOptions) -> None:
+    """The quick part of `python -m dataset.doctor`, before anything is loaded.
+
+    Raises:
+        InputErrors: data that the run needs is missing. What is broken is told only: training
+            skips and counts it.
+    """
+    wanted = wanted_sets(options, not options.eval_only, not options.no_eval)
+    found = quick(options.dataset_dir, wanted)
+    missing = [str(finding) for finding in found if finding.kind == "missing"]
+    if missing:
+        more = f"python -m dataset.doctor --dataset_dir {options.dataset_dir} tells more"
+        raise InputErrors([*missing, more])
+    for finding in found:
+        print(f"warning: {finding}", file=sys.stderr)
+
+
 @cli
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit code 2 on mistakes of the user, 130 after an interruption."""
     options = config.parse(TrainOptions, argv, prog="train_read.py")
     if not torch.cuda.is_available():
         options = dataclasses.replace(options, precision="fp32")
+    if os.environ.get("RANK", "0") == "0":
+        check_data(options)
     try:
         train(options, distributed.start(options.local_rank))
     except KeyboardInterrupt:

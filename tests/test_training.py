@@ -19,6 +19,7 @@ import train_read
 from dataset.drawing import DrawSettings
 from dataset.reason_seg import ReasonSegTrain
 from model.builder import load_read
+from tests.conftest import write_reason_seg
 from utils import config
 from utils.checkpoint import BEST, LATEST, CheckpointStore
 from utils.errors import InputError
@@ -311,3 +312,14 @@ def test_merging_refuses_what_it_cannot_merge(train, run_dir, tmp_path, capsys):
     shutil.rmtree(run_dir / "ckpt_model")
     assert merge_lora_weight.main(["--exp_dir", str(run_dir)]) == 2
     assert "has no best checkpoint" in capsys.readouterr().err
+
+
+def test_missing_data_is_told_before_anything_loads(write_preset, tmp_path, capsys, monkeypatch):
+    data = write_reason_seg(tmp_path / "data", {"train": 2, "val": 2})
+    (data / "reason_seg" / "ReasonSeg" / "val" / "000.jpg").unlink()
+    (data / "reason_seg" / "ReasonSeg" / "val" / "001.jpg").unlink()
+    monkeypatch.setattr(train_read, "build_model", lambda options: pytest.fail("a model was built"))
+    code = train_read.main(["--config", str(write_preset(dataset_dir=str(data)))])
+    assert code == 2
+    said = capsys.readouterr().err
+    assert "ReasonSeg/val" in said and "dataset.doctor" in said

@@ -31,8 +31,6 @@ WHOLE_TEST = "overall"
 PARTS_OF_TEST = ("short", "long", WHOLE_TEST)
 """Names for ReasonSeg's test pictures: those asked by a phrase, by a sentence, and all."""
 
-_TOY = "or write toy data with python -m dataset.toy"
-
 
 class Selection(NamedTuple):
     """What is evaluated.
@@ -132,7 +130,7 @@ def _vqa(dataset_dir: str, flag: str, name: str) -> list[Problem]:
     if name in layout.SETS:
         return _missing(flag, dataset_dir, name, "train")
     path = Path(dataset_dir) / "llava_dataset" / f"{name}.json"
-    if path.is_file():
+    if path.is_file() or not os.path.isdir(dataset_dir):
         return []
     return [Problem(f"--{flag}: {path} does not exist; expected conversations as JSON", True)]
 
@@ -141,7 +139,9 @@ def _missing(
     flag: str, dataset_dir: str, name: str, split: str, split_by: str | None = None
 ) -> list[Problem]:
     """Files and folders of a set that are not there."""
-    problems = []
+    if not os.path.isdir(dataset_dir):
+        return []  # told once, by `data_folder`
+    absent = []
     for need in layout.needed_paths(dataset_dir, name, f"{name}|{split}"):
         paths: Sequence[Path] = (need.path, *need.alternatives)
         if need.what == "references" and split_by:
@@ -149,14 +149,30 @@ def _missing(
         if any(path.is_dir() if need.is_folder else path.is_file() for path in paths):
             continue
         path = paths[0] if paths else need.path.with_name(f"refs({split_by}).p")
-        problems.append(
-            Problem(
-                f"--{flag}: {path} does not exist; expected {need.what}; check --dataset_dir; "
-                f"{need.remedy}, {_TOY}",
-                missing=True,
-            )
+        absent.append(f"{path.relative_to(dataset_dir)} ({need.what})")
+    if not absent:
+        return []
+    return [
+        Problem(
+            f"--{flag}: {name} is not complete, in {dataset_dir} there is no "
+            f"{', no '.join(absent)}; {layout.SETS[name].how_to_get}",
+            missing=True,
         )
-    return problems
+    ]
+
+
+def data_folder(options: Any) -> list[Problem]:
+    """`--dataset_dir` has to be a folder."""
+    if os.path.isdir(options.dataset_dir):
+        return []
+    return [
+        Problem(
+            f"--dataset_dir={options.dataset_dir}: no such folder; give the one that holds "
+            "ade20k/, refer_seg/, reason_seg/ and so on, or write toy data with "
+            f"python -m dataset.toy --out {options.dataset_dir}",
+            missing=True,
+        )
+    ]
 
 
 def _rates(options: Any, names: Sequence[str]) -> tuple[list[float], list[Problem]]:

@@ -55,6 +55,7 @@ class SetFacts:
         expected: counts of the published set, by what is counted: "pictures", "annotations", or a
             split.
         unit: what "annotations" counts.
+        files_hold: what is in `files`.
     """
 
     name: str
@@ -70,6 +71,7 @@ class SetFacts:
     pictures_from: str = ""
     expected: Mapping[str, int] = field(default_factory=dict)
     unit: str = "annotations"
+    files_hold: str = "annotations in COCO's form"
 
     @property
     def how_to_get(self) -> str:
@@ -137,13 +139,14 @@ _ALL = (
         family="sem_seg",
         root="mapillary",
         pictures="mapillary/training/images",
-        source="Mapillary Vistas v2.0",
+        source="Mapillary (Vistas v2.0, after registration)",
         url="https://www.mapillary.com/dataset/vistas",
         licence="CC BY-NC-SA 4.0",
         folders=("mapillary/training/images", "mapillary/training/v2.0/labels"),
         files=("mapillary/config_v2.0.json",),
         expected={"pictures": 18_000, "annotations": 18_000},
         unit="label maps",
+        files_hold="the list of classes",
     ),
     SetFacts(
         name="paco_lvis",
@@ -193,6 +196,7 @@ _ALL = (
         pictures_from=_COCO_2017,
         expected={"annotations": 157_712},
         unit="conversations",
+        files_hold="conversations about pictures",
     ),
     SetFacts(
         name="ReasonSeg",
@@ -265,16 +269,14 @@ def needed_paths(dataset_dir: str | Path, name: str, spec: str = "") -> list[Nee
             Needed(root / facts.root / split, True, "*.jpg with *.json beside them", remedy=remedy)
             for split in splits_of(spec) or ("train",)
         ]
-    needed = [
-        Needed(
-            root / folder,
-            True,
-            "pictures" if folder == facts.pictures or "images" in folder else facts.unit,
-            remedy=remedy,
-        )
-        for folder in facts.folders
-    ]
-    needed += [Needed(root / file, False, "JSON", remedy=remedy) for file in facts.files]
+    needed = []
+    for folder in facts.folders:
+        what, hint = facts.unit, remedy
+        if folder.startswith(facts.pictures):
+            what = "pictures"
+            hint = f"get them from {facts.pictures_from}" if facts.pictures_from else remedy
+        needed.append(Needed(root / folder, True, what, remedy=hint))
+    needed += [Needed(root / file, False, facts.files_hold, remedy=remedy) for file in facts.files]
     if facts.split_by:
         files = [
             path for _, pickle, table in reference_files(root, name) for path in (pickle, table)

@@ -154,7 +154,8 @@ class TrainOptions(
         return problems
 
     def _data_problems(self) -> list[Problem]:
-        problems = [] if self.eval_only else data_checks.training(self)
+        problems = data_checks.data_folder(self)
+        problems += [] if self.eval_only else data_checks.training(self)
         problems += checks.template_file(self.templates, TEMPLATE_SETS)
         return problems + ([] if self.no_eval else data_checks.evaluation(self))
 
@@ -212,7 +213,8 @@ class TestOptions(ReaderOptions, EvaluationFlags, ProcessFlags, PredictionFlags)
         if self.cmd == "metrics":
             hint = "run --cmd inference first, or give the folder that holds them"
             return checks.folder("vis_save_path", self.vis_save_path, "predictions", hint)
-        problems = super().problems() + data_checks.evaluation(self)
+        problems = super().problems() + data_checks.data_folder(self)
+        problems += data_checks.evaluation(self)
         problems += checks.template_file(self.templates, TEMPLATE_SETS)
         problems += checks.positive(self, "batch_questions", "world_size")
         if not 0 <= self.process_num < max(self.world_size, 1):
