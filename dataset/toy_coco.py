@@ -102,7 +102,7 @@ class CocoFile:
     """A COCO annotation file that grows picture by picture.
 
     Args:
-        categories: names, or (supercategory, name) pairs; ids count from 1.
+        categories: (supercategory, name) pairs; ids count from 1.
     """
 
     categories: Iterable[tuple[str, str]]
