@@ -194,15 +194,16 @@ def test_other_files_are_never_replaced(tmp_path, capsys, folder):
 
 
 def test_a_second_run_replaces_the_first(tmp_path):
-    assert toy.main(["--out", str(tmp_path), "--images", "90"]) == 0
+    sets = ["refer_seg", "reason_seg"]
+    toy.write_world(tmp_path, 12, 0, sets)
     index = tmp_path / "refer_seg" / "refcoco" / ".read_index"
     index.mkdir()
     (index / "old.sqlite").write_text("")
     own = tmp_path / "reason_seg" / "ReasonSeg" / "mine" / "0.jpg"
     own.parent.mkdir()
     own.write_text("mine")
-    assert toy.main(["--out", str(tmp_path), "--images", "20"]) == 0
-    again = toy.write_world(tmp_path / "again", 20, 0)
+    toy.write_world(tmp_path, 6, 0, sets)
+    again = toy.write_world(tmp_path / "again", 6, 0, sets)
     files = tree(tmp_path)
     kept = {f"again/{name}": digest for name, digest in tree(again).items()}
     kept["reason_seg/ReasonSeg/mine/0.jpg"] = hashlib.sha256(b"mine").hexdigest()
