@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dataset.doctor import main as check_data
 from dataset.drawing import DrawSettings
 from dataset.own import OwnEval, OwnTrain, own_names
+from dataset.preview import PreviewOptions
+from utils.config import resolve
 from utils.errors import InputError
+from utils.options import TestOptions, TrainOptions
 
 SIZE = (60, 80)
 PAGE = Path(__file__).parents[2] / "docs" / "own_data.md"
@@ -260,3 +265,30 @@ def test_folders_with_something_missing(tmp_path):
             OwnTrain(tmp_path, name, SETTINGS)
         with pytest.raises(InputError, match="plain name"):
             OwnTrain(tmp_path, "mine", SETTINGS, name)
+
+
+def test_the_documented_commands(tmp_path):
+    write_pair(tmp_path, EXAMPLES[0])
+    write_pair(tmp_path, EXAMPLES[0], split="val")
+    write_table(tmp_path, EXAMPLES[2], split="test")
+    text = PAGE.read_text().replace("\\\n", " ")
+    text = text.replace("DATASET_DIR", str(tmp_path)).replace("NAME", "mine")
+    commands = [shlex.split(line) for line in re.findall(r"^    ((?:python|bash) .*)$", text, re.M)]
+    assert [command[:3] for command in commands] == [
+        ["python", "-m", "dataset.doctor"],
+        ["python", "-m", "dataset.preview"],
+        ["bash", "train_read.sh", "ReasonSeg"],
+        ["python", "test_read.py", "--dataset_dir"],
+    ]
+    assert check_data(commands[0][3:]) == 0
+    for options, arguments in (
+        (PreviewOptions, commands[1][3:]),
+        (TrainOptions, commands[2][5:]),
+        (TestOptions, commands[3][2:]),
+    ):
+        if options is TrainOptions:
+            arguments = [a.replace("reason_seg||mine", "mine") for a in arguments]
+            arguments = [a.replace("1,1", "1") for a in arguments]
+        _, problems, _, _ = resolve(options, arguments)
+        about_data = [p.message for p in problems if not re.match("--(version|vis|pre)", p.message)]
+        assert [m for m in about_data if "SAM" not in m] == []
