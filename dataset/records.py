@@ -34,6 +34,8 @@ FOLDER = ".read_index"
 
 SMALL_SOURCE = 1 << 20
 """Sources up to so many bytes are compared by content too, larger ones by size and time alone."""
+_QUICK_SOURCES = 8 << 20
+"""Sources up to so many bytes are indexed without a progress bar."""
 _GROUP_STRIDE = 1 << 40
 _CHECKSUM_AT = 68
 """SQLite keeps four bytes of its header for the application; the checksum of the rest is there."""
@@ -239,7 +241,9 @@ def _fill(connection: sqlite3.Connection, stamp: dict, build: Build, label: str)
     connection.execute("BEGIN")
     groups: dict[str, int] = {}
     starts: dict[str, int] = {}
-    for group, record in tqdm(build(), desc=f"index {label}", unit=" records", delay=2):
+    size = sum(source[1] for source in stamp["sources"])
+    quick = size < _QUICK_SOURCES
+    for group, record in tqdm(build(), f"index {label}", unit=" records", disable=quick):
         start = starts.setdefault(group, len(starts) * _GROUP_STRIDE)
         position = groups.get(group, 0)
         packed = zlib.compress(json.dumps(record, separators=(",", ":")).encode(), 1)

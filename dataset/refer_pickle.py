@@ -33,7 +33,8 @@ _STRINGS = frozenset(_TEXT.split())
 _RECALLS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 _MEMO = _RECALLS | {"PUT", "BINPUT", "LONG_BINPUT"}
 _TUPLES = frozenset({"EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"})
-_PLAIN = _STRINGS | _MEMO | _TUPLES | frozenset(_OTHER.split())
+_HARMLESS = frozenset(_OTHER.split()) - {"FRAME"}
+_PLAIN = _STRINGS | _MEMO | _TUPLES | _HARMLESS | {"FRAME"}
 """Every instruction that a file may hold."""
 
 _NAMES = {"GLOBAL", "INST"}
@@ -139,6 +140,8 @@ def _foreign(path: Path, data: bytes) -> str | None:
     tuples = 0
     try:
         for name, argument in _instructions(data):
+            if name in _HARMLESS:
+                continue
             if name in _STRINGS:
                 recent.append(str(argument))
             elif name in _RECALLS:
