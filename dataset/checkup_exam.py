@@ -65,9 +65,14 @@ class Examination:
         there = [path for path in paths if (path.is_dir() if need.is_folder else path.is_file())]
         if not there:
             noun = "folder" if need.is_folder else "file"
-            self.add("missing", need.path, f"the {noun} does not exist; expected {need.what}")
+            self.add(
+                "missing",
+                need.path,
+                f"the {noun} does not exist; expected {need.what}",
+                need.remedy,
+            )
         elif need.is_folder and not any(os.scandir(there[0])):
-            self.add("missing", there[0], f"the folder is empty; expected {need.what}")
+            self.add("missing", there[0], f"the folder is empty; expected {need.what}", need.remedy)
 
     def names(self, folder: Path, suffix: str) -> dict[str, int]:
         """Name without suffix -> bytes, of the files of a folder that end in it."""
@@ -120,12 +125,18 @@ class Examination:
             size = self.shelf.size(path)
             if size is None:
                 if self.shelf.files(path.parent) is not None or not self._reported(path):
-                    self.add("missing", path, f"the {what} does not exist; {why}")
+                    remedy = self._pictures_from() if what == "picture" else ""
+                    self.add("missing", path, f"the {what} does not exist; {why}", remedy)
             elif size == 0:
                 self.add("broken", path, f"the {what} is empty (0 bytes)", COPY_AGAIN)
             else:
                 good.append(path)
         return good
+
+    def _pictures_from(self) -> str:
+        """The remedy for a picture; "" where pictures come with the set."""
+        facts = self.report.facts
+        return f"get it from {facts.pictures_from}" if facts and facts.pictures_from else ""
 
     def _reported(self, path: Path) -> bool:
         known = {finding.path for finding in self.report.findings}

@@ -143,33 +143,33 @@ def _sources(reports: Sequence[SetReport], paint: Painter) -> str:
 
 def _findings(root: Path, reports: Sequence[SetReport], paint: Painter) -> list[str]:
     """A block for each data set that has findings; what several sets share is told once."""
-    seen: dict[tuple[str, str], str] = {}
+    owners: dict[tuple[str, str], list[str]] = {}
+    for report in reports:
+        for finding in report.findings:
+            owners.setdefault((finding.path, finding.problem), []).append(report.name)
     blocks = []
     for report in reports:
-        fresh: list[Finding] = []
-        known: dict[str, int] = {}
-        for finding in report.findings:
-            first = seen.setdefault((finding.path, finding.problem), report.name)
-            if first == report.name:
-                fresh.append(finding)
-            else:
-                known[first] = known.get(first, 0) + 1
-        lines = _grouped(root, fresh, paint)
-        lines += [
-            f"  {'as for ' + name}: {count} finding{'s' * (count > 1)}"
-            for name, count in known.items()
+        own = [
+            (finding, names[1:])
+            for finding in report.findings
+            if (names := owners[(finding.path, finding.problem)])[0] == report.name
         ]
-        if lines:
-            blocks.append("\n".join([paint("head", report.name), *lines]))
+        if own:
+            blocks.append("\n".join([paint("head", report.name), *_grouped(root, own, paint)]))
     return blocks
 
 
-def _grouped(root: Path, findings: Sequence[Finding], paint: Painter) -> list[str]:
+def _grouped(
+    root: Path, findings: Sequence[tuple[Finding, list[str]]], paint: Painter
+) -> list[str]:
+    """Lines about (finding, other sets that have it); those that say the same are one group."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for severity in (ERROR, WARNING, NOTE):
-        for finding in findings:
+        for finding, others in findings:
             if finding.severity == severity:
-                key = (severity, finding.problem, finding.remedy)
+                also = f"; also for {', '.join(dict.fromkeys(others))}" if others else ""
+                problem = finding.problem.replace(f"{root}{os.sep}", "") + also
+                key = (severity, problem, finding.remedy)
                 groups.setdefault(key, []).append(_short(root, finding.path))
     lines = []
     for (severity, problem, remedy), paths in list(groups.items())[:MOST_GROUPS]:

@@ -164,10 +164,11 @@ def explain(error: Exception, paths: Iterable[Path | str]) -> tuple[str, str]:
     text = str(error)
     for path in paths:
         text = text.replace(f" {path}", "")
-    found = _REMEDY.search(text)
-    if found is None:
-        return text, COPY_AGAIN
-    return text[: found.start()], text[found.end() :]
+    for found in _REMEDY.finditer(text):
+        problem = text[: found.start()]
+        if problem.count("(") == problem.count(")"):
+            return problem, text[found.end() :]
+    return text, COPY_AGAIN
 
 
 def samples(items: list) -> list:
