@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,51 +18,20 @@ from dataset.refer_index import ReferIndex
 from dataset.templates import SIMPLE, Templates
 from utils.batch import EvalItem, EvalQuestion, Sample
 from utils.errors import InputError
+from utils.layout import REFER_FAMILIES, SETS, SetFacts
 
 KIND = "expression"
-FALLBACKS = ("unc", "umd", "google", "berkeley")
-"""SPLIT_BY of the original splits, taken where the preferred file is absent."""
-_COCO = "images/mscoco/images/train2014"
-_REFER = "the REFER collection (github.com/lichengunc/refer)"
-_R_REFER = "R-RefCOCO (RefSegformer, github.com/jianzongwu/robust-ref-seg)"
-_FP_REFER = "FP-RefCOCO (SESAME, github.com/see-say-segment/sesame)"
-_MOST_ATTEMPTS = 20
+"""Kind, in reports, of sentences about what is there."""
 
+CORRECTED = "correct_refer_seg"
+"""Family of the sets where the answer about an absent object names the one that is there."""
 
-@dataclass(frozen=True)
-class ReferSource:
-    """What is known about a referring set.
-
-    Args:
-        name: of its folder.
-        split_by: SPLIT_BY of the refs file that is wanted.
-        images: folder of its pictures, below `refer_seg`.
-        origin: where it comes from.
-        corrects: absent objects are answered by naming the one that is there.
-    """
-
-    name: str
-    split_by: str
-    images: str
-    origin: str
-    corrects: bool = False
-
-
-def _sources() -> dict[str, ReferSource]:
-    found = [ReferSource("refclef", "unc", "images/saiapr_tc-12", _REFER)]
-    for base in ("refcoco", "refcoco+", "refcocog"):
-        plain = "umd_exclude_unified" if base == "refcocog" else "unc_exclude_unified"
-        robust = base.replace("refcoco", "R-refcoco")
-        found += [
-            ReferSource(base, plain, _COCO, _REFER),
-            ReferSource(robust, plain, _COCO, _R_REFER),
-            ReferSource(f"fp{base}", "berkeley_exclude_unified", _COCO, _FP_REFER, corrects=True),
-        ]
-    return {source.name: source for source in found}
-
-
-SOURCES = _sources()
+SOURCES: dict[str, SetFacts] = {
+    name: facts for name, facts in SETS.items() if facts.family in REFER_FAMILIES
+}
 """Every referring set by name."""
+
+_MOST_ATTEMPTS = 20
 
 
 class ReferSet:
@@ -72,8 +40,8 @@ class ReferSet:
     Args:
         dataset_dir: the data folder.
         name: one of `SOURCES`.
-        split_by: SPLIT_BY of the refs file; by default the one that the set prefers, or else one of
-            `FALLBACKS`, with a warning.
+        split_by: SPLIT_BY of the refs file; by default the one that the set prefers, or else one
+            that may stand in for it, with a warning.
 
     Raises:
         InputError: an unknown name, or files that are missing or damaged.
@@ -83,9 +51,10 @@ class ReferSet:
         if name not in SOURCES:
             raise InputError(f"no referring set {name!r}: choose among {', '.join(SOURCES)}")
         self.source = SOURCES[name]
-        self.root = Path(dataset_dir) / "refer_seg"
-        self.refs = _find_refs(self.root / name, self.source, split_by)
-        self.index = ReferIndex(self.refs, self.root / name / "instances.json")
+        self.pictures = Path(dataset_dir) / self.source.pictures
+        folder = Path(dataset_dir) / self.source.root
+        self.refs = _find_refs(folder, self.source, split_by)
+        self.index = ReferIndex(self.refs, folder / "instances.json")
 
     def image(self, record: dict) -> tuple[str, np.ndarray]:
         """Path of a picture, and the picture uint8[H, W, 3] in the size of its annotations.
@@ -96,14 +65,14 @@ class ReferSet:
         if "problem" in record:
             refs = ", ".join(str(ref["ref_id"]) for ref in record["refs"])
             raise self._broken(f"ref {refs}", record["problem"])
-        path = self.root / self.source.images / record["file_name"]
+        path = self.pictures / record["file_name"]
         image = read_image(path)
         size = (record["height"], record["width"])
         if image.shape[:2] != size:
             raise InputError(
                 f"the picture {path} has {image.shape[1]} x {image.shape[0]} pixels, but "
                 f"{self.index.instances} says {size[1]} x {size[0]}: copy both again from their "
-                f"source, {self.source.origin}"
+                f"source: {self.source.how_to_get}"
             )
         return str(path), image
 
@@ -128,18 +97,18 @@ class ReferSet:
     def _broken(self, what: str, problem: str) -> InputError:
         return InputError(
             f"{what} of {self.index.refs} does not fit {self.index.instances}: {problem}. Both "
-            f"files have to come from the same release of {self.source.origin}"
+            f"files have to be of the same release: {self.source.how_to_get}"
         )
 
 
-def _find_refs(folder: Path, source: ReferSource, split_by: str | None) -> Path:
+def _find_refs(folder: Path, source: SetFacts, split_by: str | None) -> Path:
     """The refs file of a set; it, or the `.json` beside it, exists.
 
     Raises:
         InputError: there is none.
     """
-    wanted = split_by or source.split_by
-    names = [wanted] if split_by else [wanted, *(f for f in FALLBACKS if f != wanted)]
+    names = [split_by] if split_by else source.split_by
+    wanted = names[0]
     for name in names:
         path = folder / f"refs({name}).p"
         if path.is_file() or path.with_suffix(".json").is_file():
@@ -154,7 +123,7 @@ def _find_refs(folder: Path, source: ReferSource, split_by: str | None) -> Path:
     raise InputError(
         f"no refs({wanted}).p of {source.name} in {folder} "
         f"({'there: ' + ', '.join(there) if there else 'there is no refs file at all'}): "
-        f"get it from {source.origin}"
+        f"{source.how_to_get}"
     )
 
 
@@ -206,7 +175,7 @@ class ReferSegTrain:
         else:
             raise InputError(
                 f"{_MOST_ATTEMPTS} pictures in a row have no sentence to ask, the last one in "
-                f"{one.index.refs}: get it again from {one.source.origin}"
+                f"{one.index.refs}: {one.source.how_to_get}"
             )
         path, image = one.image(record)
         chosen = choose(rng, len(asked), self.settings.num_classes_per_sample)
@@ -219,7 +188,7 @@ class ReferSegTrain:
         question = templates.question(text, False, rng)
         if not absent:
             return Turn(question, templates.positive(rng), one.mask(record, ref))
-        if one.source.corrects and gt_sent:
+        if one.source.family == CORRECTED and gt_sent:
             return Turn(question, templates.correction(text, gt_sent, rng), None)
         return Turn(question, templates.denial(text, rng), None)
 
