@@ -137,7 +137,10 @@ class Shelf:
         self._folders: dict[str, dict[str, int] | None] = {}
 
     def files(self, folder: Path) -> dict[str, int] | None:
-        """Name -> bytes of the files of a folder (-1: not asked for); None: no such folder."""
+        """Name -> bytes of the files of a folder; None: no such folder.
+
+        Where sizes are not asked for they are -1, and folders inside count as files.
+        """
         key = os.fspath(folder)
         if key not in self._folders:
             self._folders[key] = self._list(key)
@@ -146,11 +149,9 @@ class Shelf:
     def _list(self, folder: str) -> dict[str, int] | None:
         try:
             with os.scandir(folder) as entries:
-                return {
-                    entry.name: entry.stat().st_size if self._sizes else -1
-                    for entry in entries
-                    if entry.is_file()
-                }
+                if not self._sizes:
+                    return {entry.name: -1 for entry in entries}
+                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
         except OSError:
             return None
 
