@@ -29,6 +29,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_world(tmp_path_factory.mktemp("world"))
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch):
+    """Indexes are made anew for every damage; that they outlive a power cut is not the question."""
+    monkeypatch.setattr("os.fsync", lambda file: None)
+
+
 @pytest.fixture
 def alarm():
     """Sets an alarm on computing time; pytest's own timeout uses the one on the wall clock."""
