@@ -36,7 +36,7 @@ RUN_FILE = "run.json"
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
 RECORD_FIELDS = [item.name for item in fields(Record)]
 _NEEDED = {
-    **{item.name: item.type for item in fields(Record) if item.default is MISSING},
+    **{item.name: str(item.type) for item in fields(Record) if item.default is MISSING},
     "mode": "str",
     "masks": "list",
 }
@@ -310,7 +310,8 @@ def read_run(folder: str | Path) -> StoredRun:
                 "predictions about it and start the same inference command again"
             ) from error
 
-    about = [(name, str(run[name])) for name in ("model", "data") if name in run]
+    about: list[tuple[str, str]] = []
+    about += [(name, str(run[name])) for name in ("model", "data") if name in run]
     return StoredRun(results, masks, about)
 
 

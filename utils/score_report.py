@@ -1,0 +1,202 @@
+"""The page of a finished run's metrics: numbers with intervals, misses, and answers to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from utils.bootstrap import LEVEL, RESAMPLES, SEED
+from utils.histogram import histogram
+from utils.mode_scores import MISSES, GroupScores, ModeScores
+from utils.predictions import StoredRun
+from utils.report import Table, fill_template, number
+from utils.score_cases import Case, choose, draw_case
+
+TITLES = {
+    "generated": "Generated answers",
+    "teacher_forced": "Teacher-forced answers",
+}
+METRICS = {
+    "giou": "gIoU",
+    "ciou": "cIoU",
+    "see_accuracy": "See",
+    "absent_precision": "absent: precision",
+    "absent_recall": "absent: recall",
+}
+SEGMENTATION = ("giou", "ciou")
+
+
+@dataclass
+class Cell:
+    """A number of a table, with its interval below."""
+
+    value: str
+    interval: str = ""
+
+
+@dataclass
+class ModeSection:
+    """What the page shows of one way of asking.
+
+    Args:
+        title: heading.
+        figures: (name, value, interval), the numbers to see first.
+        header, rows: the table of all metrics.
+        see: rows of the 2 x 2 table of presence, None if the model could not say no.
+        chart: histogram of the IoU, as SVG.
+        precision: (limit, share of IoUs that reach it).
+        misses: header and rows of the table of misses.
+        groups: heading -> cases.
+        skipped: messages about pictures that were left out.
+    """
+
+    title: str
+    figures: list[tuple[str, str, str]]
+    header: list[str]
+    rows: list[tuple[str, list[Cell]]]
+    see: list[list[str]] | None
+    chart: Markup
+    precision: list[tuple[str, str]]
+    misses: list[list[str]]
+    groups: dict[str, list[Case]]
+    skipped: list[str]
+
+
+def mode_title(mode: str) -> str:
+    """Heading of a way of asking."""
+    name, _, rest = mode.partition(", ")
+    title = TITLES.get(name, name)
+    return f"{title}: {rest}" if rest else title
+
+
+def could_deny(mode: str) -> bool:
+    """Whether the model could say that something is not there; a forced answer cannot."""
+    return mode != "teacher_forced"
+
+
+def interval_text(ends: tuple[float, float] | None) -> str:
+    """An interval as text; nothing if there is none."""
+    return "" if ends is None else f"{number(ends[0])}–{number(ends[1])}"
+
+
+def _cell(group: GroupScores, name: str) -> Cell:
+    value = group.scores.as_dict()[name]
+    if name == "ciou" and not any(union for _, union in group.scores.segmentation.pairs):
+        value = None
+    return Cell(number(value), interval_text(group.intervals[name]) if value is not None else "")
+
+
+def _groups(scores: ModeScores) -> list[tuple[str, GroupScores]]:
+    rows = [(kind or "-", group) for kind, group in scores.per_kind.items()]
+    if scores.objects.scores.segmentation.count < len(scores.result.records):
+        rows.append(("objects that are there", scores.objects))
+    return [*rows, ("all", scores.all)]
+
+
+def _rows(mode: str, scores: ModeScores) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
+    names = list(METRICS) if could_deny(mode) else list(SEGMENTATION)
+    header = ["kind of question", "questions", "pictures", *(METRICS[name] for name in names)]
+    rows = []
+    for title, group in _groups(scores):
+        counts = [Cell(str(group.scores.segmentation.count)), Cell(str(group.pictures))]
+        rows.append((title, counts + [_cell(group, name) for name in names]))
+    return header, rows
+
+
+def score_tables(modes: Mapping[str, ModeScores]) -> list[Table]:
+    """The numbers with intervals, one table per way of asking, for the terminal."""
+    tables = []
+    for mode, scores in modes.items():
+        header, rows = _rows(mode, scores)
+        text = [
+            [title, *(f"{c.value} ({c.interval})" if c.interval else c.value for c in cells)]
+            for title, cells in rows
+        ]
+        tables.append(Table(mode_title(mode), header, text, method_text()))
+    return tables
+
+
+def method_text() -> str:
+    """How the intervals were made."""
+    return (
+        f"Intervals: {LEVEL:.0%}, percentile bootstrap over pictures, {RESAMPLES:,} resamples, "
+        f"seed {SEED}."
+    )
+
+
+def _figures(mode: str, scores: ModeScores) -> list[tuple[str, str, str]]:
+    absent = scores.all.scores.segmentation.count - scores.objects.scores.segmentation.count
+    which = " (objects that are there)" if absent else ""
+    shown = [(METRICS[name] + which, scores.objects, name) for name in SEGMENTATION]
+    if could_deny(mode):
+        shown.append(("See: presence told rightly", scores.all, "see_accuracy"))
+    if absent:
+        shown.append(("Segment: cIoU of all questions", scores.all, "ciou"))
+    figures = []
+    for title, group, name in shown:
+        cell = _cell(group, name)
+        figures.append((title, cell.value, cell.interval))
+    return figures
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} ({part / whole:.1%})" if whole else "–"
+
+
+def _see(scores: ModeScores) -> list[list[str]]:
+    see = scores.all.scores.see
+    there, absent = see.found + see.missed, see.rejected + see.invented
+    return [
+        ["it is there", _share(see.found, there), _share(see.missed, there)],
+        ["it is not there", _share(see.invented, absent), _share(see.rejected, absent)],
+    ]
+
+
+def _misses(scores: ModeScores) -> list[list[str]]:
+    rows = []
+    for title, group in _groups(scores):
+        if title == "objects that are there":
+            continue
+        count = group.scores.segmentation.count
+        rows.append([title, str(count), *(_share(group.misses[miss], count) for miss in MISSES)])
+    return [["kind of question", "questions", *MISSES.values()], *rows]
+
+
+def mode_section(
+    run: StoredRun, mode: str, scores: ModeScores, roots: Sequence[Path]
+) -> ModeSection:
+    """Everything that the page shows of one way of asking."""
+    header, rows = _rows(mode, scores)
+    records = scores.result.records
+    groups = {
+        title: [draw_case(record, run.masks(mode, record), roots) for record in chosen]
+        for title, chosen in choose(records).items()
+    }
+    ious = [record.iou for record in records if record.truth_present]
+    return ModeSection(
+        title=mode_title(mode),
+        figures=_figures(mode, scores),
+        header=header,
+        rows=rows,
+        see=_see(scores) if could_deny(mode) else None,
+        chart=Markup(histogram(ious, "IoU of objects that are there")),
+        precision=[(limit, number(share)) for limit, share in scores.precision_at.items()],
+        misses=_misses(scores),
+        groups=groups,
+        skipped=sorted(scores.result.skipped),
+    )
+
+
+def score_page(run: StoredRun, modes: Mapping[str, ModeScores], roots: Sequence[Path] = ()) -> str:
+    """The page as HTML text.
+
+    Args:
+        run: for the masks and for what was evaluated.
+        modes: mode -> its metrics.
+        roots: folders for pictures with relative paths.
+    """
+    sections = [mode_section(run, mode, scores, roots) for mode, scores in modes.items()]
+    return fill_template("score_report.html.j2", run=run, sections=sections, method=method_text())
