@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,12 +110,9 @@ def score(result: EvalResult) -> ModeScores:
     """Metrics and intervals of a result; the same numbers every time (the seed is fixed)."""
     records = result.records
     kinds = sorted({record.kind for record in records})
-    tests: list[Callable[[Record], bool]] = [
-        lambda record: True,
-        lambda record: record.truth_present,
-    ]
-    tests += [lambda record, kind=kind: record.kind == kind for kind in kinds]
-    members = [np.array([test(record) for record in records], bool) for test in tests]
+    kind_of = np.array([record.kind for record in records], dtype=object)
+    members = [np.ones(len(records), bool), np.array([r.truth_present for r in records], bool)]
+    members += [kind_of == kind for kind in kinds]
     picture, pictures = number_pictures([record.image for record in records])
     columns = question_sums(
         [record.intersection for record in records],

@@ -82,16 +82,31 @@ def interval_text(ends: tuple[float, float] | None) -> str:
     return "" if ends is None else f"{number(ends[0])}–{number(ends[1])}"
 
 
+def _tells(group: GroupScores, name: str) -> bool:
+    """Whether a metric says anything about a group: some are fixed by what it is made of."""
+    see = group.scores.see
+    there, absent = see.found + see.missed, see.rejected + see.invented
+    return {
+        "ciou": there > 0 and any(union for _, union in group.scores.segmentation.pairs),
+        "absent_precision": there > 0 and absent > 0,
+        "absent_recall": absent > 0,
+    }.get(name, True)
+
+
 def _cell(group: GroupScores, name: str) -> Cell:
-    value = group.scores.as_dict()[name]
-    if name == "ciou" and not any(union for _, union in group.scores.segmentation.pairs):
-        value = None
-    return Cell(number(value), interval_text(group.intervals[name]) if value is not None else "")
+    if not _tells(group, name):
+        return Cell(number(None))
+    return Cell(number(group.scores.as_dict()[name]), interval_text(group.intervals[name]))
 
 
 def _groups(scores: ModeScores) -> list[tuple[str, GroupScores]]:
     rows = [(kind or "-", group) for kind, group in scores.per_kind.items()]
-    if scores.objects.scores.segmentation.count < len(scores.result.records):
+    there = scores.objects.scores.segmentation.count
+    alone = any(
+        group.scores.see.found + group.scores.see.missed == there == group.scores.see.count
+        for _, group in rows
+    )
+    if 0 < there < len(scores.result.records) and not alone:
         rows.append(("objects that are there", scores.objects))
     return [*rows, ("all", scores.all)]
 
