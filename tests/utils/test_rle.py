@@ -37,7 +37,7 @@ def test_truth_keeps_what_does_not_count():
 @pytest.mark.parametrize(
     "code",
     [
-        {"size": [2, 3], "counts": "6"[:0]},
+        {"size": [2, 3], "counts": ""},
         {"size": [2, 3], "counts": [1, 2]},
         {"size": [2, 3], "counts": [7, -1]},
         {"size": [2, 3], "counts": "é"},
