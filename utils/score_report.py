@@ -31,10 +31,10 @@ SEGMENTATION = ("giou", "ciou")
 
 @dataclass
 class Cell:
-    """A number of a table, with its interval below."""
+    """A number of a table, with its interval or share below in small print."""
 
     value: str
-    interval: str = ""
+    small: str = ""
 
 
 @dataclass
@@ -44,11 +44,11 @@ class ModeSection:
     Args:
         title: heading.
         figures: (name, value, interval), the numbers to see first.
-        header, rows: the table of all metrics.
+        header, rows: the table of all metrics; the first cell names the group.
         see: rows of the 2 x 2 table of presence, None if the model could not say no.
         chart: histogram of the IoU, as SVG.
         precision: (limit, share of IoUs that reach it).
-        misses: header and rows of the table of misses.
+        miss_header, misses: the table of misses, likewise.
         groups: heading -> cases.
         skipped: messages about pictures that were left out.
     """
@@ -56,11 +56,12 @@ class ModeSection:
     title: str
     figures: list[tuple[str, str, str]]
     header: list[str]
-    rows: list[tuple[str, list[Cell]]]
-    see: list[list[str]] | None
+    rows: list[list[Cell]]
+    see: list[list[Cell]] | None
     chart: Markup
     precision: list[tuple[str, str]]
-    misses: list[list[str]]
+    miss_header: list[str]
+    misses: list[list[Cell]]
     groups: dict[str, list[Case]]
     skipped: list[str]
 
@@ -111,26 +112,39 @@ def _groups(scores: ModeScores) -> list[tuple[str, GroupScores]]:
     return [*rows, ("all", scores.all)]
 
 
-def _rows(mode: str, scores: ModeScores) -> tuple[list[str], list[tuple[str, list[Cell]]]]:
-    names = list(METRICS) if could_deny(mode) else list(SEGMENTATION)
-    header = ["kind of question", "questions", "pictures", *(METRICS[name] for name in names)]
-    rows = []
-    for title, group in _groups(scores):
-        counts = [Cell(str(group.scores.segmentation.count)), Cell(str(group.pictures))]
-        rows.append((title, counts + [_cell(group, name) for name in names]))
-    return header, rows
+def _shown_metrics(mode: str) -> list[str]:
+    return list(METRICS) if could_deny(mode) else list(SEGMENTATION)
+
+
+def _rows(mode: str, scores: ModeScores) -> list[list[Cell]]:
+    names = _shown_metrics(mode)
+    return [
+        [_name_cell(title, group), *(_cell(group, name) for name in names)]
+        for title, group in _groups(scores)
+    ]
+
+
+def _name_cell(title: str, group: GroupScores) -> Cell:
+    questions = _count(group.scores.segmentation.count, "question")
+    return Cell(title, f"{questions}, {_count(group.pictures, 'picture')}")
+
+
+def _count(number_of: int, thing: str) -> str:
+    return f"{number_of:,} {thing}" + ("" if number_of == 1 else "s")
 
 
 def score_tables(modes: Mapping[str, ModeScores]) -> list[Table]:
     """The numbers with intervals, one table per way of asking, for the terminal."""
     tables = []
     for mode, scores in modes.items():
-        header, rows = _rows(mode, scores)
-        text = [
-            [title, *(f"{c.value} ({c.interval})" if c.interval else c.value for c in cells)]
-            for title, cells in rows
-        ]
-        tables.append(Table(mode_title(mode), header, text, method_text()))
+        names = _shown_metrics(mode)
+        header = ["kind of question", "questions", "pictures", *(METRICS[name] for name in names)]
+        rows = []
+        for title, group in _groups(scores):
+            cells = [_cell(group, name) for name in names]
+            text = [f"{cell.value} ({cell.small})" if cell.small else cell.value for cell in cells]
+            rows.append([title, str(group.scores.segmentation.count), str(group.pictures), *text])
+        tables.append(Table(mode_title(mode), header, rows, method_text()))
     return tables
 
 
@@ -153,38 +167,36 @@ def _figures(mode: str, scores: ModeScores) -> list[tuple[str, str, str]]:
     figures = []
     for title, group, name in shown:
         cell = _cell(group, name)
-        figures.append((title, cell.value, cell.interval))
+        figures.append((title, cell.value, cell.small))
     return figures
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{part} ({part / whole:.1%})" if whole else "–"
+def _share(part: int, whole: int) -> Cell:
+    return Cell(f"{part:,}", f"{part / whole:.1%}" if whole else "")
 
 
-def _see(scores: ModeScores) -> list[list[str]]:
+def _see(scores: ModeScores) -> list[list[Cell]]:
     see = scores.all.scores.see
     there, absent = see.found + see.missed, see.rejected + see.invented
     return [
-        ["it is there", _share(see.found, there), _share(see.missed, there)],
-        ["it is not there", _share(see.invented, absent), _share(see.rejected, absent)],
+        [Cell("it is there"), _share(see.found, there), _share(see.missed, there)],
+        [Cell("it is not there"), _share(see.invented, absent), _share(see.rejected, absent)],
     ]
 
 
-def _misses(scores: ModeScores) -> list[list[str]]:
+def _misses(scores: ModeScores) -> list[list[Cell]]:
     rows = []
     for title, group in _groups(scores):
-        if title == "objects that are there":
-            continue
         count = group.scores.segmentation.count
-        rows.append([title, str(count), *(_share(group.misses[miss], count) for miss in MISSES)])
-    return [["kind of question", "questions", *MISSES.values()], *rows]
+        shares = [_share(group.misses[miss], count) for miss in MISSES]
+        rows.append([Cell(title, _count(count, "question")), *shares])
+    return rows
 
 
 def mode_section(
     run: StoredRun, mode: str, scores: ModeScores, roots: Sequence[Path]
 ) -> ModeSection:
     """Everything that the page shows of one way of asking."""
-    header, rows = _rows(mode, scores)
     records = scores.result.records
     groups = {
         title: [draw_case(record, run.masks(mode, record), roots) for record in chosen]
@@ -194,11 +206,12 @@ def mode_section(
     return ModeSection(
         title=mode_title(mode),
         figures=_figures(mode, scores),
-        header=header,
-        rows=rows,
+        header=["kind of question", *(METRICS[name] for name in _shown_metrics(mode))],
+        rows=_rows(mode, scores),
         see=_see(scores) if could_deny(mode) else None,
         chart=Markup(histogram(ious, "IoU of objects that are there")),
         precision=[(limit, number(share)) for limit, share in scores.precision_at.items()],
+        miss_header=["kind of question", *MISSES.values()],
         misses=_misses(scores),
         groups=groups,
         skipped=sorted(scores.result.skipped),
