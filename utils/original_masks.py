@@ -276,11 +276,11 @@ def _true(place: Place, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray | Non
     if not stack.size:
         return None, name
     mask = stack[0] if len(stack) == 1 and place.count == 1 else _pick(place, name, stack)
-    values = np.unique(mask)
-    if not np.isin(values, (0, 1, IGNORE_LABEL)).all():
+    strange = (mask != 0) & (mask != 1) & (mask != IGNORE_LABEL)
+    if strange.any():
         raise InputError(
             f"{source}, array {name}: a true mask holds 0 (background), 1 (object) and 255 "
-            f"(does not count); found {', '.join(map(str, values[:6]))}"
+            f"(does not count); found {', '.join(map(str, np.unique(mask[strange])[:6]))}"
         )
     mask = mask.astype(np.uint8)
     if entry.truth_present and not (mask == 1).any() and (mask == IGNORE_LABEL).any():
