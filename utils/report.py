@@ -112,7 +112,7 @@ def table_text(table: Table) -> str:
     lines = [list(row) for row in [table.header, *table.rows]]
     columns = list(zip(*lines, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    numeric = [all(re.fullmatch(r"[-–.\d/()% ]*", cell) for cell in c[1:]) for c in columns]
+    numeric = [all(re.fullmatch(r"[-+–.\d/()% ]*", cell) for cell in c[1:]) for c in columns]
     text = [
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)

@@ -16,12 +16,14 @@ from utils.evaluator import Record
 from utils.mode_scores import MISSES, miss_of
 from utils.predictions import Masks
 from utils.views import read_image
-from utils.visualize import enlarge, fit, paint_mask, truth_picture
+from utils.visualize import embed_png, enlarge, fit, paint_mask, truth_picture
 
 PER_GROUP = 6
 """Cases shown of every sort: 24 with the three sorts of misses and the best ones."""
 LONGEST = 360
 """Longer side of the pictures on the page, in pixels."""
+LARGEST_PNG = 60_000
+"""Characters that a lossless picture on the page may take."""
 BLANK = 205
 """Grey of a picture that is not there."""
 
@@ -143,7 +145,13 @@ def _picture(name: str, roots: Sequence[Path]) -> tuple[np.ndarray | None, str]:
 
 
 def embed_thumbnail(image: np.ndarray) -> str:
-    """A small picture for display only, as text that stands in a page in place of a file name."""
+    """A small picture for display only, as text that stands in a page in place of a file name.
+
+    PNG, unless a photograph would make it large.
+    """
+    lossless = embed_png(image)
+    if len(lossless) <= LARGEST_PNG:
+        return lossless
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="JPEG", quality=82, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +146,27 @@ def score_tables(modes: Mapping[str, ModeScores]) -> list[Table]:
             text = [f"{cell.value} ({cell.small})" if cell.small else cell.value for cell in cells]
             rows.append([title, str(group.scores.segmentation.count), str(group.pictures), *text])
         tables.append(Table(mode_title(mode), header, rows, method_text()))
-    return tables
+    both = protocol_table(modes)
+    return [*tables, both] if both else tables
+
+
+def protocol_table(modes: Mapping[str, ModeScores]) -> Table | None:
+    """Both ways of asking side by side, with the gap; None if there are not both.
+
+    Forced answers are about objects that are there, so both columns are about these.
+    """
+    if not {"teacher_forced", "generated"} <= set(modes):
+        return None
+    forced, free = modes["teacher_forced"].objects.scores, modes["generated"].objects.scores
+    rows = []
+    for name in SEGMENTATION:
+        first, second = (getattr(scores.segmentation, name) for scores in (forced, free))
+        gap = number(None) if math.isnan(second - first) else f"{second - first:+.3f}"
+        rows.append([METRICS[name], number(first), number(second), gap])
+    counts = [str(scores.segmentation.count) for scores in (forced, free)]
+    rows.append(["questions", *counts, ""])
+    header = ["objects that are there", "teacher-forced", "generated", "gap"]
+    return Table("Two ways of asking", header, rows, "Gap: generated minus teacher-forced.")
 
 
 def method_text() -> str:
@@ -227,4 +248,10 @@ def score_page(run: StoredRun, modes: Mapping[str, ModeScores], roots: Sequence[
         roots: folders for pictures with relative paths.
     """
     sections = [mode_section(run, mode, scores, roots) for mode, scores in modes.items()]
-    return fill_template("score_report.html.j2", run=run, sections=sections, method=method_text())
+    return fill_template(
+        "score_report.html.j2",
+        run=run,
+        sections=sections,
+        method=method_text(),
+        protocols=protocol_table(modes),
+    )

@@ -15,10 +15,10 @@ from utils.errors import InputError
 from utils.evaluator import EvalResult, Record
 from utils.histogram import count_bins, histogram
 from utils.mode_scores import miss_of, score
-from utils.predictions import read_run, shard_path
+from utils.predictions import StoredRun, read_run, shard_path
 from utils.report import table_text
-from utils.score_cases import choose, draw_case
-from utils.score_report import score_tables
+from utils.score_cases import choose, draw_case, embed_thumbnail
+from utils.score_report import score_page, score_tables
 from utils.scoring import score_folder
 
 
@@ -206,6 +206,13 @@ def test_the_page_of_the_original_layout(items, tmp_path):
     assert "fprefcoco" in page and checker.seen.count("img") >= 8
 
 
+def test_photographs_stay_small_on_the_page():
+    noise = np.random.default_rng(0).integers(0, 256, (270, 360, 3), np.uint8)
+    assert len(embed_thumbnail(noise)) < 120_000
+    assert embed_thumbnail(noise).startswith("data:image/jpeg;base64,")
+    assert embed_thumbnail(noise * 0).startswith("data:image/png;base64,")
+
+
 def test_no_absent_questions_and_empty_unions():
     records = [make_record(n, both=n, either=4) for n in range(5)]
     records.append(make_record(5, both=0, either=0))
@@ -220,6 +227,20 @@ def test_no_absent_questions_and_empty_unions():
     assert scores.precision_at["0.5"] == pytest.approx(4 / 6)
     (table,) = score_tables({"teacher_forced": scores})
     assert table.header[-1] == "cIoU" and "(" in table.rows[0][-1]
+
+
+def test_both_ways_of_asking_side_by_side():
+    forced = [make_record(n, both=6, either=10) for n in range(3)]
+    free = [make_record(n, both=4, either=10) for n in range(3)]
+    free.append(make_record(3, there=False, present=False, both=0, either=0))
+    modes = {"teacher_forced": score(EvalResult(forced)), MODE: score(EvalResult(free))}
+    *_, table = score_tables(modes)
+    assert table.rows[0] == ["gIoU", "0.600", "0.400", "-0.200"]
+    assert table.rows[2] == ["questions", "3", "3", ""]
+    run = StoredRun({}, lambda mode, record: (None, None))
+    page = score_page(run, modes)
+    assert "Two ways of asking" in page and "-0.200" in page
+    assert page.index("Teacher-forced answers") < page.index("Generated answers")
 
 
 def test_nothing_answered_at_all(tmp_path):
