@@ -17,6 +17,7 @@ from tqdm import tqdm
 from utils.batch import EvalItem
 from utils.errors import InputError
 from utils.metrics import SeeMetrics, SegmentationMetrics, intersection_and_union
+from utils.rle import encode_truth
 
 
 class AnswerLike(Protocol):
@@ -50,6 +51,8 @@ class Record:
         truth_present: the object is there.
         intersection: pixels in both masks.
         union: pixels in either mask.
+        truth: run-length code of the true mask (see `utils.rle`), if it was kept.
+        ignored: run-length code of the pixels that do not count, if there are any.
     """
 
     item: int
@@ -63,6 +66,8 @@ class Record:
     truth_present: bool
     intersection: int
     union: int
+    truth: dict[str, Any] | None = None
+    ignored: dict[str, Any] | None = None
 
     @property
     def iou(self) -> float:
@@ -157,7 +162,7 @@ class EvalResult:
             "all": self.scores.as_dict(),
             "objects": self.objects.as_dict(),
             "per_kind": {kind or "-": s.as_dict() for kind, s in self.per_kind.items()},
-            "skipped": self.skipped,
+            "skipped": sorted(self.skipped),
         }
 
 
@@ -199,6 +204,7 @@ def records_of(index: int, item: EvalItem, answers: Sequence[AnswerLike]) -> lis
     records = []
     for number, (question, answer) in enumerate(zip(item.questions, answers, strict=True)):
         both, either = intersection_and_union(answer.mask[None], question.truth[None])
+        truth, ignored = encode_truth(question.truth)
         records.append(
             Record(
                 item=index,
@@ -212,6 +218,8 @@ def records_of(index: int, item: EvalItem, answers: Sequence[AnswerLike]) -> lis
                 truth_present=question.exists,
                 intersection=int(both[0]),
                 union=int(either[0]),
+                truth=truth,
+                ignored=ignored,
             )
         )
     return records

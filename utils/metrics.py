@@ -44,12 +44,14 @@ def intersection_and_union(pred, truth) -> tuple[np.ndarray, np.ndarray]:
         )
     if np.issubdtype(pred.dtype, np.floating):
         raise ValueError("predicted masks must be bool or integer: threshold the logits at 0")
-    counted = truth != IGNORE_LABEL
-    predicted = (pred != 0) & counted
-    true = (truth == 1) & counted
-    both = (predicted & true).sum(axis=(1, 2), dtype=np.int64)
-    either = (predicted | true).sum(axis=(1, 2), dtype=np.int64)
-    return both, either
+    predicted = (pred != 0) & (truth != IGNORE_LABEL)
+    true = truth == 1
+    return _count_pixels(predicted & true), _count_pixels(predicted | true)
+
+
+def _count_pixels(masks: np.ndarray) -> np.ndarray:
+    """bool[N, H, W] -> int64[N]."""
+    return np.array([np.count_nonzero(mask) for mask in masks], np.int64)
 
 
 @dataclass

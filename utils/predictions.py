@@ -9,6 +9,8 @@ holds one line per question:
     image, question, kind, answer
     present, truth_present
     intersection, union     in pixels, ignored ones left out
+    truth, ignored  COCO run-length codes of the true mask and of the pixels that do not count;
+                    `ignored` is null if all count; files of older versions lack both
     masks           one COCO run-length code per `[SEG]`, in the order of the answer
 
 A picture that was left out as broken has a line with `mode`, `item` and `skipped`, the reason.
@@ -19,31 +21,47 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from utils.errors import InputError
 from utils.evaluator import AnswerLike, EvalResult, Record
+from utils.rle import decode_mask, decode_truth, encode_mask
 
 RUN_FILE = "run.json"
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
 RECORD_FIELDS = [item.name for item in fields(Record)]
+_NEEDED = {
+    **{item.name: str(item.type) for item in fields(Record) if item.default is MISSING},
+    "mode": "str",
+    "masks": "list",
+}
+_TYPES = {"str": str, "int": int, "bool": bool, "list": list}
 
 
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """bool[H, W] -> COCO run-length code {"size": [H, W], "counts": text}."""
-    code = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode("ascii")}
+Masks = tuple[np.ndarray | None, np.ndarray | None]
+"""Predicted mask bool[H, W] and true mask uint8[H, W] (0/1/255); None where it was not kept."""
 
 
-def decode_mask(code: dict[str, Any]) -> np.ndarray:
-    """COCO run-length code -> bool[H, W]."""
-    return coco_mask.decode({"size": code["size"], "counts": code["counts"].encode()}).astype(bool)
+@dataclass
+class StoredRun:
+    """A finished evaluation as it lies on the disk.
+
+    Args:
+        results: mode of asking -> what was found.
+        masks: (mode, record) -> the masks of a question.
+        about: (name, value) pairs that say what was evaluated.
+        notes: what a reader of the numbers should know.
+    """
+
+    results: dict[str, EvalResult]
+    masks: Callable[[str, Record], Masks]
+    about: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def shard_path(folder: str | Path, process: int, world: int) -> Path:
@@ -61,7 +79,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     for number, piece in enumerate(pieces[:-1]):  # what follows the last line feed is unfinished
         try:
-            lines.append(json.loads(piece))
+            lines.append(_checked(json.loads(piece)))
         except ValueError as error:
             if number == len(pieces) - 2:
                 break
@@ -70,6 +88,18 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
                 "and start the evaluation again; it goes on with what is missing"
             ) from error
     return lines
+
+
+def _checked(line: Any) -> dict[str, Any]:
+    """The line itself, if it holds everything that a line has to hold; else a ValueError."""
+    if not isinstance(line, dict):
+        raise ValueError("no JSON object")
+    skipped = "skipped" in line
+    for name in ("mode", "item", "skipped") if skipped else _NEEDED:
+        kind = "str" if name == "skipped" else _NEEDED[name]
+        if not isinstance(line.get(name), _TYPES[kind]):
+            raise ValueError(f"{name!r} is {line.get(name)!r} and should be of type {kind}")
+    return line
 
 
 def _complete_items(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -228,7 +258,7 @@ def _dump(line: dict[str, Any]) -> str:
 def _result_of(lines: list[dict[str, Any]]) -> EvalResult:
     return EvalResult(
         records=[
-            Record(**{name: line[name] for name in RECORD_FIELDS})
+            Record(**{name: line[name] for name in RECORD_FIELDS if name in line})
             for line in lines
             if "skipped" not in line
         ],
@@ -236,14 +266,16 @@ def _result_of(lines: list[dict[str, Any]]) -> EvalResult:
     )
 
 
-def read_results(folder: str | Path) -> dict[str, EvalResult]:
-    """The results of a finished evaluation, by mode of asking.
+def read_run(folder: str | Path) -> StoredRun:
+    """A finished evaluation.
 
     Raises:
         InputError: no predictions, the file of a process is missing, or pictures are missing.
     """
     folder = Path(folder)
     run = _read_run(folder)
+    if unknown := sorted({"world", "modes", "items"} - set(run)):
+        raise InputError(f"{folder / RUN_FILE} lacks {', '.join(unknown)}: run the inference again")
     world = run["world"]
     absent = [str(p) for n in range(world) if not (p := shard_path(folder, n, world)).exists()]
     if absent:
@@ -254,6 +286,7 @@ def read_results(folder: str | Path) -> dict[str, EvalResult]:
     lines: list[dict[str, Any]] = []
     for number in range(world):
         lines += _complete_items(_read_lines(shard_path(folder, number, world)))
+    lines.sort(key=lambda line: (line["item"], line.get("number", 0)))
     results = {}
     for mode in run["modes"]:
         mine = [line for line in lines if line["mode"] == mode]
@@ -263,5 +296,45 @@ def read_results(folder: str | Path) -> dict[str, EvalResult]:
                 f"{folder} holds {len(answered)} of {run['items']} pictures ({mode}): the run was "
                 "cut short; start the same inference command again, it goes on where it stopped"
             )
-        results[mode] = EvalResult().merge(_result_of(mine))
-    return results
+        _refuse_repeats(folder, mine)
+        results[mode] = _result_of(mine)
+    codes = {(line["mode"], line["item"], line.get("number")): line for line in lines}
+
+    def masks(mode: str, record: Record) -> Masks:
+        line = codes[mode, record.item, record.number]
+        try:
+            return _decoded(line)
+        except ValueError as error:
+            raise InputError(
+                f"{folder}: a mask of picture {record.image} is damaged ({error}): delete the "
+                "predictions about it and start the same inference command again"
+            ) from error
+
+    about: list[tuple[str, str]] = []
+    about += [(name, str(run[name])) for name in ("model", "data") if name in run]
+    return StoredRun(results, masks, about)
+
+
+def _refuse_repeats(folder: Path, lines: list[dict[str, Any]]) -> None:
+    seen: set[tuple[int, int | None]] = set()
+    for line in lines:
+        key = (line["item"], line.get("number"))
+        if key in seen:
+            raise InputError(
+                f"{folder} holds question {key[1]} about picture {key[0]} ({line.get('image')}) "
+                "twice: files of different runs are mixed; write them anew with --no_resume"
+            )
+        seen.add(key)
+
+
+def _decoded(line: dict[str, Any]) -> Masks:
+    parts = [decode_mask(code) for code in line["masks"]]
+    truth = decode_truth(line["truth"], line.get("ignored")) if line.get("truth") else None
+    if parts:
+        return np.logical_or.reduce(parts), truth
+    return (None if truth is None else np.zeros(truth.shape, bool)), truth
+
+
+def read_results(folder: str | Path) -> dict[str, EvalResult]:
+    """The results of a finished evaluation, by mode of asking; see `read_run`."""
+    return read_run(folder).results

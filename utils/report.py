@@ -112,7 +112,7 @@ def table_text(table: Table) -> str:
     lines = [list(row) for row in [table.header, *table.rows]]
     columns = list(zip(*lines, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    numeric = [all(re.fullmatch(r"[-–.\d/ ]*", cell) for cell in c[1:]) for c in columns]
+    numeric = [all(re.fullmatch(r"[-+–.\d/()% ]*", cell) for cell in c[1:]) for c in columns]
     text = [
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
@@ -148,8 +148,8 @@ def example_of(
     return Example(question, answer.text, verdict, right, tiles)
 
 
-def render(report: Report) -> str:
-    """The page as HTML text."""
+def fill_template(name: str, **values: Any) -> str:
+    """A page from a template in `assets`; texts in it are escaped."""
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
         autoescape=True,
@@ -157,8 +157,13 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    return environment.get_template(name).render(**values)
+
+
+def render(report: Report) -> str:
+    """The page as HTML text."""
     charts = [(title, Markup(svg)) for title, svg in report.charts]
-    return environment.get_template("report.html.j2").render(report=report, charts=charts)
+    return fill_template("report.html.j2", report=report, charts=charts)
 
 
 def write_report(path: str | Path, report: Report) -> Path:

@@ -79,3 +79,32 @@ def test_see():
     assert see.present_recall == pytest.approx(2 / 3)
     twice = SeeMetrics().merge(see).merge(see)
     assert twice.count == 10 and twice.accuracy == see.accuracy
+
+
+def slow_pair(pred, truth) -> tuple[int, int]:
+    """Pixel after pixel, by the definition."""
+    both = either = 0
+    for predicted, true in zip(pred.ravel().tolist(), truth.ravel().tolist(), strict=True):
+        if true == 255:
+            continue
+        both += bool(predicted) and true == 1
+        either += bool(predicted) or true == 1
+    return both, either
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_masks_against_an_independent_count(seed):
+    rng = np.random.default_rng(seed)
+    metrics, pairs = SegmentationMetrics(), []
+    for _ in range(30):
+        size = rng.integers(1, 14, 2)
+        empty = rng.random(2) < 0.25
+        pred = (rng.random(size) < 0.4) & ~empty[0]
+        truth = rng.choice(np.array([0, 1, 255], np.uint8), size, p=[0.5, 0.4, 0.1])
+        truth[(truth == 1) & empty[1]] = 0
+        metrics.update(pred[None], truth[None])
+        pairs.append(slow_pair(pred, truth))
+    assert metrics.pairs == pairs
+    ious = [i / (u + 1e-5) if u > 0 else 1.0 for i, u in pairs]
+    assert metrics.giou == pytest.approx(sum(ious) / 30, abs=1e-14)
+    assert metrics.ciou == sum(i for i, _ in pairs) / (sum(u for _, u in pairs) + 1e-10)

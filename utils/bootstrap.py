@@ -1,0 +1,147 @@
+"""Intervals of the metrics by resampling pictures.
+
+The questions about one picture are not independent, so whole pictures are drawn, with replacement,
+as many as there are; an interval holds the middle 95 % of the metric over 1,000 such draws
+(percentile bootstrap). All metrics are ratios of sums over questions. Therefore a resample needs
+only the sums of each picture: no question is touched twice, and every group of questions shares
+the same draws.
+
+Legend: N questions, C pictures, G groups of questions, K sums (`SUMS`), R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from utils.metrics import CIOU_EPSILON, IOU_EPSILON
+
+RESAMPLES = 1000
+LEVEL = 0.95
+SEED = 0
+SUMS = ("questions", "iou", "intersection", "union", "found", "missed", "rejected", "invented")
+_CHUNK = 4_000_000
+"""Most weights that are held at once."""
+
+
+def number_pictures(names: Sequence[str]) -> tuple[np.ndarray, int]:
+    """Numbers of the pictures behind the questions, in alphabetical order of their names.
+
+    The order makes the result independent of how the questions were spread over processes.
+
+    Args:
+        names: N, the picture of each question.
+
+    Returns:
+        int64[N] from 0 to C - 1, and C.
+    """
+    distinct, numbers = np.unique(np.asarray(names, dtype=object), return_inverse=True)
+    return numbers.astype(np.int64), len(distinct)
+
+
+def question_sums(
+    intersection: Sequence[int],
+    union: Sequence[int],
+    present: Sequence[bool],
+    truth_present: Sequence[bool],
+) -> np.ndarray:
+    """What each question adds to the sums: float64[N, K], columns as in `SUMS`."""
+    both = np.asarray(intersection, np.float64)
+    either = np.asarray(union, np.float64)
+    says, there = np.asarray(present, bool), np.asarray(truth_present, bool)
+    iou = np.where(either > 0, both / (either + IOU_EPSILON), 1.0)
+    see = (there & says, there & ~says, ~there & ~says, ~there & says)
+    return np.stack([np.ones_like(both), iou, both, either, *map(np.float64, see)], axis=1)
+
+
+def picture_sums(
+    columns: np.ndarray, picture: np.ndarray, pictures: int, groups: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Sums over the questions about each picture, for every group of questions.
+
+    Args:
+        columns: float64[N, K], see `question_sums`.
+        picture: int64[N], see `number_pictures`.
+        pictures: C.
+        groups: G arrays bool[N], the questions that count.
+
+    Returns:
+        float64[G, C, K], the same to the last bit in whatever order the questions come.
+    """
+    order = np.lexsort((columns[:, SUMS.index("iou")], picture))
+    columns, picture = columns[order], picture[order]
+    sums = np.empty((len(groups), pictures, len(SUMS)))
+    for number, group in enumerate(groups):
+        mine = group[order]
+        for k in range(len(SUMS)):
+            sums[number, :, k] = np.bincount(picture[mine], columns[mine, k], minlength=pictures)
+    return sums
+
+
+def metrics_of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """The metrics: float64[..., K] -> name -> float64[...], NaN where there is nothing to count."""
+    part = {name: sums[..., k] for k, name in enumerate(SUMS)}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "giou": part["iou"] / part["questions"],
+            "ciou": np.where(
+                part["questions"] > 0, part["intersection"] / (part["union"] + CIOU_EPSILON), np.nan
+            ),
+            "see_accuracy": (part["found"] + part["rejected"]) / part["questions"],
+            "absent_precision": part["rejected"] / (part["rejected"] + part["missed"]),
+            "absent_recall": part["rejected"] / (part["rejected"] + part["invented"]),
+        }
+
+
+def resample_weights(
+    pictures: int, resamples: int, generator: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """How often each picture is drawn: float64[r, C] blocks that make R rows together."""
+    rows = max(1, _CHUNK // pictures)
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        drawn = generator.integers(pictures, size=(count, pictures))
+        drawn += pictures * np.arange(count)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=count * pictures)
+        yield weights.reshape(count, pictures).astype(np.float64)
+
+
+def bootstrap_intervals(
+    sums: np.ndarray,
+    generator: np.random.Generator,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> dict[str, np.ndarray]:
+    """Percentile intervals of every metric in every group.
+
+    Args:
+        sums: float64[G, C, K], see `picture_sums`.
+        generator: the source of the draws.
+        resamples: R.
+        level: share of the resamples inside the interval.
+
+    Returns:
+        name -> float64[G, 2], lower and upper end. NaN for groups of fewer than two pictures,
+        where drawing pictures tells nothing, and where no resample has anything to count.
+    """
+    groups, pictures, width = sums.shape
+    flat = sums.transpose(1, 0, 2).reshape(pictures, groups * width)
+    blocks = [
+        (weights @ flat).reshape(len(weights), groups, width)
+        for weights in resample_weights(max(pictures, 1), resamples, generator)
+        if pictures
+    ]
+    empty = np.full((1, groups, width), np.nan)
+    values = metrics_of_sums(np.concatenate(blocks) if blocks else empty)
+    alone = (sums[:, :, SUMS.index("questions")] > 0).sum(axis=1) < 2
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    intervals = {}
+    for name, drawn in values.items():
+        found = np.full((groups, 2), np.nan)
+        for group in np.flatnonzero(~alone):
+            counted = drawn[np.isfinite(drawn[:, group]), group]
+            if len(counted):
+                found[group] = np.quantile(counted, ends)
+        intervals[name] = found
+    return intervals
