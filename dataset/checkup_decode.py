@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from dataset.checkup_report import COPY_AGAIN, explain
 from dataset.coco_masks import decode_segmentation
-from dataset.image import read_image
 from dataset.reason_seg import load_annotation
 from dataset.sem_seg_sources import read_label_map
 from utils.errors import InputError
+from utils.image_files import read_image
 
 CHUNK = 16
 FEW = 3

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from dataset.coco_masks import decode_segmentation
-from dataset.image import read_image
 from dataset.json_files import damaged, is_sayable, is_text, read_json
 from dataset.records import RecordStore
 from dataset.sem_seg_sources import ClassName, ClassPicture
 from utils.errors import InputError
+from utils.image_files import read_image
 from utils.layout import SETS
 
 _KIND = "parts"

@@ -16,13 +16,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from dataset.coco_masks import decode_segmentation
-from dataset.image import read_image
 from dataset.json_files import read_json
 from dataset.own_coco import coco_records
 from dataset.own_rules import HOW, asked, inside, looks_like_sentence, plain_name
 from dataset.reason_seg import ReasonSegAnnotation, load_annotation, parse_annotation
 from dataset.records import RecordStore
 from utils.errors import InputError
+from utils.image_files import read_image
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _INDEX = "own-1"

@@ -13,11 +13,11 @@ import numpy as np
 
 from dataset.coco_masks import decode_segmentation
 from dataset.drawing import KIND_ABSENT, DrawSettings, Turn, choose, make_sample
-from dataset.image import read_image
 from dataset.refer_index import ReferIndex
 from dataset.templates import SIMPLE, Templates
 from utils.batch import EvalItem, EvalQuestion, Sample
 from utils.errors import InputError
+from utils.image_files import read_image
 from utils.layout import REFER_FAMILIES, SETS, SetFacts
 
 KIND = "expression"

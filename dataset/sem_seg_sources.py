@@ -24,10 +24,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dataset.image import read_image
 from dataset.json_files import damaged, is_sayable, read_json
 from utils.constants import IGNORE_LABEL
 from utils.errors import InputError
+from utils.image_files import read_image
 from utils.layout import SETS
 
 CLASSES_FILE = Path(__file__).parent / "assets" / "classes.json"

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from dataset.drawing import DrawSettings
-from dataset.image import read_image
 from dataset.json_files import damaged, is_text, read_json
 from dataset.records import RecordStore
 from utils.batch import Sample
 from utils.constants import ADDED_TOKENS, IMAGE_TOKEN
 from utils.conversation import build_prompt, user_turn
 from utils.errors import InputError
+from utils.image_files import read_image
 from utils.layout import SETS
 
 KIND_VQA = "vqa"

@@ -25,8 +25,8 @@ from model.seg_tokens import image_states, locate_seg
 from utils.constants import IMAGE_TOKEN, SEG_TOKEN
 from utils.conversation import POSITIVE_ANSWER, build_prompt, user_turn
 from utils.errors import InputError
+from utils.image_files import read_image, to_rgb
 from utils.tokenization import END_OF_ANSWER, encode_batch, encode_prompt
-from utils.views import read_image, to_rgb
 
 NO_SEG = "no [SEG] in the answer"
 EMPTY_MASK = "empty mask"

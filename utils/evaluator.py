@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
-from utils.batch import EvalItem
 from utils.errors import InputError
 from utils.metrics import SeeMetrics, SegmentationMetrics, intersection_and_union
 from utils.rle import encode_truth
+
+if TYPE_CHECKING:
+    from utils.batch import EvalItem
 
 
 class AnswerLike(Protocol):

@@ -13,9 +13,9 @@ from PIL import Image
 
 from utils.errors import InputError
 from utils.evaluator import Record
+from utils.image_files import read_image
 from utils.mode_scores import MISSES, miss_of
 from utils.predictions import Masks
-from utils.views import read_image
 from utils.visualize import embed_png, enlarge, fit, paint_mask, truth_picture
 
 PER_GROUP = 6
