@@ -1,31 +1,30 @@
 """Evaluate READ: write predictions (`--cmd inference`) and compute metrics (`--cmd metrics`).
 
 Started plainly, by `torchrun` or `deepspeed`, or by hand as several processes with
-`--process_num` and `--world_size`. A run that was killed goes on where it stopped.
+`--process_num` and `--world_size`. A run that was killed goes on where it stopped. Metrics need
+neither the model nor the data: what does is imported where it is used.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dataset.evaluation import evaluation_set
-from model.opening import open_reader
-from utils import distributed
-from utils.batch import EvalItem
 from utils.config import parse, save
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import cli
-from utils.evaluator import EvalResult, evaluate, reader_predict
+from utils.evaluator import evaluate, reader_predict
 from utils.options import TestOptions
-from utils.predictions import PredictionFile, check_run, fingerprint, forget, read_results
-from utils.report import Report, Table, kind_table, table_text, write_report
-from utils.showcase import answer_examples
+from utils.predictions import PredictionFile, check_run, fingerprint, forget
+from utils.report import table_text
+from utils.scoring import METRICS_FILE, PAGE_FILE, score_folder
+
+if TYPE_CHECKING:
+    from utils.batch import EvalItem
 
 MODES = {
     "generated": ("generated",),
@@ -41,6 +40,8 @@ TITLES = {
 
 def items_of(options: TestOptions, mode: str) -> Sequence[EvalItem]:
     """The questions of a mode: without a generated answer, nothing can be denied."""
+    from dataset.evaluation import evaluation_set
+
     return evaluation_set(
         options.dataset_dir,
         *options.validation(),
@@ -67,17 +68,16 @@ def run_settings(options: TestOptions, sasp: dict[str, Any], world: int) -> dict
     }
 
 
-def infer(options: TestOptions, rank: int, world: int, alone: bool) -> Any:
+def infer(options: TestOptions, rank: int, world: int, alone: bool) -> None:
     """Answer this process' share of the questions.
 
     Args:
         options: of the command line.
         rank, world: this process and the number of processes.
         alone: no other process writes to the folder at this moment.
-
-    Returns:
-        The reader, for further questions.
     """
+    from model.opening import open_reader
+
     folder = options.vis_save_path
     reader = open_reader(options)
     if not options.resume and alone:
@@ -102,42 +102,20 @@ def infer(options: TestOptions, rank: int, world: int, alone: bool) -> Any:
             on_skip=file.skip,
             label=TITLES[mode].lower(),
         )
-    return reader
 
 
-def tables_of(results: dict[str, EvalResult]) -> list[Table]:
-    """One table per mode."""
-    return [
-        kind_table(TITLES[mode], result, see=mode == "generated")
-        for mode, result in results.items()
-    ]
-
-
-def show(folder: str, results: dict[str, EvalResult]) -> None:
-    """Print the tables and save the numbers as `metrics.json`."""
-    for table in tables_of(results):
+def show(options: TestOptions) -> None:
+    """Compute the metrics of the folder; print the tables, save `metrics.json` and the page."""
+    folder = Path(options.vis_save_path)
+    found = score_folder(folder, page=options.report, picture_folder=options.dataset_dir)
+    for table in found.tables:
         print(table_text(table), end="\n\n")
-    for mode, result in results.items():
-        for message in result.skipped:
+    for mode, scores in found.modes.items():
+        for message in scores.result.skipped:
             print(f"left out ({mode}): {message}")
-    path = Path(folder) / "metrics.json"
-    summary = {mode: result.summary() for mode, result in results.items()}
-    path.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    print(f"metrics: {path}", flush=True)
-
-
-def show_page(options: TestOptions, reader: Any, results: dict[str, EvalResult]) -> None:
-    """Write the same tables and ten answers as an HTML page."""
-    mode = MODES[options.eval_mode][-1]
-    predict = reader_predict(reader, FORCED_ANSWER[mode], options.max_new_tokens)
-    report = Report(
-        title="READ: evaluation",
-        intro=f"{options.pretrained_model_path} on {options.validation()}.",
-        tables=tables_of(results),
-        examples=answer_examples(predict, items_of(options, mode)),
-    )
-    path = write_report(Path(options.vis_save_path) / "report.html", report)
-    print(f"report:  {path}", flush=True)
+    print(f"metrics: {folder / METRICS_FILE}", flush=True)
+    if options.report:
+        print(f"report:  {folder / PAGE_FILE}", flush=True)
 
 
 @cli
@@ -145,26 +123,25 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(TestOptions, argv, prog="test_read.py")
     folder = options.vis_save_path
     if options.cmd == "metrics":
-        show(folder, read_results(folder))
+        show(options)
         return
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from utils import distributed
+
         process = distributed.start(options.local_rank)
         if process.is_first and not options.resume:
             forget(folder)
         process.wait_for_all()
-        reader = infer(options, process.rank, process.world, alone=False)
+        infer(options, process.rank, process.world, alone=False)
         process.wait_for_all()
         if not process.is_first:
             return
     else:
-        reader = infer(options, options.process_num, options.world_size, options.world_size == 1)
+        infer(options, options.process_num, options.world_size, options.world_size == 1)
         if options.world_size > 1:
             print(f"process {options.process_num} is done; when all are: --cmd metrics")
             return
-    results = read_results(folder)
-    show(folder, results)
-    if options.report:
-        show_page(options, reader, results)
+    show(options)
 
 
 if __name__ == "__main__":

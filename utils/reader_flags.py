@@ -96,7 +96,7 @@ class PredictionFlags:
 
     vis_save_path: str = option("./vis_output", "folder of the predictions")
     resume: bool = option(True, "go on after the predictions that are already written")
-    report: bool = option(False, "write an HTML page with pictures as well")
+    report: bool = option(True, "write an HTML page with the metrics and pictures as well")
 
 
 @dataclass(frozen=True)
