@@ -188,8 +188,8 @@ def table(found: dict[str, Any], given: argparse.Namespace) -> str:
         "",
         f"{given.annotations:,} annotations in each of two COCO files, 640x480 pictures, batches "
         f"of {BATCH}; median of {given.repeats}, {os.cpu_count()} cores. Memory: PSS of main "
-        'process and workers; "added" is what loading adds to the imported libraries. Other programs '
-        "on the machine disturb samples/s, but hardly the computing time.",
+        'process and workers; "added" is what loading adds to the imported libraries. Other '
+        "programs on the machine disturb samples/s, but hardly the computing time.",
         "",
         "| | workers | samples/s | CPU ms/sample | memory MB | added MB | first batch after s |",
         "|---|---|---|---|---|---|---|",

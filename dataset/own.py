@@ -10,15 +10,12 @@ import numpy as np
 from dataset.drawing import KIND_ABSENT, DrawSettings, Turn, choose, make_sample
 from dataset.own_formats import Picture, Question, Split, open_split
 from dataset.own_rules import HOW, plain_name
-from dataset.reason_seg import FALSE_PREMISE_SHARE
+from dataset.reason_seg import FALSE_PREMISE_SHARE, NAMELESS
 from dataset.templates import SIMPLE, Templates
 from utils.batch import EvalItem, EvalQuestion, Sample
 from utils.constants import IGNORE_LABEL
 from utils.errors import InputError
 from utils.layout import OWN_FOLDER
-
-NAMELESS = "such thing"
-"""Stands for what a sentence asks about in a denial: "There is no such thing in this image."."""
 
 
 def own_names(dataset_dir: str | Path) -> list[str]:

@@ -29,6 +29,9 @@ _STREAM = "reason_seg"
 _FORM = "ReasonSeg's JSON with shapes[{label, points}], text[...], is_sentence"
 _HOW_TO_GET = "ReasonSeg is distributed with the LISA project; unpack it into reason_seg/ReasonSeg"
 
+NAMELESS = "such thing"
+"""Stands for what a sentence asks about in a denial: "There is no such thing in this image."."""
+
 
 @dataclass(frozen=True)
 class FalsePremise:
@@ -127,6 +130,11 @@ def _false_premise(entry: Sequence) -> FalsePremise:
     return FalsePremise(question, bool(is_sentence), said)
 
 
+def missing(premise: FalsePremise) -> str:
+    """What a denial calls the object: the phrase itself; a sentence names none."""
+    return NAMELESS if premise.is_sentence else premise.question
+
+
 def list_split(dataset_dir: str | Path, split: str) -> list[tuple[Path, Path]]:
     """Pairs of picture and annotation of a split, by name.
 
@@ -218,7 +226,7 @@ class ReasonSegTrain:
         return [
             Turn(
                 templates.question(premises[n].question, premises[n].is_sentence, rng),
-                premises[n].answer or templates.denial(premises[n].question, rng),
+                premises[n].answer or templates.denial(missing(premises[n]), rng),
                 None,
             )
             for n in choose(rng, len(premises), self.settings.num_classes_per_sample)

@@ -261,3 +261,12 @@ def test_polygons_agree_with_an_independent_drawing(tmp_path):
     inside = Polygon(corners).contains_points(np.stack([x, y], -1).reshape(-1, 2)).reshape(SIZE)
     edge = cv2.morphologyEx(inside.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((5, 5))) > 0
     assert (mask[~edge] == inside[~edge]).all()
+
+
+def test_a_sentence_without_answer_is_denied_in_proper_english(tmp_path):
+    folder = tmp_path / "reason_seg" / "ReasonSeg" / "train"
+    write_pair(folder, "a", false_premise_QA=[["Where is the Cow?", True, ""]])
+    train = ReasonSegTrain(tmp_path, "ReasonSeg|train", DrawSettings())
+    denied = next(s for s in map(train.draw, range(100)) if not s.exists[0])
+    assert denied.questions == ["Where is the Cow? Please output segmentation mask."]
+    assert denied.conversations[0].endswith("Sorry, there is no such thing in this image.</s>")
