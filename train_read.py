@@ -17,8 +17,8 @@ import torch
 from peft import PeftModel
 from torch import nn
 
-from dataset.checkup import quick, wanted_sets
 from dataset.collate import collate
+from dataset.doctor.checkup import quick, wanted_sets
 from dataset.evaluation import evaluation_set
 from dataset.training import training_set
 from model.builder import Built, build_for_training

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dataset.own import OwnEval
+from dataset.own.sets import OwnEval
 from dataset.reason_seg import ReasonSegEval
 from dataset.refer_seg import ReferSegEval
 from dataset.templates import load_templates

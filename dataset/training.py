@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataset.drawing import DrawSettings
 from dataset.mixture import Mixture
-from dataset.own import OwnTrain
+from dataset.own.sets import OwnTrain
 from dataset.reason_seg import ReasonSegTrain
 from dataset.refer_seg import ReferSegTrain
 from dataset.sem_seg import SemSegTrain

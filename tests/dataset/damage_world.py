@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dataset.drawing import DrawSettings
-from dataset.own import OwnEval, OwnTrain
+from dataset.own.sets import OwnEval, OwnTrain
 from dataset.reason_seg import ReasonSegEval, ReasonSegTrain
 from dataset.refer_seg import ReferSegEval, ReferSegTrain
 from dataset.sem_seg import SemSegTrain

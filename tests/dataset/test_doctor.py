@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset import checkup, checkup_decode
-from dataset.checkup_decode import Decoded, Decoder, Trouble
-from dataset.doctor import main
+from dataset.doctor import checkup, decode
+from dataset.doctor.__main__ import main
+from dataset.doctor.decode import Decoded, Decoder, Trouble
 from tests.dataset import small_tree as tree
 from utils.train_flags import DataFlags
 
@@ -254,7 +254,7 @@ def _square(job: int) -> Decoded:
 
 
 def test_a_file_that_ends_the_process_is_named(monkeypatch):
-    monkeypatch.setattr(checkup_decode, "_name_of", lambda job: str(job))
+    monkeypatch.setattr(decode, "_name_of", lambda job: str(job))
     results = list(Decoder(2, show=False).run(_square, list(range(150)), "squares"))
     for n, result in enumerate(results):
         if n == 37:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.doctor import main
+from dataset.doctor.__main__ import main
 from tests.dataset import small_tree as tree
 
 ADE = "ade20k/images/training/ADE_train_1.jpg"

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.doctor import main as check_data
+from dataset.doctor.__main__ import main as check_data
 from dataset.drawing import DrawSettings
-from dataset.own import OwnEval, OwnTrain, own_names
+from dataset.own.sets import OwnEval, OwnTrain, own_names
 from dataset.preview import PreviewOptions
 from utils.config import resolve
 from utils.errors import InputError

@@ -17,8 +17,8 @@ import numpy as np
 
 from dataset.coco_masks import decode_segmentation
 from dataset.json_files import read_json
-from dataset.own_coco import coco_records
-from dataset.own_rules import HOW, asked, inside, looks_like_sentence, plain_name
+from dataset.own.coco import coco_records
+from dataset.own.rules import HOW, asked, inside, looks_like_sentence, plain_name
 from dataset.reason_seg import ReasonSegAnnotation, load_annotation, parse_annotation
 from dataset.records import RecordStore
 from utils.errors import InputError

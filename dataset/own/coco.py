@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dataset.own_rules import HOW, asked, inside, looks_like_sentence
+from dataset.own.rules import HOW, asked, inside, looks_like_sentence
 from utils.errors import InputError
 
 KIND_EXPRESSION, KIND_CLASS = "expression", "class"

@@ -1,4 +1,4 @@
-"""Data sets that users add, below `own/NAME` in the data folder (see docs/own_data.md)."""
+"""Training draws and evaluation items of data sets that users add."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from dataset.drawing import KIND_ABSENT, DrawSettings, Turn, choose, make_sample
-from dataset.own_formats import Picture, Question, Split, open_split
-from dataset.own_rules import HOW, plain_name
+from dataset.own.formats import Picture, Question, Split, open_split
+from dataset.own.rules import HOW, plain_name
 from dataset.reason_seg import FALSE_PREMISE_SHARE, NAMELESS
 from dataset.templates import SIMPLE, Templates
 from utils.batch import EvalItem, EvalQuestion, Sample

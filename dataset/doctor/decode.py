@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dataset.checkup_report import COPY_AGAIN, explain
 from dataset.coco_masks import decode_segmentation
+from dataset.doctor.report import COPY_AGAIN, explain
 from dataset.reason_seg import load_annotation
 from dataset.sem_seg_sources import read_label_map
 from utils.errors import InputError

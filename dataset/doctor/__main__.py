@@ -35,8 +35,8 @@ from utils.options import TrainOptions
 from utils.train_flags import DataFlags
 
 if TYPE_CHECKING:
-    from dataset.checkup import Wanted
-    from dataset.checkup_report import SetReport
+    from dataset.doctor.checkup import Wanted
+    from dataset.doctor.report import SetReport
 
 _TAKEN = (
     *("dataset_dir", "dataset", "sample_rates", *DATA_FLAGS.values()),
@@ -93,7 +93,7 @@ def _flags(given: argparse.Namespace) -> tuple[DataFlags, bool, bool]:
 
 def _wanted(flags: DataFlags, training: bool, validation: bool) -> list[Wanted]:
     """What these flags ask for; without any: the default mixture and whatever else is there."""
-    from dataset.checkup import Wanted, wanted_sets
+    from dataset.doctor.checkup import Wanted, wanted_sets
 
     everything = not training and not validation
     problems = data_checks.training(flags) if training or everything else []
@@ -142,9 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             "refer_seg/, reason_seg/ and so on, or write toy data with python -m dataset.toy"
         )
     # The loaders take seconds to import: mistakes in flags are told before.
-    from dataset.checkup import examine
-    from dataset.checkup_print import as_json, as_text
-    from dataset.checkup_report import Level
+    from dataset.doctor.checkup import examine
+    from dataset.doctor.printing import as_json, as_text
+    from dataset.doctor.report import Level
 
     level = Level.DEEP if given.deep else Level.FULL
     wanted = _wanted(flags, training, validation)

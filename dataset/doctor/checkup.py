@@ -13,10 +13,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataset import checkup_classes, checkup_refer, checkup_texts
-from dataset.checkup_decode import Decoder
-from dataset.checkup_exam import Examination
-from dataset.checkup_report import Finding, Level, SetReport, Shelf
+from dataset.doctor import classes, refer, texts
+from dataset.doctor.decode import Decoder
+from dataset.doctor.exam import Examination
+from dataset.doctor.report import Finding, Level, SetReport, Shelf
 from utils.data_checks import selection
 from utils.layout import DATA_FLAGS, OWN_FOLDER, SETS, SetFacts, splits_of
 from utils.train_flags import DataFlags
@@ -24,12 +24,12 @@ from utils.train_flags import DataFlags
 Check = Callable[[Examination], None]
 
 _CHECKS: dict[str, Check] = {
-    "ade20k": checkup_classes.ade20k,
-    "cocostuff": checkup_classes.cocostuff,
-    "mapillary": checkup_classes.mapillary,
-    "paco_lvis": checkup_classes.paco_lvis,
-    "pascal_part": checkup_classes.pascal_part,
-    "llava_instruct_150k": partial(checkup_texts.conversations, name="llava_instruct_150k"),
+    "ade20k": classes.ade20k,
+    "cocostuff": classes.cocostuff,
+    "mapillary": classes.mapillary,
+    "paco_lvis": classes.paco_lvis,
+    "pascal_part": classes.pascal_part,
+    "llava_instruct_150k": partial(texts.conversations, name="llava_instruct_150k"),
 }
 
 
@@ -139,27 +139,25 @@ def quick(dataset_dir: str | Path, wanted: Sequence[Wanted]) -> list[Finding]:
 def _rows(want: Wanted) -> list[tuple[SetReport, str, Check]]:
     """(report, spec, check) of each row of a set."""
     if want.family is None:
-        check = partial(checkup_texts.own, name=want.name, wanted=want.splits)
+        check = partial(texts.own, name=want.name, wanted=want.splits)
         return [(SetReport(f"{OWN_FOLDER}/{want.name}", None), "", check)]
     facts = SETS.get(want.name)
     if facts is None:
-        check = partial(checkup_texts.conversations, name=want.name)
+        check = partial(texts.conversations, name=want.name)
         return [(SetReport(want.name, None, unit="conversations"), "", check)]
     if facts.family == "reason_seg":
         return [
             (
                 _report(facts, f"{want.name}|{split}", split, split),
                 f"{want.name}|{split}",
-                partial(checkup_texts.reason_seg, split=split),
+                partial(texts.reason_seg, split=split),
             )
             for split in want.splits
         ]
     report = _report(facts, want.name, "pictures", "annotations")
     if want.name in _CHECKS:
         return [(report, "", _CHECKS[want.name])]
-    check = partial(
-        checkup_refer.refer_seg, name=want.name, splits=want.splits, split_by=want.split_by
-    )
+    check = partial(refer.refer_seg, name=want.name, splits=want.splits, split_by=want.split_by)
     return [(report, "", check)]
 
 

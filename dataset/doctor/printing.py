@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataset.checkup_report import ERROR, NOTE, WARNING, Finding, Level, SetReport
+from dataset.doctor.report import ERROR, NOTE, WARNING, Finding, Level, SetReport
 
 MOST_GROUPS = 8
 MOST_PATHS = 3

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from dataset.checkup_decode import Decoded, Decoder
-from dataset.checkup_report import COPY_AGAIN, Finding, Level, SetReport, Shelf, samples
+from dataset.doctor.decode import Decoded, Decoder
+from dataset.doctor.report import COPY_AGAIN, Finding, Level, SetReport, Shelf, samples
 from utils.layout import Needed, needed_paths
 
 QUICK_BYTES = 1 << 20

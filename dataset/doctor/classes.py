@@ -6,9 +6,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from dataset import checkup_decode
-from dataset.checkup_exam import Examination, Tally
-from dataset.checkup_report import COPY_AGAIN, Level, samples
+from dataset.doctor import decode
+from dataset.doctor.exam import Examination, Tally
+from dataset.doctor.report import COPY_AGAIN, Level, samples
 from dataset.sem_seg_sources import load_classes
 from utils.constants import IGNORE_LABEL
 
@@ -89,7 +89,7 @@ def label_maps(
         picture = pictures / f"{path.stem}.jpg"
         if picture in good:
             jobs.append((str(picture), str(path), known))
-    exam.decode(checkup_decode.label_map, jobs, "label maps", few=True)
+    exam.decode(decode.label_map, jobs, "label maps", few=True)
 
 
 def paco_lvis(exam: Examination) -> None:
@@ -138,7 +138,7 @@ def coco_parts(exam: Examination, path: Path, folders: list[Path]) -> None:
         good[_first(exam, [folders[0] / name, *(f / Path(name).name for f in folders[1:])])] = size
     kept = exam.there((picture, f"{path.name} names it") for picture in good)
     exam.decode_pictures({picture: good[picture] for picture in kept})
-    exam.decode(checkup_decode.mask, jobs, "masks")
+    exam.decode(decode.mask, jobs, "masks")
 
 
 def _first(exam: Examination, paths: list[Path]) -> Path:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dataset import checkup_decode
-from dataset.checkup_decode import Decoded, Trouble
-from dataset.checkup_exam import Examination, Tally
-from dataset.checkup_report import COPY_AGAIN, Level, explain
-from dataset.own_formats import Split, open_split, split_names
+from dataset.doctor import decode
+from dataset.doctor.decode import Decoded, Trouble
+from dataset.doctor.exam import Examination, Tally
+from dataset.doctor.report import COPY_AGAIN, Level, explain
+from dataset.own.formats import Split, open_split, split_names
 from dataset.vqa import question_answer_turns
 from utils.errors import InputError
 from utils.layout import COCO_TRAIN2017, OWN_FOLDER
@@ -35,9 +35,9 @@ def reason_seg(exam: Examination, split: str) -> None:
     jobs = [job for job in jobs if Path(job[1]) in files]
     if exam.level == Level.FULL:
         exam.decode_pictures(dict.fromkeys(good))
-        exam.decode(checkup_decode.reason_seg_text, jobs, "annotations", least=Level.FULL)
+        exam.decode(decode.reason_seg_text, jobs, "annotations", least=Level.FULL)
     else:
-        exam.decode(checkup_decode.reason_seg, jobs, "annotations", few=True)
+        exam.decode(decode.reason_seg, jobs, "annotations", few=True)
 
 
 def conversations(exam: Examination, name: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dataset import checkup_decode
-from dataset.checkup_classes import CocoTable
-from dataset.checkup_exam import QUICK_BYTES, Examination, Tally
-from dataset.checkup_report import COPY_AGAIN, Level, explain
+from dataset.doctor import decode
+from dataset.doctor.classes import CocoTable
+from dataset.doctor.exam import QUICK_BYTES, Examination, Tally
+from dataset.doctor.report import COPY_AGAIN, Level, explain
 from dataset.refer_pickle import load_refs
 from utils.errors import InputError
 from utils.layout import SETS, reference_files
@@ -56,7 +56,7 @@ def refer_seg(exam: Examination, name: str, splits: tuple[str, ...], split_by: s
     good = exam.there((path, f"{references[0].name} names it") for path in sizes)
     exam.decode_pictures({path: sizes[path] for path in good})
     jobs = [(str(instances), f"annotation {number}", *annotations[number][1:]) for number in used]
-    exam.decode(checkup_decode.mask, jobs, "masks")
+    exam.decode(decode.mask, jobs, "masks")
 
 
 def _references(exam: Examination, name: str, split_by: str | None) -> tuple[Path, list] | None:

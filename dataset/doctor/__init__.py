@@ -1,0 +1,1 @@
+"""Checks of the data on disk: `python -m dataset.doctor`."""
