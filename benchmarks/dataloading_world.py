@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dataset.toy_scene import sample_scene
+from dataset.toy.scene import sample_scene
 
 HEIGHT, WIDTH = 480, 640
 PICTURES = 48

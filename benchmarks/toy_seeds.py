@@ -22,8 +22,8 @@ from pathlib import Path
 from statistics import mean
 
 from dataset.reason_seg import ReasonSegEval
-from dataset.toy import write_world
-from dataset.toy_questions import KINDS
+from dataset.toy.questions import KINDS
+from dataset.toy.world import write_world
 from model import load_read
 from utils.conversation import POSITIVE_ANSWER
 from utils.evaluator import EvalResult, evaluate, reader_predict

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import dataset.toy
+import dataset.toy.world
 from model import Answer
 from quickstart import QuickstartOptions
 from utils.config import resolve
@@ -50,8 +50,8 @@ def complaints(words: list[str]) -> list[str]:
     if "dataset.toy" in words:
         drawn = []
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(dataset.toy, "write_world", lambda *given: drawn.append(given))
-            code = dataset.toy.main(words[words.index("dataset.toy") + 1 :])
+            patch.setattr(dataset.toy.world, "write_world", lambda *given: drawn.append(given))
+            code = dataset.toy.world.main(words[words.index("dataset.toy") + 1 :])
         return [] if code == 0 and drawn else [f"{words}: exit code {code}"]
     place = next((n for n, word in enumerate(words) if Path(word).name in ENTRIES), None)
     if place is None:

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPVisionModel
 
-from dataset.toy_scene import sample_scene
+from dataset.toy.scene import sample_scene
 from model.llava import load_vision_tower
 from model.sam import SamModel, load_sam_weights, sam_sizes
 from tiny import clip, llava, pretrain, sam

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from tqdm import trange
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
-from dataset.toy_scene import COLOURS, PLACES, SHAPES, SIZES
+from dataset.toy.scene import COLOURS, PLACES, SHAPES, SIZES
 from tiny.pictures import Pictures, clip_frame
 from tiny.schedule import make_optimizer
 

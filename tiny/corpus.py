@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataset.toy_questions import (
+from dataset.toy.questions import (
     KINDS,
     Query,
     absent,
@@ -20,7 +20,7 @@ from dataset.toy_questions import (
     deny,
     with_article,
 )
-from dataset.toy_scene import PLACES, Thing
+from dataset.toy.scene import PLACES, Thing
 from utils.conversation import QUESTION_OF_CLASS, QUESTION_OF_SENTENCE
 
 NOTHING = -1

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from tqdm import trange
 from transformers import CLIPVisionModel, LlamaConfig, LlamaModel
 
-from dataset.toy_scene import Thing
+from dataset.toy.scene import Thing
 from tiny.clip import SIDE, WIDTH, normalise, patch_cover, patch_features
 from tiny.corpus import NOTHING, Lesson, draw_lesson
 from tiny.pictures import clip_frame

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dataset.toy_scene import Scene, Thing, sample_scene
+from dataset.toy.scene import Scene, Thing, sample_scene
 
 MAX_THINGS = 4
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset import toy, toy_reason
-from dataset.toy_questions import KINDS, QUERIES, absent, answerable, deny
-from dataset.toy_scene import MIN_VISIBLE, sample_scene
+from dataset.toy import reason
+from dataset.toy import world as toy
+from dataset.toy.questions import KINDS, QUERIES, absent, answerable, deny
+from dataset.toy.scene import MIN_VISIBLE, sample_scene
 from utils.errors import InputError
 
 IMAGES, SEED = 120, 5
@@ -69,15 +70,15 @@ def test_a_set_alone_is_the_same_as_among_others(everything, tmp_path, name):
 
 
 def test_every_split_has_pictures_with_annotations(world):
-    for split, count in toy_reason.split_sizes(IMAGES).items():
+    for split, count in reason.split_sizes(IMAGES).items():
         pictures = {path.stem for path in (world / split).glob("*.jpg")}
         assert len(pictures) == count
         assert pictures == {path.stem for path in (world / split).glob("*.json")}
-    assert sum(toy_reason.split_sizes(IMAGES).values()) == IMAGES
+    assert sum(reason.split_sizes(IMAGES).values()) == IMAGES
 
 
 def test_an_annotation_has_the_keys_of_reasonseg_and_a_kind(world):
-    for split in toy_reason.SPLITS:
+    for split in reason.SPLITS:
         for number, annotation in enumerate(annotations(world, split)):
             assert set(annotation) == {
                 "shapes", "text", "is_sentence", "false_premise_QA", "kind"
@@ -107,7 +108,7 @@ def test_polygons_give_back_the_visible_part():
     for _ in range(40):
         scene = sample_scene(rng)
         for mask in scene.masks:
-            shapes = [{"points": points} for points in toy_reason.polygons(mask)]
+            shapes = [{"points": points} for points in reason.polygons(mask)]
             assert np.array_equal(fill({"shapes": shapes}, mask.shape), mask)
 
 

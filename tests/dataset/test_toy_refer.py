@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset import toy
+from dataset.toy import world as toy
 from tests.dataset.toy_truth import (
     EVALUATION,
     IMAGES,

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset import toy, toy_coco
-from dataset.toy_scene import sample_scene
+from dataset.toy import coco
+from dataset.toy import world as toy
+from dataset.toy.scene import sample_scene
 from tests.dataset.toy_truth import (
     IMAGES,
     QUERY_OF,
@@ -167,17 +168,17 @@ def test_every_form_of_segmentation_is_exact():
         scene = sample_scene(rng)
         for thing, mask in zip(scene.things, scene.masks, strict=True):
             for truth in (mask, side_of(thing, mask, "top")):
-                for form in set(toy_coco.FORMS):
-                    got = decode(toy_coco.segmentation_of(truth, form), mask.shape)
+                for form in set(coco.FORMS):
+                    got = decode(coco.segmentation_of(truth, form), mask.shape)
                     assert np.array_equal(got, truth), form
 
 
 def test_pixels_that_touch_at_corners_are_polygons_of_their_own():
     mask = np.eye(4, dtype=np.uint8)
-    polygons = toy_coco.polygons_along_edges(mask)
+    polygons = coco.polygons_along_edges(mask)
     assert sorted(map(len, polygons)) == [8, 8, 8, 8]
     assert np.array_equal(decode(polygons, (4, 4)), mask)
-    assert toy_coco.polygons_along_edges(np.zeros((3, 3), np.uint8)) == []
+    assert coco.polygons_along_edges(np.zeros((3, 3), np.uint8)) == []
 
 
 # ------------------------------------------------------------------ conversations

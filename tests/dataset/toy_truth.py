@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from dataset.toy_files import draw_scenes
-from dataset.toy_questions import QUERIES
+from dataset.toy.files import draw_scenes
+from dataset.toy.questions import QUERIES
 
 IMAGES, SEED = 300, 3
 SHARE, EVALUATION = 30, 3

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dataset.toy_coco import CocoFile
-from dataset.toy_files import draw_scenes, save_json, save_picture
-from dataset.toy_scene import COLOURS, SHAPES, Scene, Thing
+from dataset.toy.coco import CocoFile
+from dataset.toy.files import draw_scenes, save_json, save_picture
+from dataset.toy.scene import COLOURS, SHAPES, Scene, Thing
 
 PACO_FILE = Path("annotations") / "paco_lvis_v1_train.json"
 PASCAL_FILE = Path("train.json")

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dataset.records import FOLDER as INDEX_FOLDER
-from dataset.toy_scene import Scene, sample_scene
+from dataset.toy.scene import Scene, sample_scene
 from utils.errors import InputError
 
 MARK = "toy_world.json"

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dataset.toy_files import draw_scenes, save_json, save_labels, save_picture
-from dataset.toy_scene import COLOURS, SHAPES, Scene
+from dataset.toy.files import draw_scenes, save_json, save_labels, save_picture
+from dataset.toy.scene import COLOURS, SHAPES, Scene
 
 ADE20K_VALUES = {"circle": 120, "square": 42, "triangle": 115, "star": 67}
 """Pixel values (index + 1) of ball, box, tent and flower."""

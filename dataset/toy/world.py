@@ -7,11 +7,11 @@ annotation, pictures shared between sets, questions that need reasoning, and fal
 
 | `--sets` | folders below DIR | written by |
 |---|---|---|
-| sem_seg | ade20k, cocostuff + coco, mapillary | toy_semantic.py |
-| | vlpart/paco (pictures in coco), vlpart/pascal_part | toy_parts.py |
-| refer_seg, neg_refer_seg, correct_refer_seg | refer_seg/NAME, refer_seg/images | toy_refer.py |
-| vqa | llava_dataset (pictures in coco) | toy_vqa.py |
-| reason_seg | reason_seg/ReasonSeg | toy_reason.py |
+| sem_seg | ade20k, cocostuff + coco, mapillary | semantic.py |
+| | vlpart/paco (pictures in coco), vlpart/pascal_part | parts.py |
+| refer_seg, neg_refer_seg, correct_refer_seg | refer_seg/NAME, refer_seg/images | refer.py |
+| vqa | llava_dataset (pictures in coco) | vqa.py |
+| reason_seg | reason_seg/ReasonSeg | reason.py |
 
 ReasonSeg gets N pictures, every other source N / 10 (at least `MIN_SHARE`). Everything is a
 function of the seed, to the byte (with the same versions of the libraries), and a set does not
@@ -26,16 +26,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataset import toy_parts, toy_reason, toy_refer, toy_semantic
-from dataset.toy_files import draw_scenes, make_room, save_json, save_labels, save_picture
-from dataset.toy_vqa import conversation_entry
+from dataset.toy import parts, reason, refer, semantic
+from dataset.toy.files import draw_scenes, make_room, save_json, save_labels, save_picture
+from dataset.toy.vqa import conversation_entry
 from utils.errors import InputError, cli
 
 SETS = ("sem_seg", "refer_seg", "correct_refer_seg", "vqa", "neg_refer_seg", "reason_seg")
 MIN_IMAGES = 6
 MIN_SHARE = 6
 REASON_SEG = "reason_seg/ReasonSeg"
-_REFER = ("instances.json", *(f"refs({by}).p" for by in dict.fromkeys(toy_refer.SPLIT_BY.values())))
+_REFER = ("instances.json", *(f"refs({by}).p" for by in dict.fromkeys(refer.SPLIT_BY.values())))
 FOLDERS: dict[str, tuple[str, ...]] = {
     "ade20k": ("images", "annotations"),
     "coco": ("train2017",),
@@ -43,10 +43,10 @@ FOLDERS: dict[str, tuple[str, ...]] = {
     "mapillary": ("config_v2.0.json", "training"),
     "vlpart/paco": ("annotations",),
     "vlpart/pascal_part": ("train.json", "VOCdevkit"),
-    **{f"refer_seg/{name}": _REFER for name in toy_refer.SPLIT_BY},
+    **{f"refer_seg/{name}": _REFER for name in refer.SPLIT_BY},
     "refer_seg/images": ("mscoco", "saiapr_tc-12"),
     "llava_dataset": ("llava_instruct_150k.json",),
-    REASON_SEG: toy_reason.SPLITS,
+    REASON_SEG: reason.SPLITS,
 }
 """Folders of a toy world, each with what is written into it."""
 _ADE20K, _COCO, _MAPILLARY, _PASCAL, _REFER_COCO, _REFER_CLEF = range(10, 16)
@@ -70,7 +70,7 @@ def folders_of(sets: Sequence[str]) -> list[str]:
         names += ["ade20k", "cocostuff", "mapillary", "vlpart/paco", "vlpart/pascal_part"]
     if "sem_seg" in sets or "vqa" in sets:
         names.append("coco")
-    referring = [n for family, ns in toy_refer.FAMILIES.items() if family in sets for n in ns]
+    referring = [n for family, ns in refer.FAMILIES.items() if family in sets for n in ns]
     names += [f"refer_seg/{name}" for name in referring]
     if referring:
         names.append("refer_seg/images")
@@ -106,13 +106,13 @@ def write_world(out: str | Path, images: int, seed: int, sets: Sequence[str] = S
     make_room(out, wanted, FOLDERS)
     with tqdm(total=_pictures(wanted, images), desc="toy world", unit="picture") as bar:
         if "reason_seg" in sets:
-            toy_reason.write_reason_seg(out / REASON_SEG, images, seed, bar)
+            reason.write_reason_seg(out / REASON_SEG, images, seed, bar)
         count = share_of(images)
         if "sem_seg" in sets:
-            toy_semantic.write_ade20k(out / "ade20k", count, seed, _ADE20K, bar)
-            toy_semantic.write_mapillary(out / "mapillary", count, seed, _MAPILLARY, bar)
+            semantic.write_ade20k(out / "ade20k", count, seed, _ADE20K, bar)
+            semantic.write_mapillary(out / "mapillary", count, seed, _MAPILLARY, bar)
             folder = out / "vlpart" / "pascal_part"
-            toy_parts.write_pascal_part(folder, count, seed, _PASCAL, bar)
+            parts.write_pascal_part(folder, count, seed, _PASCAL, bar)
         if "coco" in wanted:
             _write_coco(out, count, seed, sets, bar)
         if "refer_seg/images" in wanted:
@@ -130,7 +130,7 @@ def _pictures(wanted: Sequence[str], images: int) -> int:
 
 def _write_coco(out: Path, count: int, seed: int, sets: Sequence[str], bar: tqdm) -> None:
     """`coco/train2017`, and what COCO-Stuff, PACO and LLaVA-Instruct say about its pictures."""
-    paco, conversations = toy_parts.paco_file(), []
+    paco, conversations = parts.paco_file(), []
     for index, rng, scene in draw_scenes(seed, _COCO, count):
         image_id = 30 + 37 * index
         name = f"{image_id:012d}"
@@ -138,12 +138,12 @@ def _write_coco(out: Path, count: int, seed: int, sets: Sequence[str], bar: tqdm
         entry = conversation_entry(image_id, f"{name}.jpg", scene.things, rng)
         conversations.append(entry)
         if "sem_seg" in sets:
-            labels = toy_semantic.cocostuff_labels(scene, index)
+            labels = semantic.cocostuff_labels(scene, index)
             save_labels(labels, out / "cocostuff" / "train2017" / f"{name}.png")
-            toy_parts.add_paco_picture(paco, image_id, f"train2017/{name}.jpg", index, scene)
+            parts.add_paco_picture(paco, image_id, f"train2017/{name}.jpg", index, scene)
         bar.update()
     if "sem_seg" in sets:
-        save_json(paco.content(), out / "vlpart" / "paco" / toy_parts.PACO_FILE)
+        save_json(paco.content(), out / "vlpart" / "paco" / parts.PACO_FILE)
     if "vqa" in sets:
         save_json(conversations, out / "llava_dataset" / "llava_instruct_150k.json")
 
@@ -151,16 +151,16 @@ def _write_coco(out: Path, count: int, seed: int, sets: Sequence[str], bar: tqdm
 def _write_referring(root: Path, images: int, seed: int, sets: Sequence[str], bar: tqdm) -> None:
     """The pictures of COCO 2014 and of refclef, and the sets about them."""
     counts = share_of(images), evaluation_share(images)
-    folder = root / toy_refer.COCO_IMAGES
-    pool = toy_refer.draw_pool(folder, False, counts, seed, _REFER_COCO, bar)
-    for family, names in toy_refer.FAMILIES.items():
+    folder = root / refer.COCO_IMAGES
+    pool = refer.draw_pool(folder, False, counts, seed, _REFER_COCO, bar)
+    for family, names in refer.FAMILIES.items():
         for name in names if family in sets else ():
             if name == "refclef":
-                folder = root / toy_refer.CLEF_IMAGES
-                clef = toy_refer.draw_pool(folder, True, counts, seed, _REFER_CLEF, bar)
-                toy_refer.write_set(root / name, name, *clef, seed, _REFER_CLEF + 1)
+                folder = root / refer.CLEF_IMAGES
+                clef = refer.draw_pool(folder, True, counts, seed, _REFER_CLEF, bar)
+                refer.write_set(root / name, name, *clef, seed, _REFER_CLEF + 1)
             else:
-                toy_refer.write_set(root / name, name, *pool, seed, _REFER_CLEF + 1)
+                refer.write_set(root / name, name, *pool, seed, _REFER_CLEF + 1)
 
 
 @cli
@@ -177,7 +177,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", default="||".join(SETS), help="which ones; default: all")
     given = parser.parse_args(argv)
     print(write_world(given.out, given.images, given.seed, given.sets.split("||")))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

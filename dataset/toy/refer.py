@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dataset.toy_coco import CocoFile
-from dataset.toy_files import draw_scenes, save_json, save_pickle, save_picture, world_rng
-from dataset.toy_questions import KINDS, QUERIES, Query, absent, answerable
-from dataset.toy_scene import SHAPES, Thing
+from dataset.toy.coco import CocoFile
+from dataset.toy.files import draw_scenes, save_json, save_pickle, save_picture, world_rng
+from dataset.toy.questions import KINDS, QUERIES, Query, absent, answerable
+from dataset.toy.scene import SHAPES, Thing
 
 COCO_IMAGES = Path("images") / "mscoco" / "images" / "train2014"
 CLEF_IMAGES = Path("images") / "saiapr_tc-12"

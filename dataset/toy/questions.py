@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dataset.toy_scene import COLOURS, PLACES, SHAPES, SIZES, Thing
+from dataset.toy.scene import COLOURS, PLACES, SHAPES, SIZES, Thing
 
 KINDS = ("direct", "colour", "shape", "size", "position", "reasoning")
 

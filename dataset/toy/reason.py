@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dataset.toy_files import save_json, save_picture, world_rng
-from dataset.toy_questions import KINDS, Question, absent, answerable, ask, deny
-from dataset.toy_scene import Scene, sample_scene
+from dataset.toy.files import save_json, save_picture, world_rng
+from dataset.toy.questions import KINDS, Question, absent, answerable, ask, deny
+from dataset.toy.scene import Scene, sample_scene
 from utils.errors import InputError
 
 SPLITS = ("train", "val", "test")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dataset.toy_questions import KINDS, absent, answerable, with_article
-from dataset.toy_scene import PLACES, Thing
+from dataset.toy.questions import KINDS, absent, answerable, with_article
+from dataset.toy.scene import PLACES, Thing
 
 _NUMBERS = ("No", "One", "Two", "Three", "Four")
 _IMAGE = "<image>"

@@ -1,0 +1,1 @@
+"""A toy world: every data set, small, drawn anywhere (see world.py)."""
