@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import dataset.toy.world
+from dataset.preview import PreviewOptions
 from model import Answer
 from quickstart import QuickstartOptions
 from utils.config import resolve
@@ -33,6 +34,9 @@ SCRIPTS = {
     "merge_lora_weight.sh": ["runs/tiny", "runs/tiny out", "runs/tiny --checkpoint latest"],
     "quickstart.sh": ["", "--fast"],
 }
+MODULES = {"dataset.preview": PreviewOptions, "dataset.doctor": TrainOptions}
+"""Started by `python -m`. The flags of the doctor are some of those of training, and a few more."""
+DOCTOR_ALONE = {"--deep", "--json", "--cache"}
 NOT_ENTRIES = {"run_tests.sh"}
 CAPTURE = """exec() { printf '%s\\n' "$@"; exit 0; }; . "$0" """
 
@@ -53,6 +57,11 @@ def complaints(words: list[str]) -> list[str]:
             patch.setattr(dataset.toy.world, "write_world", lambda *given: drawn.append(given))
             code = dataset.toy.world.main(words[words.index("dataset.toy") + 1 :])
         return [] if code == 0 and drawn else [f"{words}: exit code {code}"]
+    for module, options in MODULES.items():
+        if module in words:
+            given = [w for w in words[words.index(module) + 1 :] if w not in DOCTOR_ALONE]
+            _, problems, _, _ = resolve(options, given)
+            return [f"{' '.join(words)}: {p.message}" for p in problems if not p.missing]
     place = next((n for n, word in enumerate(words) if Path(word).name in ENTRIES), None)
     if place is None:
         return [f"{' '.join(words)}: starts no entry point"]
@@ -139,8 +148,9 @@ def test_the_tree_of_the_readme_is_the_real_one():
         first, slash, rest = path.partition("/")
         if not first.startswith("."):
             real[""].add(first + slash)
-        if f"{first}/" in told and rest.endswith(".py") and "/" not in rest:
-            real[f"{first}/"] |= {rest} - {"__init__.py"}
+        if f"{first}/" in told and rest.endswith(".py"):
+            inner, slash, _ = rest.partition("/")
+            real[f"{first}/"] |= {inner + slash} - {"__init__.py"}
     assert told == real
 
 
