@@ -26,6 +26,7 @@ from tests.dataset.toy_truth import (
     labels_of,
     read,
     scenes,
+    side_of,
     union,
 )
 
@@ -33,14 +34,6 @@ from tests.dataset.toy_truth import (
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
     return toy.write_world(tmp_path_factory.mktemp("sets"), IMAGES, SEED)
-
-
-def side_of(thing, mask: np.ndarray, part: str) -> np.ndarray:
-    """The half of a mask above, below, left or right of the thing's centre."""
-    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
-    cx, cy = (round(v) for v in thing.centre)
-    inside = {"top": y < cy, "bottom": y >= cy, "left": x < cx, "right": x >= cx}[part]
-    return mask * inside
 
 
 # ------------------------------------------------------------------ label maps

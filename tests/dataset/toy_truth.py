@@ -26,6 +26,14 @@ def scenes(pool: str, count: int = SHARE) -> list:
     return [scene for _, _, scene in draw_scenes(SEED, STREAMS[pool], count)]
 
 
+def side_of(thing, mask: np.ndarray, part: str) -> np.ndarray:
+    """The part of a thing's mask on one side of its centre."""
+    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    cx, cy = (round(v) for v in thing.centre)
+    inside = {"top": y < cy, "bottom": y >= cy, "left": x < cx, "right": x >= cx}[part]
+    return mask * inside
+
+
 def read(path: Path):
     return json.loads(path.read_text("utf-8"))
 
