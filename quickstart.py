@@ -197,14 +197,13 @@ def mixture_table(run: Path, steps: int) -> Any:
     drawn = Counter(mixture.names[mixture.choice(index)] for index in range(draws))
     rows = [
         [
-            name,
-            getattr(options, DATA_FLAGS[name]).replace("||", ", "),
+            f"{name} ({getattr(options, DATA_FLAGS[name]).replace('||', ', ')})",
             f"{rate:g}",
             str(drawn[name]),
         ]
         for name, rate in rates.items()
     ]
-    header = ["data set", "sources", "rate", "pictures drawn"]
+    header = ["data set", "rate", "pictures drawn"]
     return Table("Training data", header, rows, "All are toy data in the layouts of the real sets.")
 
 
