@@ -78,8 +78,9 @@ def test_only_its_own_folder_is_replaced(tmp_path):
 def test_the_page_counts_what_was_drawn(tmp_path):
     options = TrainOptions(dataset="vqa||reason_seg||sem_seg", sample_rates="1,3,0", batch_size=4)
     save(options, tmp_path / "config.yaml")
-    rows = {row[0]: row for row in quickstart.mixture_table(tmp_path, steps=50).rows}
-    drawn = {name: int(row[3]) for name, row in rows.items()}
-    assert rows["vqa"][1:3] == ["llava_instruct_150k", "1"] and drawn["sem_seg"] == 0
+    table = quickstart.mixture_table(tmp_path, steps=50)
+    rows = {row[0].split(" (")[0]: row for row in table.rows}
+    drawn = {name: int(row[2]) for name, row in rows.items()}
+    assert rows["vqa"][:2] == ["vqa (llava_instruct_150k)", "1"] and drawn["sem_seg"] == 0
     total = 50 * 4 * options.grad_accumulation_steps
     assert sum(drawn.values()) == total and abs(drawn["vqa"] - total / 4) < 4 * total**0.5
