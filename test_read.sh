@@ -1,26 +1,42 @@
 #!/usr/bin/env bash
-# Evaluate a merged READ on ReasonSeg test: teacher forced as the paper does, and generated answers
-# with the false-premise questions (See).
+# Let a merged READ answer by itself, also about what is not there: See and Segment.
 #
-#   bash test_read.sh [MODEL] [GPUs] [further flags of test_read.py]
+#   bash test_read.sh [MODEL] [GPUs] [SET|SPLIT, or all] [further flags of test_read.py]
 #
-# MODEL  folder or hub id (default: runs/read_7b_scratch/merged)
-# GPUs   processes that share the pictures (default: 1)
+# MODEL      folder or hub id (default: runs/read_7b_refer/merged, from train_read.sh ReferSeg and
+#            merge_lora_weight.sh)
+# GPUs       processes that share the pictures (default: 1)
+# SET|SPLIT  what is asked (default: fprefcoco|val); all: the three of the table in turn
 #
-# Published, teacher forced: READ 7B 58.5 gIoU / 58.6 cIoU (short 52.6/49.5, long 60.4/61.0),
-# 13B 62.2/62.8 (not measured here). For 13B add:
-#   --sasp_num_points 60 --sasp_t_pos 0.6 --sasp_t_neg 0.2 --sasp_down_sample 1
-# Hardware: one GPU with 24 GB for 7B, 40 GB for 13B, in bf16 (estimates). Data:
-# dataset_folder/reason_seg/ReasonSeg/test, or --dataset_dir DIR. The tiny default runs on a CPU:
+# Published for READ 7B, See accuracy / Segment (cIoU over all questions; not measured here):
+#   bash test_read.sh MODEL 1 "fprefcoco|val"     82.87 / 61.50
+#   bash test_read.sh MODEL 1 "fprefcoco+|val"    83.51 / 54.54
+#   bash test_read.sh MODEL 1 "fprefcocog|val"    84.67 / 56.12
+# Further sets: R-refcoco, R-refcoco+, R-refcocog, refcoco, refcoco+, refcocog, ReasonSeg with its
+# false premises, and your own; --eval_mode both asks teacher forced as well and prints the gap.
+#
+# The published numbers were asked with the original's own templates: make that file with
+# python -m dataset.templates and add --templates FILE. A run that was killed goes on with the same
+# command; python test_read.py --cmd metrics --vis_save_path DIR computes the metrics again.
+# Hardware: one GPU with 24 GB for 7B, 40 GB for 13B, in bf16 (estimates). Data: dataset_folder, or
+# --dataset_dir DIR. The tiny default runs on a CPU:
 #   bash test_read.sh quickstart_output/merged 1 --dataset_dir quickstart_output/data
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-model="${1:-runs/read_7b_scratch/merged}"
+model="${1:-runs/read_7b_refer/merged}"
 gpus="${2:-1}"
 shift $(($# < 2 ? $# : 2))
+data="fprefcoco|val"
+[[ $# -gt 0 && "$1" != --* ]] && { data="$1"; shift; }
+if [[ "$data" == all ]]; then
+  for part in fprefcoco{,+,g}\|val; do
+    bash "$here/test_read.sh" "$model" "$gpus" "$part" "$@"
+  done
+  exit 0
+fi
 [[ -d "$here/.venv/bin" ]] && export PATH="$here/.venv/bin:$PATH"
 launcher=(python)
 [[ "$gpus" -gt 1 ]] && launcher=(torchrun --standalone --nproc_per_node "$gpus")
 exec "${launcher[@]}" "$here/test_read.py" \
-  --pretrained_model_path "$model" --val_dataset "ReasonSeg|test" --eval_mode both \
-  --vis_save_path vis_output/test "$@"
+  --pretrained_model_path "$model" --val_dataset "$data" --eval_mode generated \
+  --vis_save_path "vis_output/${data//|/_}_generated" "$@"

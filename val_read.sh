@@ -1,23 +1,50 @@
 #!/usr/bin/env bash
-# Validate a merged READ on ReasonSeg val, teacher forced, as the paper does.
+# Validate a merged READ as the paper does: teacher forced, gIoU and cIoU.
 #
-#   bash val_read.sh [MODEL] [GPUs] [further flags of test_read.py]
+#   bash val_read.sh [MODEL] [GPUs] [SET|SPLIT, or all] [further flags of test_read.py]
 #
-# MODEL  folder or hub id (default: runs/read_7b/merged, from train_read.sh and merge_lora_weight.sh)
-# GPUs   processes that share the pictures (default: 1)
+# MODEL      folder or hub id (default: runs/read_7b/merged, from train_read.sh and
+#            merge_lora_weight.sh)
+# GPUs       processes that share the pictures (default: 1)
+# SET|SPLIT  what is asked (default: ReasonSeg|val); all: every one of these in turn
 #
-# Published: READ 7B on ReasonSeg val 59.8 gIoU / 67.6 cIoU (not measured here).
-# Hardware: one GPU with 24 GB for 7B in bf16 (an estimate). Data: dataset_folder/reason_seg/ReasonSeg/val, or
+# Published, gIoU/cIoU of ReasonSeg and cIoU of the others (not measured here):
+#                                          READ 7B      READ 13B
+#   bash val_read.sh MODEL 1 "ReasonSeg|val"      59.8/67.6
+#   bash val_read.sh MODEL 1 "ReasonSeg|test"     58.5/58.6    62.2/62.8
+#   bash val_read.sh MODEL 1 "ReasonSeg|short"    52.6/49.5
+#   bash val_read.sh MODEL 1 "ReasonSeg|long"     60.4/61.0
+#   bash val_read.sh MODEL 1 "refcoco|val"        78.1
+#   bash val_read.sh MODEL 1 "refcoco|testA"      80.2
+#   bash val_read.sh MODEL 1 "refcoco|testB"      73.2
+#   bash val_read.sh MODEL 1 "refcoco+|val"       68.4
+#   bash val_read.sh MODEL 1 "refcoco+|testA"     73.7
+#   bash val_read.sh MODEL 1 "refcoco+|testB"     60.4
+#   bash val_read.sh MODEL 1 "refcocog|val"       70.1
+#   bash val_read.sh MODEL 1 "refcocog|test"      71.4
+#
+# ReasonSeg is asked with the fixed templates. RefCOCO/+/g were published with the original's own
+# set: make it with python -m dataset.templates and add --templates FILE. For 13B on ReasonSeg add:
+#   --sasp_num_points 60 --sasp_t_pos 0.6 --sasp_t_neg 0.2 --sasp_down_sample 1
+# Hardware: one GPU with 24 GB for 7B, 40 GB for 13B, in bf16 (estimates). Data: dataset_folder, or
 # --dataset_dir DIR. The tiny default runs on a CPU:
-#   bash val_read.sh quickstart_output/merged 1 --dataset_dir quickstart_output/data
+#   bash val_read.sh quickstart_output/merged 1 "refcoco|testA" --dataset_dir quickstart_output/data
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 model="${1:-runs/read_7b/merged}"
 gpus="${2:-1}"
 shift $(($# < 2 ? $# : 2))
+data="ReasonSeg|val"
+[[ $# -gt 0 && "$1" != --* ]] && { data="$1"; shift; }
+if [[ "$data" == all ]]; then
+  for part in ReasonSeg\|{val,test,short,long} refcoco{,+}\|{val,testA,testB} refcocog\|{val,test}; do
+    bash "$here/val_read.sh" "$model" "$gpus" "$part" "$@"
+  done
+  exit 0
+fi
 [[ -d "$here/.venv/bin" ]] && export PATH="$here/.venv/bin:$PATH"
 launcher=(python)
 [[ "$gpus" -gt 1 ]] && launcher=(torchrun --standalone --nproc_per_node "$gpus")
 exec "${launcher[@]}" "$here/test_read.py" \
-  --pretrained_model_path "$model" --val_dataset "ReasonSeg|val" --eval_mode teacher_forced \
-  --vis_save_path vis_output/val "$@"
+  --pretrained_model_path "$model" --val_dataset "$data" --eval_mode teacher_forced \
+  --vis_save_path "vis_output/${data//|/_}" "$@"

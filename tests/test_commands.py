@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import re
 import shlex
+import shutil
 import subprocess
 from fnmatch import fnmatch
 from pathlib import Path
@@ -28,8 +29,8 @@ ENTRIES = {
 }
 SCRIPTS = {
     "train_read.sh": ["", "ReasonSeg", "ReferSeg 4", "ReasonSeg 8 24999 --epochs 4"],
-    "val_read.sh": ["", "some/model", "some/model 2", "some/model 1 --no_resume"],
-    "test_read.sh": ["", "some/model", "some/model 2 --skip_broken"],
+    "val_read.sh": ["", "some/model", "some/model 2 refcoco|testA", "some/model 1 --no_resume"],
+    "test_read.sh": ["", "some/model", "some/model 2 fprefcocog|val --skip_broken"],
     "demo.sh": ["", "some/model", "some/model --force_seg", "--load_in_4bit"],
     "merge_lora_weight.sh": ["runs/tiny", "runs/tiny out", "runs/tiny --checkpoint latest"],
     "quickstart.sh": ["", "--fast"],
@@ -87,6 +88,19 @@ def test_scripts(script):
     for arguments in SCRIPTS[script]:
         words = command_of(script, arguments.split())
         assert complaints(words) == []
+
+
+@pytest.mark.parametrize(("script", "count"), [("val_read.sh", 12), ("test_read.sh", 3)])
+def test_all_published_evaluations(script, count, tmp_path):
+    copy = tmp_path / script
+    shutil.copy(ROOT / script, copy)
+    (tmp_path / "test_read.py").write_text("import sys; print(sys.argv[4], *sys.argv[-2:])")
+    bash = ["bash", str(copy), "some/model", "1", "all", "--dataset_dir", "DATA"]
+    done = subprocess.run(bash, capture_output=True, text=True, check=True)
+    asked = [line.split()[0] for line in done.stdout.splitlines()]
+    header = re.findall(rf'^#   bash {script} MODEL 1 "(.*?)"', copy.read_text("utf-8"), re.M)
+    assert asked == header and len(set(asked)) == count
+    assert done.stdout.count("--dataset_dir DATA") == count
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
