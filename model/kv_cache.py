@@ -37,6 +37,9 @@ class Span:
 class RowLayer(DynamicLayer):
     """Keys and values float[R, H, S, d] of one layer, written in place."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.span = Span(slice(0, 0), 0, 0)
@@ -93,7 +96,7 @@ class RowCache(Cache):
 
     def __init__(self, layers: int):
         self.rows_of_layers = [RowLayer() for _ in range(layers)]
-        super().__init__(layers=self.rows_of_layers)
+        super().__init__(layers=list(self.rows_of_layers))
         self.rows = 0
         self.slots = 0
 

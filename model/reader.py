@@ -39,6 +39,18 @@ class Reader:
         self.watch = watch
         self._limit = MemoryLimit()
 
+    def compile(self, backend: str = "inductor") -> None:
+        """Let `torch.compile` speed up SAM's encoder and the language model's MLPs, in place.
+
+        The first answers take minutes longer; it pays for thousands of questions.
+
+        Args:
+            backend: of `torch.compile`.
+        """
+        self.model.model.visual_model.image_encoder.compile(backend=backend)
+        for layer in self.model.model.layers:
+            layer.mlp.compile(backend=backend, dynamic=True)
+
     def segment(
         self,
         image: ImageLike,

@@ -17,6 +17,7 @@ from model import Answer, Reader, load_read
 from tests.model.babble import QUESTIONS, babbling, pictures
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import InputError
+from utils.stopwatch import Stopwatch
 
 LENGTH = 10
 FORMATS = [("llava_v1", True), ("llava_v1", False), ("llava_llama_2", True)]
@@ -338,7 +339,9 @@ def test_out_of_memory_in_the_middle_of_answers(babbler, items, expected, monkey
 
 
 def test_out_of_memory_in_the_masks(babbler, items, expected, monkeypatch):
-    sizes = fail_above(babbler.model, "predict_masks", 2, lambda states, *_: len(states), monkeypatch)
+    sizes = fail_above(
+        babbler.model, "predict_masks", 2, lambda states, *_: len(states), monkeypatch
+    )
     with pytest.warns(RuntimeWarning, match="out of memory"):
         answers = babbler.segment_batch(items, max_new_tokens=LENGTH, batch_questions=8)
     check_same(answers, expected)
@@ -362,3 +365,28 @@ def test_a_kept_segment_keeps_no_other(babbler, items):
     for segment in answer.segments:
         for array in (segment.logits, segment.mask, segment.similarity, segment.points):
             assert array.base is None or array.base.nbytes == array.nbytes
+
+
+# --- on the side ----------------------------------------------------------------------------
+
+
+def test_stages_are_measured(babbler, items):
+    babbler.watch = Stopwatch()
+    babbler.segment_batch(items, max_new_tokens=3)
+    assert set(babbler.watch.seconds) == {
+        "read pictures (thread)",
+        "wait for pictures",
+        "clip",
+        "shared prefix",
+        "prefill",
+        "decode",
+        "sam encoder",
+        "masks",
+    }
+
+
+def test_compiled_parts_give_the_same(babbler, items, expected):
+    before = list(babbler.model.state_dict())
+    babbler.compile(backend="eager")
+    check_same(babbler.segment_batch(items, max_new_tokens=LENGTH), expected)
+    assert list(babbler.model.state_dict()) == before

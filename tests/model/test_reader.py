@@ -5,13 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-
 from model.llava import splice_image
 from model.sasp import SaspParams
 from tests.model.conftest import QUESTION
 from utils.conversation import POSITIVE_ANSWER, build_prompt, user_turn
 from utils.errors import InputError
-from utils.tokenization import encode_batch, encode_prompt
+from utils.tokenization import encode_prompt
 
 QUESTIONS = [QUESTION, "cat", "Which thing on the left side has no corners?"]
 
