@@ -137,10 +137,12 @@ class Answering:
     def _pull(
         self, source: Iterator[tuple[ImageLike, Sequence[str]]], reading: ThreadPoolExecutor
     ) -> None:
-        """Take items until there is enough to do."""
+        """Take items until there is enough to do: a full batch waiting, within the window."""
+        rows = self.asking.batch_questions
         while not self.exhausted:
             held = sum(picture.weight for picture in self.pictures)
-            if len(self.pictures) >= 2 and held >= WINDOW * self.asking.batch_questions:
+            enough = len(self.waiting) >= rows or held >= WINDOW * rows
+            if len(self.pictures) >= 2 and enough:
                 return
             try:
                 image, questions = next(source)
