@@ -40,21 +40,20 @@ class Size:
 
 
 SMALL_SAM = {
-    "embed_dim": 128,
-    "depth": 4,
-    "num_heads": 4,
-    "global_attn_indexes": [3],
+    "embed_dim": 96,
+    "depth": 3,
+    "num_heads": 2,
+    "global_attn_indexes": [2],
     "prompt_dim": 64,
     "decoder_mlp_dim": 512,
 }
 SIZES = {
     "tiny": Size(64, 128, 2, 4, 32, 2, 2, {**SMALL_SAM, "embed_dim": 32, "image_size": 128}),
-    "cpu": Size(768, 2048, 12, 12, 192, 6, 3, SMALL_SAM),
+    "cpu": Size(1024, 2752, 12, 16, 192, 6, 3, SMALL_SAM),
     "7b": Size(4096, 11008, 32, 32, 1024, 24, 16, "vit_h"),
     "13b": Size(5120, 13824, 40, 40, 1024, 24, 16, "vit_h"),
 }
-"""All see 24 x 24 image tokens. "cpu": LLM : SAM : CLIP as in the 7B model, where a forward over a
-prompt takes about 2.5 times the arithmetic of SAM's encoder and 20 times that of CLIP."""
+"""All see 24 x 24 image tokens and SAM frames of 1024 ("tiny": 128)."""
 
 
 def random_reader(size: Size, device: str, dtype: torch.dtype, seed: int = 0) -> Reader:
