@@ -229,15 +229,13 @@ class Answering:
             except InputError as error:
                 self._break(picture, error)
                 return
-        longest = max(len(request.ids) for _, request in pairs)
-        rows = min(self.most_rows, len(self.rows) + len(self.waiting))
         later = {id(picture) for picture, _ in list(self.waiting)[len(pairs) :]}
-        self.rows.placed = []
+        self.rows.unplace()
         for picture in dict.fromkeys(picture for picture, _ in pairs):
             prefix = picture.prefix or self._read(picture)
             mine = [request for owner, request in pairs if owner is picture]
             with self.watch("prefill"):
-                self.rows.place(mine, prefix, rows, longest)
+                self.rows.place(mine, prefix)
             if id(picture) not in later and not self.asking.force_seg:
                 picture.prefix = None
         with self.watch("prefill"):

@@ -8,27 +8,31 @@ tokens behind it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from transformers import DynamicCache
 
-from model.kv_cache import RowCache, Span
+from model.kv_cache import Layers, RowCache, row_attention
 from model.llava import splice_image
 from model.read_model import ReadForCausalLM
 
 
-@dataclass
+@dataclass(eq=False)
 class Prefix:
     """The shared part of the prompts about a picture.
 
     Args:
-        cache: its keys and values, one row.
+        layers: its keys and values.
         length: its positions p, the picture's V included.
         image_states: float[V, D], states of the picture after the final norm.
+        name: stands for it where it must not be kept itself.
     """
 
-    cache: RowCache
+    layers: Layers
     length: int
     image_states: torch.Tensor
+    name: object = field(default_factory=object)
 
 
 @dataclass(eq=False)
@@ -68,8 +72,7 @@ def encode_prefix(model: ReadForCausalLM, ids: list[int], features: torch.Tensor
     nothing = torch.zeros(1, dtype=torch.int64, device=model.device)
     spliced = splice_image(row, known, model.model.embed_tokens, features, nothing)
     length = spliced.embeds.shape[1]
-    cache = RowCache(model.config.num_hidden_layers)
-    cache.set_span(Span(slice(0, 1), 0, length))
+    cache = DynamicCache()
     hidden = model.model(
         inputs_embeds=spliced.embeds,
         attention_mask=spliced.attention_mask,
@@ -78,8 +81,9 @@ def encode_prefix(model: ReadForCausalLM, ids: list[int], features: torch.Tensor
         use_cache=True,
     ).last_hidden_state
     first = int(spliced.image_start[0])
+    layers: Any = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr]
     # A copy, so that the other states are let go.
-    return Prefix(cache, length, hidden[0, first : first + features.shape[1]].clone())
+    return Prefix(layers, length, hidden[0, first : first + features.shape[1]].clone())
 
 
 class AnswerRows:
@@ -105,50 +109,48 @@ class AnswerRows:
         """Let go of everything, memory included; returns the requests that were under way."""
         left = list(getattr(self, "requests", []))
         self.cache = RowCache(self.model.config.num_hidden_layers)
+        self.pictures: list[object] = []
         self.requests: list[Request] = []
         self.lengths: list[int] = []
         self.placed: list[Request] = []
-        self.prefix_length = 0
+        self.shared = 0
         return left
 
-    def place(self, requests: list[Request], prefix: Prefix, rows: int, longest: int) -> None:
-        """Give each of these requests a row with the keys and values of its picture.
+    def place(self, requests: list[Request], prefix: Prefix) -> None:
+        """Give each of these requests a row that knows its picture.
 
         Args:
             requests: questions about one picture.
             prefix: what they share; equally long for all pictures.
-            rows: rows to have room for.
-            longest: tokens of the longest request that is to be placed before `prefill`.
         """
-        first = len(self.requests) + len(self.placed)
-        end = first + len(requests)
-        self.cache.reserve(max(rows, end), prefix.length + longest, prefix.cache)
-        self.cache.copy_prefix(prefix.cache, slice(first, end), prefix.length)
-        self.prefix_length = prefix.length
+        if prefix.name not in self.pictures:
+            self.cache.add_picture(prefix.layers)
+            self.pictures.append(prefix.name)
+        self.shared = prefix.length
         self.placed += requests
+        self.cache.picture_of_row += [self.pictures.index(prefix.name)] * len(requests)
+
+    def unplace(self) -> None:
+        """Take back what was placed and not prefilled."""
+        self.placed = []
+        del self.cache.picture_of_row[len(self.requests) :]
+        self._drop_pictures()
 
     @torch.no_grad()
     def prefill(self) -> list[Request]:
         """Run the placed requests' own tokens; returns those that are finished."""
-        placed, device = self.placed, self.model.device
-        first, shared = len(self.requests), self.prefix_length
+        placed, device, first = self.placed, self.model.device, len(self.requests)
         lengths = [len(request.ids) for request in placed]
         longest = max(lengths)
+        self.cache.reserve(first + len(placed), longest)
+        self.cache.set_span(slice(first, first + len(placed)), [0] * len(placed), longest)
         ids = torch.tensor([r.ids + [0] * (longest - len(r.ids)) for r in placed], device=device)
-        ends = shared + torch.tensor(lengths, device=device)
-        slots = torch.arange(shared + longest, device=device)
-        self.cache.set_span(Span(slice(first, first + len(placed)), shared, longest))
-        hidden = self.model.model(
-            inputs_embeds=self.model.model.embed_tokens(ids),
-            attention_mask=slots < ends[:, None],
-            position_ids=slots[shared:].expand(len(placed), -1),
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
+        positions = self.shared + torch.arange(longest, device=device)
+        hidden = self._forward(ids, positions.expand(len(placed), -1))
 
         self.placed = []
         self.requests += placed
-        self.lengths += [shared + length for length in lengths]
+        self.lengths += lengths
         finished = []
         talking = []
         for row, request in enumerate(placed):
@@ -167,20 +169,24 @@ class AnswerRows:
     def step(self) -> list[Request]:
         """One more token for each row; returns the requests that are finished."""
         device, count = self.model.device, len(self.requests)
-        seen = max(self.lengths)
-        self.cache.reserve(count, seen + 1)
-        places = torch.tensor(self.lengths, device=device)
+        self.cache.reserve(count, max(self.lengths) + 1)
+        self.cache.set_span(slice(0, count), self.lengths, 1)
         said = torch.tensor([request.tokens[-1:] for request in self.requests], device=device)
-        self.cache.set_span(Span(slice(0, count), seen, 1, places))
-        hidden = self.model.model(
-            inputs_embeds=self.model.model.embed_tokens(said),
-            attention_mask=torch.arange(seen + 1, device=device) <= places[:, None],
-            position_ids=places[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
+        places = torch.tensor(self.lengths, device=device)
+        hidden = self._forward(said, self.shared + places[:, None])
         self.lengths = [length + 1 for length in self.lengths]
         return self._leave(self._say(list(range(count)), hidden[:, 0]))
+
+    def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """States float[r, t, D] of tokens int64[r, t] at their positions."""
+        with row_attention(self.model.config):
+            return self.model.model(
+                inputs_embeds=self.model.model.embed_tokens(ids),
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                rows=self.cache,
+            ).last_hidden_state
 
     def _read_given(self, request: Request, hidden: torch.Tensor) -> None:
         """Take the `[SEG]` states of a given answer from the states float[T, D] of its tokens."""
@@ -216,5 +222,15 @@ class AnswerRows:
             row = next(movers)
             self.cache.move_row(row, gap, self.lengths[row])
             self.requests[gap], self.lengths[gap] = self.requests[row], self.lengths[row]
-        del self.requests[kept:], self.lengths[kept:]
+        del self.requests[kept:], self.lengths[kept:], self.cache.picture_of_row[kept:]
+        self._drop_pictures()
         return leaving
+
+    def _drop_pictures(self) -> None:
+        """Let go of the pictures that no row asks about any more."""
+        used = set(self.cache.picture_of_row)
+        for number in sorted(set(range(len(self.pictures))) - used, reverse=True):
+            self.cache.drop_picture(number)
+            last = self.pictures.pop()
+            if number < len(self.pictures):
+                self.pictures[number] = last
