@@ -362,3 +362,4 @@ def test_compiled_parts_give_the_same(babbler, items, expected):
     babbler.compile(backend="eager")
     check_same(babbler.segment_batch(items, max_new_tokens=LENGTH), expected)
     assert list(babbler.model.state_dict()) == before
+    torch._dynamo.reset()

@@ -14,12 +14,13 @@ from tests.conftest import MICRO_SAM
 
 QUESTIONS = 5000
 WARM_UP = 500
+TENSORS = (torch.Tensor, torch.nn.Parameter)
 
 
 def live_tensors() -> tuple[int, int]:
     """Number and bytes of all tensors there are."""
     gc.collect()
-    found = [entry for entry in gc.get_objects() if issubclass(type(entry), torch.Tensor)]
+    found = [entry for entry in gc.get_objects() if type(entry) in TENSORS]
     return len(found), sum(tensor.nbytes for tensor in found)
 
 
