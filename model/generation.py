@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from model.kv_cache import Layers, RowCache, row_attention
+from model.kv_cache import TURN, Layers, RowCache, row_attention
 from model.llava import splice_image
 from model.read_model import ReadForCausalLM
 
@@ -73,13 +73,14 @@ def encode_prefix(model: ReadForCausalLM, ids: list[int], features: torch.Tensor
     spliced = splice_image(row, known, model.model.embed_tokens, features, nothing)
     length = spliced.embeds.shape[1]
     cache = DynamicCache()
-    hidden = model.model(
-        inputs_embeds=spliced.embeds,
-        attention_mask=spliced.attention_mask,
-        position_ids=torch.arange(length, device=model.device)[None],
-        past_key_values=cache,
-        use_cache=True,
-    ).last_hidden_state
+    with TURN:
+        hidden = model.model(
+            inputs_embeds=spliced.embeds,
+            attention_mask=spliced.attention_mask,
+            position_ids=torch.arange(length, device=model.device)[None],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
     first = int(spliced.image_start[0])
     layers: Any = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr]
     # A copy, so that the other states are let go.

@@ -10,6 +10,7 @@ pictures in use are always the first ones, so that every step works on views.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ CHUNK = 32
 
 NAME = "rows_of_pictures"
 """Of the attention, among those of transformers."""
+
+TURN = threading.RLock()
+"""Held by a forward of the language model, since its attention is a setting of the whole model."""
 
 Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values float[1, H, p, d] of every layer."""
@@ -253,10 +257,11 @@ AttentionInterface.register(NAME, attend)
 
 @contextmanager
 def row_attention(config: PreTrainedConfig) -> Iterator[None]:
-    """Inside, the model of this configuration attends by `attend`."""
-    usual = config._attn_implementation
-    config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = usual
+    """Inside, the model of this configuration attends by `attend`; one thread at a time."""
+    with TURN:
+        usual = config._attn_implementation
+        config._attn_implementation = NAME
+        try:
+            yield
+        finally:
+            config._attn_implementation = usual

@@ -3,6 +3,7 @@
 import itertools
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -95,6 +96,27 @@ def test_other_attention_gives_the_same(small_folder, items, expected):
     reader = babbling(load_read(small_folder, attn_implementation="eager"))
     check_same(reader.segment_batch(items, max_new_tokens=LENGTH, batch_questions=4), expected)
     assert reader.model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_short_number_formats(small_folder, items, expected, dtype):
+    """Not the same answers, but as many, and masks of the same kind."""
+    reader = babbling(load_read(small_folder, dtype=dtype))
+    answers = reader.segment_batch(items, max_new_tokens=LENGTH, batch_questions=4)
+    assert len(answers) == len(expected)
+    assert sum(a.token_ids[0] == e.token_ids[0] for a, e in zip(answers, expected, strict=True)) > 9
+    segments = [segment for answer in answers for segment in answer.segments]
+    assert segments
+    assert all(segment.logits.dtype == np.float32 for segment in segments)
+    assert all(np.isfinite(segment.logits).all() for segment in segments)
+
+
+def test_readers_in_several_threads(babbler, items, expected):
+    """As a web page has them."""
+    with ThreadPoolExecutor(3) as pool:
+        asked = [pool.submit(babbler.segment_batch, items, max_new_tokens=LENGTH) for _ in range(3)]
+    for future in asked:
+        check_same(future.result(), expected)
 
 
 def test_force_seg_adds_masks_only_where_there_are_none(babbler, items, expected):
