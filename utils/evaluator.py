@@ -7,7 +7,9 @@ of items. Teacher-forced and generated evaluation differ by one argument of `rea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,7 +36,14 @@ class AnswerLike(Protocol):
 
 
 Predict = Callable[[np.ndarray, list[str]], Sequence[AnswerLike]]
-"""(image uint8[H, W, 3], questions) -> one answer per question, in order."""
+"""(image uint8[H, W, 3], questions) -> one answer per question, in order. If it has a method
+`stream` (see `ReaderPredict`), that is used."""
+
+Asked = tuple[np.ndarray, list[str]]
+"""A picture uint8[H, W, 3] and questions about it."""
+
+AHEAD = 2
+"""Items that are read ahead, in a thread."""
 
 
 @dataclass(frozen=True)
@@ -168,29 +177,47 @@ class EvalResult:
         }
 
 
+@dataclass(frozen=True)
+class ReaderPredict:
+    """A reader as `Predict`, which also answers whole streams of pictures together.
+
+    Args:
+        reader: `model.reader.Reader`, or anything with its `segment_batch` and `stream`.
+        answer: None: the model generates its answer. A text with `[SEG]`: teacher forced.
+        max_new_tokens: length limit of a generated answer.
+        batch_questions: how many questions are answered at once, about several pictures.
+    """
+
+    reader: Any
+    answer: str | None = None
+    max_new_tokens: int = 512
+    batch_questions: int = 16
+
+    def __call__(self, image: np.ndarray, questions: list[str]) -> Sequence[AnswerLike]:
+        """Answer questions about one picture."""
+        return self.reader.segment_batch([(image, questions)], **self._asking)
+
+    def stream(self, items: Iterable[Asked]) -> Iterator[Sequence[AnswerLike]]:
+        """Answers of each item, in order; items are taken when they are needed."""
+        return self.reader.stream(items, **self._asking)
+
+    @property
+    def _asking(self) -> dict[str, Any]:
+        return {
+            "answer": self.answer,
+            "max_new_tokens": self.max_new_tokens,
+            "batch_questions": self.batch_questions,
+        }
+
+
 def reader_predict(
     reader: Any,
     answer: str | None = None,
     max_new_tokens: int = 512,
     batch_questions: int = 16,
-) -> Predict:
-    """The `predict` of a reader (`model.reader.Reader`, or anything with `segment_batch`).
-
-    Args:
-        reader: answers through `segment_batch([(image, questions)], ...)`.
-        answer: None: the model generates its answer. A text with `[SEG]`: teacher forced.
-        max_new_tokens: length limit of a generated answer.
-        batch_questions: how many questions about a picture are asked at once.
-    """
-
-    def predict(image: np.ndarray, questions: list[str]) -> list[AnswerLike]:
-        answers: list[AnswerLike] = []
-        for start in range(0, len(questions), batch_questions):
-            asked = [(image, questions[start : start + batch_questions])]
-            answers += reader.segment_batch(asked, answer=answer, max_new_tokens=max_new_tokens)
-        return answers
-
-    return predict
+) -> ReaderPredict:
+    """The `predict` of a reader; arguments as in `ReaderPredict`."""
+    return ReaderPredict(reader, answer, max_new_tokens, batch_questions)
 
 
 def records_of(index: int, item: EvalItem, answers: Sequence[AnswerLike]) -> list[Record]:
@@ -246,7 +273,8 @@ def evaluate(
 
     Args:
         predict: answers questions about one picture.
-        items: has a length and an index; `items[i]` may decode the picture when asked.
+        items: has a length and an index; `items[i]` may decode the picture when asked. A thread
+            does so ahead of the answers.
         rank, world: this process and the number of processes.
         progress: show a progress bar (on process 0).
         skip_broken: leave out pictures that cannot be read, and list them in the result.
@@ -263,22 +291,60 @@ def evaluate(
     """
     result = EvalResult()
     mine = [index for index in range(rank, len(items), world) if index not in done]
-    for index in tqdm(mine, desc=label, unit="picture", disable=not (progress and rank == 0)):
-        try:
-            item = items[index]
-        except InputError as error:
-            if not skip_broken:
-                raise InputError(
-                    f"{error} (leaving it out would change the result; "
-                    "--skip_broken leaves such pictures out and lists them)"
-                ) from error
-            result.skipped.append(str(error))
-            if on_skip is not None:
-                on_skip(index, str(error))
-            continue
-        answers = predict(item.image, [question.text for question in item.questions])
-        records = records_of(index, item, answers)
-        result.records.extend(records)
-        if on_item is not None:
-            on_item(records, answers)
+    asked: deque[tuple[int, EvalItem]] = deque()
+    bar = tqdm(total=len(mine), desc=label, unit="picture", disable=not (progress and rank == 0))
+
+    def questions() -> Iterator[Asked]:
+        for index, coming in _read_ahead(items, mine):
+            try:
+                item = coming.result()
+            except InputError as error:
+                if not skip_broken:
+                    raise InputError(
+                        f"{error} (leaving it out would change the result; "
+                        "--skip_broken leaves such pictures out and lists them)"
+                    ) from error
+                result.skipped.append(str(error))
+                if on_skip is not None:
+                    on_skip(index, str(error))
+                bar.update()
+                continue
+            asked.append((index, item))
+            yield item.image, [question.text for question in item.questions]
+
+    with bar:
+        for answers in _answers(predict, questions()):
+            index, item = asked.popleft()
+            records = records_of(index, item, answers)
+            result.records.extend(records)
+            if on_item is not None:
+                on_item(records, answers)
+            bar.update()
+            pace = len(result.records) / max(bar.format_dict["elapsed"], 1e-9)
+            bar.set_postfix_str(f"{pace:.1f} questions/s", refresh=False)
     return result
+
+
+def _answers(predict: Predict, asked: Iterator[Asked]) -> Iterator[Sequence[AnswerLike]]:
+    """As a stream if `predict` can do that, else picture by picture."""
+    stream = getattr(predict, "stream", None)
+    if stream is not None:
+        return stream(asked)
+    return (predict(image, questions) for image, questions in asked)
+
+
+def _read_ahead(
+    items: Sequence[EvalItem], indices: Sequence[int]
+) -> Iterator[tuple[int, Future[EvalItem]]]:
+    """Items as they are being read, a few ahead of their use."""
+    with ThreadPoolExecutor(1, thread_name_prefix="items") as reading:
+        coming: deque[tuple[int, Future[EvalItem]]] = deque()
+        try:
+            for index in indices:
+                coming.append((index, reading.submit(items.__getitem__, index)))
+                if len(coming) > AHEAD:
+                    yield coming.popleft()
+            while coming:
+                yield coming.popleft()
+        finally:
+            reading.shutdown(wait=False, cancel_futures=True)

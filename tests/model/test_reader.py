@@ -5,13 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from model.generation import generate
 from model.llava import splice_image
 from model.sasp import SaspParams
 from tests.model.conftest import QUESTION
 from utils.conversation import POSITIVE_ANSWER, build_prompt, user_turn
 from utils.errors import InputError
-from utils.tokenization import encode_batch, encode_prompt
+from utils.tokenization import encode_prompt
 
 QUESTIONS = [QUESTION, "cat", "Which thing on the left side has no corners?"]
 
@@ -37,26 +36,6 @@ def without_cache(model, ids: list[int], features: torch.Tensor, count: int) -> 
         if new[-1] == model.config.eos_token_id:
             break
     return new
-
-
-@torch.no_grad()
-def test_the_cache_changes_nothing(talking, picture):
-    """Prompts of several lengths together, padded on the left."""
-    model = talking.model
-    prompts = [build_prompt([(user_turn(question), None)]) for question in QUESTIONS]
-    encoded = encode_batch(prompts, talking.tokenizer, padding="left")
-    features = model.encode_clip(model.views.clip(picture)[None])
-    made = generate(
-        model,
-        encoded["input_ids"],
-        encoded["attention_mask"],
-        features,
-        torch.zeros(len(prompts), dtype=torch.int64),
-        max_new_tokens=8,
-    )
-    for prompt, tokens in zip(prompts, made.token_ids, strict=True):
-        ids = encode_prompt(prompt, talking.tokenizer)
-        assert tokens == without_cache(model, ids, features, 8)
 
 
 def test_generation_stops_at_the_end_token(reader, picture):

@@ -1,6 +1,7 @@
 """Evaluation of a stand-in that answers from a table: no model needed."""
 
 import json
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -104,11 +105,67 @@ def test_teacher_forcing_is_one_argument():
     calls = []
 
     class Reader:
-        def segment_batch(self, asked, answer=None, max_new_tokens=512):
-            (image, questions), *_ = asked
-            calls.append((len(questions), answer))
-            return predict(image, questions)
+        def segment_batch(self, asked, answer, max_new_tokens, batch_questions):
+            calls.append(("batch", answer, max_new_tokens, batch_questions))
+            return [reply for image, questions in asked for reply in predict(image, questions)]
 
-    evaluate(reader_predict(Reader(), batch_questions=1), Items(1), progress=False)
-    evaluate(reader_predict(Reader(), answer="[SEG]"), Items(1), progress=False)
-    assert calls == [(1, None), (1, None), (2, "[SEG]")]
+        def stream(self, asked, answer, max_new_tokens, batch_questions):
+            calls.append(("stream", answer, max_new_tokens, batch_questions))
+            return (predict(image, questions) for image, questions in asked)
+
+    generated = reader_predict(Reader(), max_new_tokens=5)
+    forced = reader_predict(Reader(), answer="[SEG]", batch_questions=3)
+    assert evaluate(generated, Items(1), progress=False).records == (
+        evaluate(forced, Items(1), progress=False).records
+    )
+    assert len(forced(make_item(0).image, ["where?"])) == 1
+    assert calls == [
+        ("stream", None, 5, 16),
+        ("stream", "[SEG]", 512, 3),
+        ("batch", "[SEG]", 512, 3),
+    ]
+
+
+class Hasty:
+    """Takes items two ahead of its answers, as a stream may."""
+
+    def stream(self, asked):
+        taken = []
+        for image, questions in asked:
+            taken.append((image, questions))
+            if len(taken) > 2:
+                yield predict(*taken.pop(0))
+        for image, questions in taken:
+            yield predict(image, questions)
+
+
+def test_a_stream_may_take_items_ahead():
+    whole = evaluate(predict, Items(7, broken=[2]), progress=False, skip_broken=True)
+    hasty = evaluate(Hasty(), Items(7, broken=[2]), progress=False, skip_broken=True)
+    assert hasty == whole
+
+
+def test_items_are_read_in_a_thread_a_few_ahead():
+    read = []
+
+    class Noted(Items):
+        def __getitem__(self, index):
+            read.append((index, threading.current_thread()))
+            return super().__getitem__(index)
+
+    ahead = []
+    evaluate(
+        predict,
+        Noted(9),
+        progress=False,
+        on_item=lambda records, _: ahead.append(len(read) - records[0].item - 1),
+    )
+    assert [index for index, _ in read] == list(range(9))
+    assert threading.main_thread() not in [thread for _, thread in read]
+    assert min(ahead) >= 0 and max(ahead) <= 3
+
+
+def test_the_progress_bar_tells_questions_per_second(capsys):
+    evaluate(predict, Items(3), label="asking")
+    told = capsys.readouterr().err
+    assert "asking" in told and "3/3" in told and "questions/s" in told

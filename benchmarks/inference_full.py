@@ -1,0 +1,123 @@
+"""The engine at full size with random weights: speed, memory and stages, no comparison."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from benchmarks.random_read import SIZES, questions, random_picture, random_reader
+from model import Reader
+from utils.stopwatch import Stopwatch, no_watch
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TOKENS = 20
+PER_PICTURE = (14, 15)
+"""Questions about a picture, in turn: FP-RefCOCO val has 14.5 on average."""
+
+FP_REFCOCO_QUESTIONS = 21_700
+PICTURE_SIZES = ((480, 640), (640, 480), (427, 640), (640, 640))
+
+
+def items(count: int) -> Iterator[tuple[np.ndarray, list[str]]]:
+    """Pictures of COCO's sizes with their questions."""
+    for number in range(count):
+        height, width = PICTURE_SIZES[number % len(PICTURE_SIZES)]
+        asked = questions(PER_PICTURE[number % len(PER_PICTURE)])
+        yield random_picture(height, width, number % 8), asked
+
+
+def full_size(options: argparse.Namespace) -> tuple[dict, str]:
+    """Measure the engine with each number of rows; returns the numbers and a page."""
+    reader = random_reader(SIZES[options.size], options.device, DTYPES[options.precision])
+    if options.attn_implementation:
+        reader.model.set_attn_implementation(options.attn_implementation)
+    if options.compile:
+        reader.compile()
+    on_gpu = torch.device(options.device).type == "cuda"
+    model_gb = torch.cuda.memory_allocated() / 2**30 if on_gpu else None
+    runs = [measure(reader, options.pictures, rows, on_gpu) for rows in options.rows]
+    device = torch.cuda.get_device_name() if on_gpu else "CPU"
+    result = {
+        "size": options.size,
+        "device": device,
+        "precision": options.precision,
+        "attention": reader.model.config._attn_implementation,
+        "compile": options.compile,
+        "torch": torch.__version__,
+        "pictures": options.pictures,
+        "tokens": TOKENS,
+        "model_gb": model_gb,
+        "runs": runs,
+    }
+    return result, page(result)
+
+
+def measure(reader: Reader, pictures: int, rows: int, on_gpu: bool) -> dict:
+    """One stream without a stopwatch for the speed, a shorter one with it for the stages."""
+
+    def run(count: int) -> tuple[int, int, int]:
+        answered = tokens = masks = 0
+        for answers in reader.stream(items(count), max_new_tokens=TOKENS, batch_questions=rows):
+            answered += len(answers)
+            tokens += sum(len(answer.token_ids) for answer in answers)
+            masks += sum(len(answer.segments) for answer in answers)
+        return answered, tokens, masks
+
+    run(max(1, pictures // 10))
+    if on_gpu:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    answered, tokens, masks = run(pictures)
+    if on_gpu:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None
+    reader.watch = watch = Stopwatch(reader.model.device)
+    run(max(2, pictures // 3))
+    reader.watch = no_watch
+    return {
+        "rows": rows,
+        "seconds": seconds,
+        "questions": answered,
+        "masks": masks,
+        "questions_per_s": answered / seconds,
+        "tokens_per_s": tokens / seconds,
+        "peak_gb": peak,
+        "fp_refcoco_val_min": FP_REFCOCO_QUESTIONS * seconds / answered / 60,
+        "stages": watch.shares(),
+    }
+
+
+def page(result: dict) -> str:
+    """The page for `results/`."""
+    lines = [
+        f"# Inference at full size: {result['size']}",
+        "",
+        f"Printed by `python -m benchmarks.inference --size {result['size']}` on {result['device']}"
+        f", {result['precision']}, {result['attention']}"
+        f"{', torch.compile' if result['compile'] else ''}, PyTorch {result['torch']}. Random "
+        f"weights; {result['pictures']} pictures of COCO's sizes with 14.5 questions each, answers "
+        f"of {result['tokens']} tokens. The estimate is for the {FP_REFCOCO_QUESTIONS:,} questions "
+        "of FP-RefCOCO val (1,500 pictures).",
+        "",
+        "| rows | questions/s | tokens/s | masks/s | peak [GiB] | FP-RefCOCO val [min] |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for run in result["runs"]:
+        peak = "-" if run["peak_gb"] is None else f"{run['peak_gb']:.1f}"
+        lines.append(
+            f"| {run['rows']} | {run['questions_per_s']:.1f} | {run['tokens_per_s']:.0f} "
+            f"| {run['masks'] / run['seconds']:.1f} | {peak} | {run['fp_refcoco_val_min']:.1f} |"
+        )
+    lines.append("")
+    for run in result["runs"]:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in run["stages"].items())
+        lines.append(
+            f"Stages with {run['rows']} rows (reading runs in a thread beside the rest): {shares}."
+        )
+    return "\n".join(lines) + "\n"

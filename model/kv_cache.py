@@ -1,0 +1,267 @@
+"""Keys and values of questions that share pictures, and the attention over them.
+
+What the prompts about a picture share is kept once for all of its questions; each question has a
+row of its own for what follows. Attention looks at both as if they stood in one row.
+
+Legend: R rows, G pictures, H heads of keys, p positions of the shared part, S slots of a row (its
+own tokens from slot 0 on, without gaps), t new tokens of a row, d width of a head. The rows and
+pictures in use are always the first ones, so that every step works on views.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from transformers import AttentionInterface, PreTrainedConfig
+from transformers.cache_utils import Cache, DynamicLayer
+
+CHUNK = 32
+"""Slots by which rows grow."""
+
+NAME = "rows_of_pictures"
+"""Of the attention, among those of transformers."""
+
+TURN = threading.RLock()
+"""Held by a forward of the language model, since its attention is a setting of the whole model."""
+
+Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values float[1, H, p, d] of every layer."""
+
+
+@dataclass
+class Span:
+    """What the next forward writes and sees.
+
+    Args:
+        rows: the rows it runs on, r of them.
+        end: slots they see, the new ones included.
+        places: int64[r], the slot of each row's one new token; None: the slots before `end`.
+        hidden: bool[r or 1, 1, t, end], slots that a new token must not see.
+        pictures: the pictures of these rows, and maybe others, g of them.
+        members: int64[g, m], rows of each picture counted from the first of `rows`, padded with 0.
+        picture: int64[r], of each row, counted from the first of `pictures`.
+        member: int64[r], its place among the rows of its picture.
+    """
+
+    rows: slice
+    end: int
+    places: torch.Tensor | None
+    hidden: torch.Tensor
+    pictures: slice
+    members: torch.Tensor
+    picture: torch.Tensor
+    member: torch.Tensor
+
+    def by_picture(self, values: torch.Tensor) -> torch.Tensor:
+        """Of rows float[r, H, n, x] -> of pictures float[g, H, m * n, x]."""
+        together = values[self.members].transpose(1, 2)
+        return together.flatten(2, 3)
+
+    def by_row(self, values: torch.Tensor) -> torch.Tensor:
+        """The inverse of `by_picture`."""
+        count = self.members.shape[1]
+        apart = values.unflatten(2, (count, values.shape[2] // count)).transpose(1, 2)
+        return apart[self.picture, self.member]
+
+
+class RowLayer(DynamicLayer):
+    """One layer: `keys`, `values` float[R, H, S, d]; `shared` twice float[G, H, p, d]."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.span: Span | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write float[r, H, t, d] into the span; returns all that its rows have of their own."""
+        span = self.span
+        if span is None:
+            raise RuntimeError("RowCache.set_span has to be called before a forward")
+        keys, values = self.keys[span.rows, :, : span.end], self.values[span.rows, :, : span.end]
+        if span.places is None:
+            keys[:, :, -key_states.shape[2] :] = key_states
+            values[:, :, -key_states.shape[2] :] = value_states
+        else:
+            rows = torch.arange(len(span.places), device=span.places.device)
+            keys[rows, :, span.places] = key_states[:, :, 0]
+            values[rows, :, span.places] = value_states[:, :, 0]
+        return keys, values
+
+
+class RowCache(Cache):
+    """The cache of all layers; see the head of this file.
+
+    Args:
+        layers: number of decoder layers.
+    """
+
+    def __init__(self, layers: int):
+        self.rows_of_layers = [RowLayer() for _ in range(layers)]
+        super().__init__(layers=list(self.rows_of_layers))
+        self.rows = self.slots = self.pictures = 0
+        self.picture_of_row: list[int] = []
+
+    # --- room -------------------------------------------------------------------------------
+
+    def reserve(self, rows: int, slots: int) -> None:
+        """Have room for at least that many rows and slots; slots grow in chunks.
+
+        There has to be a picture already.
+        """
+        if rows <= self.rows and slots <= self.slots:
+            return
+        self.rows = max(rows, self.rows)
+        if slots > self.slots:
+            self.slots = -(-slots // CHUNK) * CHUNK
+        for layer in self.rows_of_layers:
+            if layer.shared is None:
+                raise RuntimeError("RowCache.add_picture has to be called before reserve")
+            like = layer.shared[0]
+            layer.keys = _grown(layer.keys, (self.rows, like.shape[1], self.slots, like.shape[3]))
+            layer.values = _grown(layer.values, layer.keys.shape)
+            layer.is_initialized = True
+
+    def add_picture(self, shared: Layers) -> int:
+        """Keep what the prompts about one more picture share; returns the picture's number."""
+        number = self.pictures
+        self.pictures += 1
+        for layer, (keys, values) in zip(self.rows_of_layers, shared, strict=True):
+            if layer.shared is None:
+                layer.shared = keys.clone(), values.clone()
+                layer.keys = layer.values = keys[:0, :, :0]
+            elif number == len(layer.shared[0]):
+                shape = (2 * number, *keys.shape[1:])
+                layer.shared = _grown(layer.shared[0], shape), _grown(layer.shared[1], shape)
+            layer.shared[0][number], layer.shared[1][number] = keys[0], values[0]
+        return number
+
+    def drop_picture(self, number: int) -> None:
+        """Let go of a picture that no row has any more; the last one takes its number."""
+        self.pictures -= 1
+        if number == self.pictures:
+            return
+        for layer in self.rows_of_layers:
+            for part in layer.shared or ():
+                part[number] = part[self.pictures]
+        self.picture_of_row = [number if p == self.pictures else p for p in self.picture_of_row]
+
+    def move_row(self, source: int, target: int, length: int) -> None:
+        """Copy a row with `length` slots to another row."""
+        self.picture_of_row[target] = self.picture_of_row[source]
+        for layer in self.rows_of_layers:
+            layer.keys[target, :, :length] = layer.keys[source, :, :length]
+            layer.values[target, :, :length] = layer.values[source, :, :length]
+
+    # --- forwards ---------------------------------------------------------------------------
+
+    def set_span(self, rows: slice, lengths: Sequence[int], new: int) -> None:
+        """Say what the next forward writes and sees.
+
+        Args:
+            rows: its rows.
+            lengths: slots that each of them has filled; all 0 unless `new` is 1.
+            new: tokens that each of them gets.
+        """
+        device = self.rows_of_layers[0].keys.device
+        end = max(lengths) + new
+        slots = torch.arange(end, device=device)
+        if new == 1:
+            places = torch.tensor(lengths, device=device)
+            hidden = (slots > places[:, None])[:, None, None]
+        else:
+            places, hidden = None, (slots > slots[:, None])[None, None]
+        numbers = self.picture_of_row[rows]
+        first, last = min(numbers), max(numbers) + 1
+        members: list[list[int]] = [[] for _ in range(first, last)]
+        member = []
+        for row, number in enumerate(numbers):
+            member.append(len(members[number - first]))
+            members[number - first].append(row)
+        most = max(map(len, members))
+        padded = [row + [0] * (most - len(row)) for row in members]
+        span = Span(
+            rows,
+            end,
+            places,
+            hidden,
+            slice(first, last),
+            torch.tensor(padded, device=device),
+            torch.tensor(numbers, device=device) - first,
+            torch.tensor(member, device=device),
+        )
+        for layer in self.rows_of_layers:
+            layer.span = span
+
+
+def _grown(old: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """A larger copy; what is new is zero, since a masked NaN would still spoil a sum."""
+    new = old.new_zeros(tuple(shape))
+    new[: old.shape[0], :, : old.shape[2]] = old
+    return new
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    rows: RowCache,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """Attention over the shared part and the rows' own tokens, for transformers' interface.
+
+    Each picture's shared keys meet the queries of all its rows in one product.
+
+    Args:
+        module: a LLaMA attention layer.
+        query: float[r, heads, t, d].
+        key, value: float[r, H, end, d], the rows' own.
+        attention_mask: unused: the span says what is seen.
+        scaling: of the scores.
+        rows: the cache, its span set.
+
+    Returns:
+        float[r, t, heads, d], and no weights.
+    """
+    layer = rows.rows_of_layers[int(str(module.layer_idx))]
+    span = layer.span
+    if span is None or layer.shared is None:
+        raise RuntimeError("RowCache.set_span has to be called before a forward")
+    shared_key, shared_value = (part[span.pictures] for part in layer.shared)
+    count, heads, new, width = query.shape
+    groups = heads // key.shape[1]
+    # Heads that share a key stand one behind the other, as if they were more tokens.
+    asked = (query * scaling).reshape(count, key.shape[1], groups * new, width)
+    hidden = span.hidden.repeat(1, 1, groups, 1)
+    own = (asked @ key.transpose(2, 3)).masked_fill(hidden, float("-inf"))
+    shared = span.by_row(span.by_picture(asked) @ shared_key.transpose(2, 3))
+    weights = torch.cat([shared, own], dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+    of_shared, of_own = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
+    made = of_own @ value + span.by_row(span.by_picture(of_shared) @ shared_value)
+    return made.view(count, heads, new, width).transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, attend)
+
+
+@contextmanager
+def row_attention(config: PreTrainedConfig) -> Iterator[None]:
+    """Inside, the model of this configuration attends by `attend`; one thread at a time."""
+    with TURN:
+        usual = config._attn_implementation
+        config._attn_implementation = NAME
+        try:
+            yield
+        finally:
+            config._attn_implementation = usual
