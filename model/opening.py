@@ -27,9 +27,12 @@ def open_reader(options: Any) -> Reader:
         sam=options.sam_settings(),
         load_in_4bit=options.load_in_4bit,
         load_in_8bit=options.load_in_8bit,
+        attn_implementation=options.attn_implementation,
     )
     config = reader.model.config
     config.sasp_params = replace(config.sasp_params, **options.sasp_settings())
     if options.conv_type is not None:
         config.conv_type = options.conv_type
+    if options.compile:
+        reader.compile()
     return reader

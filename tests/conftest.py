@@ -144,6 +144,25 @@ def micro_parts(tmp_path_factory: pytest.TempPathFactory) -> MicroParts:
 
 
 @pytest.fixture(scope="session")
+def micro_merged(micro_parts: MicroParts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A READ folder as `merge_lora_weight.sh` writes it."""
+    from model import SaspParams
+    from model.builder import build_for_training, save_model
+
+    folder = tmp_path_factory.mktemp("merged")
+    model, tokenizer, _ = build_for_training(
+        micro_parts.llava,
+        vision_tower=micro_parts.clip,
+        vision_pretrained=micro_parts.sam,
+        sam=MICRO_SAM,
+        sasp=SaspParams(down_sample=1),
+        out_dim=32,
+    )
+    save_model(model, tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def micro_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with ReasonSeg splits train (8), val (5) and test (2)."""
     return write_reason_seg(tmp_path_factory.mktemp("data"), {"train": 8, "val": 5, "test": 2})

@@ -12,38 +12,18 @@ from PIL import Image
 
 import demo
 import test_read
-from model import SaspParams
-from model.builder import build_for_training, save_model
 from utils.predictions import decode_mask, shard_path
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def merged(micro_parts, tmp_path_factory) -> Path:
-    """A READ folder as `merge_lora_weight.sh` writes it."""
-    from tests.conftest import MICRO_SAM
-
-    folder = tmp_path_factory.mktemp("merged")
-    model, tokenizer, _ = build_for_training(
-        micro_parts.llava,
-        vision_tower=micro_parts.clip,
-        vision_pretrained=micro_parts.sam,
-        sam=MICRO_SAM,
-        sasp=SaspParams(down_sample=1),
-        out_dim=32,
-    )
-    save_model(model, tokenizer, folder)
-    return folder
-
-
 @pytest.fixture
-def evaluation(merged, micro_data, tmp_path, capsys):
+def evaluation(micro_merged, micro_data, tmp_path, capsys):
     """Runs `test_read.py`; returns (exit code, stdout, stderr)."""
 
     def start(*arguments, folder=tmp_path / "out", data=micro_data):
         given = {
-            "--pretrained_model_path": merged,
+            "--pretrained_model_path": micro_merged,
             "--dataset_dir": data,
             "--vis_save_path": folder,
             "--max_new_tokens": 3,
@@ -159,11 +139,11 @@ def test_a_folder_that_is_no_model_is_named(evaluation, tmp_path):
     assert code == 2 and "empty" in err and "Traceback" not in err
 
 
-def test_two_ranks_under_torchrun(evaluation, merged, micro_data, tmp_path):
+def test_two_ranks_under_torchrun(evaluation, micro_merged, micro_data, tmp_path):
     evaluation("--eval_mode", "teacher_forced")
     folder = tmp_path / "ranks"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(ROOT / "test_read.py"), "--pretrained_model_path", str(merged)]
+    command += [str(ROOT / "test_read.py"), "--pretrained_model_path", str(micro_merged)]
     command += ["--dataset_dir", str(micro_data), "--vis_save_path", str(folder)]
     command += ["--eval_mode", "teacher_forced", "--max_new_tokens", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=tmp_path)
@@ -172,9 +152,10 @@ def test_two_ranks_under_torchrun(evaluation, merged, micro_data, tmp_path):
     assert metrics_of(folder) == metrics_of(evaluation.folder)
 
 
-def test_demo_with_a_model(merged, micro_data, tmp_path, capsys):
+def test_demo_with_a_model(micro_merged, micro_data, tmp_path, capsys):
     picture = micro_data / "reason_seg" / "ReasonSeg" / "val" / "000.jpg"
-    flags = ["--pretrained_model_path", merged, "--image", picture, "--prompt", "the red block"]
+    flags = ["--pretrained_model_path", micro_merged, "--image", picture]
+    flags += ["--prompt", "the red block"]
     flags += ["--vis_save_dir", tmp_path, "--max_new_tokens", "3", "--force_seg"]
     assert demo.main([str(flag) for flag in flags]) == 0
     assert "Say:" in capsys.readouterr().out

@@ -34,6 +34,12 @@ class ReaderFlags:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "number format; auto: bf16 on a GPU, fp32 on a CPU"
     )
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = option(
+        None, "attention of the language model over the part of a prompt that questions share"
+    )
+    compile: bool = option(
+        False, "compile SAM's encoder and the MLPs first: minutes, for thousands of questions"
+    )
     load_in_4bit: bool = option(False, "load in 4 bits (GPU, bitsandbytes)")
     load_in_8bit: bool = option(False, "load in 8 bits (GPU, bitsandbytes)")
     max_new_tokens: int = option(512, "longest generated answer")
@@ -76,7 +82,9 @@ class EvaluationFlags:
     false_premises: bool = option(
         True, "also ask about objects that are not there (generated only)"
     )
-    batch_questions: int = option(8, "questions about a picture that are answered together")
+    batch_questions: int = option(
+        16, "questions, about any pictures, that are answered together; more take more memory"
+    )
     skip_broken: bool = option(
         False, "leave broken pictures out and list them, instead of stopping"
     )

@@ -1,0 +1,119 @@
+"""A generated evaluation by two processes, killed again and again: nothing is lost or asked twice.
+
+The processes are forked from this one, so that a start costs no imports.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tqdm import tqdm
+
+import test_read
+from dataset.toy.world import write_world
+from utils.predictions import shard_path
+from utils.run_log import read_lines
+
+KILLS = 20
+WORLD = 2
+SET = "fprefcoco|train"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Path:
+    return write_world(tmp_path_factory.mktemp("toy"), 1200, 1, ["correct_refer_seg"])
+
+
+def arguments(model: Path, data: Path, folder: Path, process: int) -> list[str]:
+    flags = {
+        "--pretrained_model_path": model,
+        "--dataset_dir": data,
+        "--val_dataset": SET,
+        "--vis_save_path": folder,
+        "--max_new_tokens": 6,
+        "--batch_questions": 6,
+        "--world_size": WORLD,
+        "--process_num": process,
+    }
+    return [str(part) for pair in flags.items() for part in pair]
+
+
+def run(given: list[str]) -> None:
+    """What a forked process does."""
+    torch.set_num_threads(1)
+    # tqdm's lock is shared with forked processes: one killed inside would keep it for ever.
+    tqdm.set_lock(threading.RLock())
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        os._exit(test_read.main(given))
+
+
+def start(model: Path, data: Path, folder: Path) -> list:
+    fork = multiprocessing.get_context("fork")
+    processes = [
+        fork.Process(target=run, args=(arguments(model, data, folder, number),))
+        for number in range(WORLD)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def finish(processes: list) -> list[int]:
+    for process in processes:
+        process.join(120)
+    return [process.exitcode for process in processes]
+
+
+def lines_in(folder: Path) -> list[dict]:
+    """Every line of every process, in the order of the questions."""
+    found = [line for n in range(WORLD) for line in read_lines(shard_path(folder, n, WORLD))]
+    return sorted(found, key=lambda line: (line["item"], line["number"]))
+
+
+def bytes_in(folder: Path) -> int:
+    paths = [shard_path(folder, number, WORLD) for number in range(WORLD)]
+    return sum(path.stat().st_size for path in paths if path.exists())
+
+
+def wait_until(reached, processes: list) -> None:
+    while not reached() and any(process.is_alive() for process in processes):
+        time.sleep(0.002)
+
+
+def test_killed_at_twenty_moments(micro_merged, toy, tmp_path):
+    torch.set_num_threads(1)
+    whole = tmp_path / "whole"
+    assert finish(start(micro_merged, toy, whole)) == [0, 0]
+    expected, size = lines_in(whole), bytes_in(whole)
+    assert len({(line["item"], line["number"]) for line in expected}) == len(expected) > 300
+
+    folder, rng, interrupted = tmp_path / "killed", np.random.default_rng(7), 0
+    # Half of the kills come when so much is written, the others at any time after the start.
+    moments = sorted(rng.uniform(0, 0.9 * size, KILLS // 2))
+    for number in range(KILLS):
+        processes = start(micro_merged, toy, folder)
+        if number % 2:
+            until = moments[number // 2]
+            wait_until(lambda until=until: bytes_in(folder) >= until, processes)
+        else:
+            until = time.monotonic() + rng.uniform(0, 0.6)
+            wait_until(lambda until=until: time.monotonic() >= until, processes)
+        interrupted += any(process.is_alive() for process in processes)
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+        finish(processes)
+    assert interrupted == KILLS
+    assert 0 < bytes_in(folder) < size
+    assert finish(start(micro_merged, toy, folder)) == [0, 0]
+    assert lines_in(folder) == expected
+    assert test_read.main(["--cmd", "metrics", "--vis_save_path", str(folder)]) == 0
+    assert test_read.main(["--cmd", "metrics", "--vis_save_path", str(whole)]) == 0
+    assert (folder / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
