@@ -12,6 +12,9 @@ from PIL import Image
 
 import demo
 import test_read
+from dataset.evaluation import evaluation_set
+from dataset.toy.world import write_world
+from utils.data_checks import selection
 from utils.predictions import decode_mask, shard_path
 
 ROOT = Path(__file__).parents[1]
@@ -162,3 +165,44 @@ def test_demo_with_a_model(micro_merged, micro_data, tmp_path, capsys):
     size = Image.open(picture).size
     for path in tmp_path.glob("*_mask.png"):
         assert Image.open(path).size == size
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> Path:
+    """All evaluation sets, and one of the user's own."""
+    data = write_world(tmp_path_factory.mktemp("toy"), 12, 2)
+    shutil.copytree(data / "reason_seg" / "ReasonSeg" / "val", data / "own" / "mine" / "val")
+    return data
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fprefcoco|val",
+        "fprefcoco+|testA",
+        "fprefcocog|test",
+        "R-refcoco|testB",
+        "R-refcoco+|val",
+        "R-refcocog|test",
+        "refcoco|testA",
+        "refcoco+|testB",
+        "refcocog|umd_exclude_unified|val",
+        "refclef|val",
+        "ReasonSeg|short",
+        "ReasonSeg|overall",
+        "mine|val",
+    ],
+)
+def test_every_set_is_asked_in_both_ways(evaluation, toy, name):
+    code, out, err = evaluation("--val_dataset", name, "--eval_mode", "both", data=toy)
+    assert code == 0, err
+    chosen = selection(name, None)
+    found = metrics_of(evaluation.folder)
+    for mode, with_premises in (("generated", True), ("teacher_forced", False)):
+        items = evaluation_set(str(toy), *chosen, false_premises=with_premises)
+        questions = [question for item in items for question in item.questions]
+        assert found[mode]["all"]["questions"] == len(questions) > 0
+        absent = [question for question in questions if not question.exists]
+        assert bool(absent) == (with_premises and not name.startswith("ref"))
+    assert "Two ways of asking" in out and "gap" in out
+    assert "Two ways of asking" in (evaluation.folder / "report.html").read_text("utf-8")
