@@ -107,7 +107,7 @@ def _wanted(flags: DataFlags, training: bool, validation: bool) -> list[Wanted]:
     test = Path(flags.dataset_dir) / SETS["ReasonSeg"].root / "test"
     extra = [Wanted("ReasonSeg", "reason_seg", ("test",))] if test.is_dir() else []
     own = data_checks.own_names(flags.dataset_dir)
-    return wanted + extra + [Wanted(name, None) for name in own if not name.startswith(".")]
+    return wanted + extra + [Wanted(name, None) for name in own]
 
 
 def _write_indexes(root: Path, wanted: Sequence[Wanted], reports: Sequence[SetReport]) -> None:

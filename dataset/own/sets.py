@@ -14,16 +14,9 @@ from dataset.reason_seg import FALSE_PREMISE_SHARE, NAMELESS
 from dataset.templates import SIMPLE, Templates
 from utils.batch import EvalItem, EvalQuestion, Sample
 from utils.constants import IGNORE_LABEL
+from utils.data_checks import own_names
 from utils.errors import InputError
 from utils.layout import OWN_FOLDER
-
-
-def own_names(dataset_dir: str | Path) -> list[str]:
-    """Names of the data sets below `own/` in the data folder."""
-    folder = Path(dataset_dir) / OWN_FOLDER
-    if not folder.is_dir():
-        return []
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def open_own(dataset_dir: str | Path, name: str, split: str) -> Split:

@@ -14,9 +14,10 @@ from PIL import Image
 
 from dataset.doctor.__main__ import main as check_data
 from dataset.drawing import DrawSettings
-from dataset.own.sets import OwnEval, OwnTrain, own_names
+from dataset.own.sets import OwnEval, OwnTrain
 from dataset.preview import PreviewOptions
 from utils.config import resolve
+from utils.data_checks import own_names
 from utils.errors import InputError
 from utils.options import TestOptions, TrainOptions
 
