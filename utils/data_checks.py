@@ -56,13 +56,13 @@ def selection(val_dataset: str, val_split: str | None) -> Selection:
     return Selection(name, split, rest[0] if len(rest) > 1 and rest[0] else None)
 
 
-def is_own(dataset_dir: str, name: str) -> bool:
+def is_own(dataset_dir: str | Path, name: str) -> bool:
     """Whether the data folder has a set of one's own of that name."""
     plain = name not in ("", ".", "..") and os.path.basename(name) == name
     return plain and (Path(dataset_dir) / layout.OWN_FOLDER / name).is_dir()
 
 
-def own_names(dataset_dir: str) -> list[str]:
+def own_names(dataset_dir: str | Path) -> list[str]:
     """Sets of one's own in the data folder."""
     folder = Path(dataset_dir) / layout.OWN_FOLDER
     return (
