@@ -39,7 +39,8 @@ class Span:
     Args:
         rows: the rows it runs on, r of them.
         end: slots they see, the new ones included.
-        places: int64[r], the slot of each row's one new token; None: the slots before `end`.
+        places: rows and slots, twice int64[r], of each row's one new token; None: new tokens take
+            the slots before `end`.
         hidden: bool[r or 1, 1, t, end], slots that a new token must not see.
         pictures: the pictures of these rows, and maybe others, g of them.
         members: int64[g, m], rows of each picture counted from the first of `rows`, padded with 0.
@@ -49,7 +50,7 @@ class Span:
 
     rows: slice
     end: int
-    places: torch.Tensor | None
+    places: tuple[torch.Tensor, torch.Tensor] | None
     hidden: torch.Tensor
     pictures: slice
     members: torch.Tensor
@@ -91,9 +92,9 @@ class RowLayer(DynamicLayer):
             keys[:, :, -key_states.shape[2] :] = key_states
             values[:, :, -key_states.shape[2] :] = value_states
         else:
-            rows = torch.arange(len(span.places), device=span.places.device)
-            keys[rows, :, span.places] = key_states[:, :, 0]
-            values[rows, :, span.places] = value_states[:, :, 0]
+            rows, places = span.places
+            keys[rows, :, places] = key_states[:, :, 0]
+            values[rows, :, places] = value_states[:, :, 0]
         return keys, values
 
 
@@ -175,13 +176,14 @@ class RowCache(Cache):
         end = max(lengths) + new
         slots = torch.arange(end, device=device)
         if new == 1:
-            places = torch.tensor(lengths, device=device)
-            hidden = (slots > places[:, None])[:, None, None]
+            last = torch.tensor(lengths, device=device)
+            places = torch.arange(len(lengths), device=device), last
+            hidden = (slots > last[:, None])[:, None, None]
         else:
             places, hidden = None, (slots > slots[:, None])[None, None]
         numbers = self.picture_of_row[rows]
-        first, last = min(numbers), max(numbers) + 1
-        members: list[list[int]] = [[] for _ in range(first, last)]
+        first, beyond = min(numbers), max(numbers) + 1
+        members: list[list[int]] = [[] for _ in range(first, beyond)]
         member = []
         for row, number in enumerate(numbers):
             member.append(len(members[number - first]))
@@ -193,7 +195,7 @@ class RowCache(Cache):
             end,
             places,
             hidden,
-            slice(first, last),
+            slice(first, beyond),
             torch.tensor(padded, device=device),
             torch.tensor(numbers, device=device) - first,
             torch.tensor(member, device=device),
@@ -243,7 +245,7 @@ def attend(
     groups = heads // key.shape[1]
     # Heads that share a key stand one behind the other, as if they were more tokens.
     asked = (query * scaling).reshape(count, key.shape[1], groups * new, width)
-    hidden = span.hidden.repeat(1, 1, groups, 1)
+    hidden = span.hidden if groups == 1 else span.hidden.repeat(1, 1, groups, 1)
     own = (asked @ key.transpose(2, 3)).masked_fill(hidden, float("-inf"))
     shared = span.by_row(span.by_picture(asked) @ shared_key.transpose(2, 3))
     weights = torch.cat([shared, own], dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)

@@ -13,7 +13,7 @@ def test_both_ways_give_the_same_and_are_told(monkeypatch):
     monkeypatch.setattr(inference, "COUNTS", (1, 8))
     monkeypatch.setattr(inference, "TOKENS", 5)
     result = inference.compare("tiny", repeats=1)
-    assert result["largest_difference"] < inference.LOGITS_TOLERANCE
+    assert result["largest_difference"] < inference.TOLERANCE
     assert result["masks"] >= 8
     assert [row["questions"] for row in result["rows"]] == [1, 8]
     assert all(row["ratio"] > 1 for row in result["rows"])
