@@ -182,8 +182,9 @@ def table(result: dict) -> str:
     lines += [
         "",
         "Memory is the peak above the model. All token ids and presences are the same; mask "
-        f"logits differ by at most {result['largest_difference']:.0e} of the largest. 16 questions cost the engine "
-        f"{result['cost_of_16']:.1f} times as much as one. Its time with 16: {shares}.",
+        f"logits differ by at most {result['largest_difference']:.0e} of the largest. 16 questions "
+        f"cost the engine {result['cost_of_16']:.1f} times as much as one. "
+        f"Its time with 16: {shares}.",
     ]
     return "\n".join(lines) + "\n"
 
