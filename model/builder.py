@@ -24,7 +24,7 @@ from utils.tokenization import load_tokenizer, seg_token_id
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SMALL_BYTES = 500_000_000
-"""Folders below this size load without a progress bar."""
+"""Weights below this size load without a progress bar."""
 
 
 def load_read(
@@ -214,8 +214,9 @@ def _loaded(
 ) -> tuple[ReadForCausalLM, Completion]:
     """The model with what its files hold, and what is still to be completed."""
     files = weight_files(path)
+    small = sum(file.stat().st_size for file in files) < SMALL_BYTES
     try:
-        with _quiet(small=_folder_size(path) < SMALL_BYTES):
+        with _quiet(small=small):
             if quantization:
                 model, filled = _quantised(
                     path, config, vision_tower, files, dtype, device, quantization,
@@ -223,7 +224,7 @@ def _loaded(
                 )  # fmt: skip
             else:
                 model = empty_model(config, dtype, attn_implementation)
-                filled = fill(model, files, device)
+                filled = fill(model, files, device, progress=not small)
     except (RuntimeError, OSError, ValueError, ImportError) as error:
         raise InputError(
             f"cannot load {path}: {error}. Expected a complete folder in the released layout "
@@ -312,14 +313,6 @@ def _quantization(
         bnb_4bit_quant_type="nf4",
         llm_int8_skip_modules=["visual_model", "text_hidden_fcs", "mm_projector", "lm_head"],
     )
-
-
-def _folder_size(path: str | Path) -> int:
-    """Bytes of a local folder's files; a hub id counts as large."""
-    folder = Path(path)
-    if not folder.is_dir():
-        return SMALL_BYTES
-    return sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
 
 
 @contextmanager

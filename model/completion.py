@@ -61,14 +61,14 @@ class Completion:
         fresh = replaced if self.is_read else FRESH_PREFIXES
         self.refuse({name for name in self.filled.missing if not name.startswith(fresh)})
         asked = "--no_use_released_param"
-        absent = f"{self.version} has none"
+        absent = "the checkpoint has none"
         if replace_sam or self._lacks(SAM_PREFIX):
             if vision_pretrained is None:
                 raise InputError(
                     f"{self.version} holds no SAM weights: name SAM's checkpoint with "
                     "--vision_pretrained (sam_vit_h_4b8939.pth of the segment-anything project)"
                 )
-            reason = f"--vision_pretrained, {asked if replace_sam else absent}"
+            reason = f"--vision_pretrained: {asked if replace_sam else absent}"
             for name in load_sam_weights(self.model.model.visual_model, vision_pretrained):
                 self.source[SAM_PREFIX + name] = Path(vision_pretrained)
             self.why |= {"SAM encoder": reason, "SAM decoder": reason}

@@ -15,6 +15,7 @@ from pickle import UnpicklingError
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from tqdm import tqdm
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import cached_file
 
@@ -128,16 +129,27 @@ def empty_model(
     return model
 
 
-def fill(model: ReadForCausalLM, files: list[Path], device: torch.device) -> Filled:
+def fill(
+    model: ReadForCausalLM, files: list[Path], device: torch.device, progress: bool = False
+) -> Filled:
     """Give a model of `empty_model` its weights, file by file, in the dtype it was made with.
+
+    Args:
+        model: without storage.
+        files: in any order.
+        device: where the weights go.
+        progress: show a bar.
 
     Raises:
         InputError: a file is damaged.
     """
     wanted = model.state_dict(keep_vars=True)
     filled = Filled(missing=set(wanted))
+    size = sum(path.stat().st_size for path in files)
+    bar = tqdm(total=size, unit="B", unit_scale=True, desc="loading", disable=not progress)
     for path in files:
         for name, tensor in read_tensors(path):
+            bar.update(tensor.nbytes)
             target = wanted.get(name)
             if target is None:
                 filled.unused.append(name)
@@ -149,6 +161,7 @@ def fill(model: ReadForCausalLM, files: list[Path], device: torch.device) -> Fil
                 _put(model, name, target, value.copy_(tensor))
                 filled.source[name] = path
                 filled.missing.discard(name)
+    bar.close()
     for name in filled.missing:
         target = wanted[name]
         _put(model, name, target, torch.empty(target.shape, dtype=target.dtype, device=device))
