@@ -11,6 +11,7 @@ import torch
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
+from model.adapter import apply_adapter, check_adapter, read_settings
 from model.completion import Completion, some
 from model.config import ReadConfig
 from model.load_report import LoadReport
@@ -37,6 +38,8 @@ def load_read(
     load_in_4bit: bool = False,
     load_in_8bit: bool = False,
     attn_implementation: str | None = None,
+    adapter: str | Path | None = None,
+    vision_pretrained: str | Path | None = None,
 ) -> Reader:
     """Load a READ or SESAME checkpoint, ready to answer.
 
@@ -51,12 +54,16 @@ def load_read(
             when the checkpoint does not say it and is no ViT-H.
         load_in_4bit, load_in_8bit: quantise the LLM (GPU with bitsandbytes).
         attn_implementation: "sdpa", "flash_attention_2" or "eager"; None lets transformers choose.
+        adapter: folder of `model.adapter.save_adapter`; `path` is then what training started from.
+        vision_pretrained: SAM's own file, for an adapter whose base is a plain LLaVA.
 
     Raises:
         InputError: no checkpoint there, weights that should be in it are not, or they do not fit.
     """
     device = _device(device)
     config = _config(path)
+    folder = None if adapter is None else check_adapter(adapter)
+    vocabulary = config.vocab_size if folder is None else read_settings(folder, config)
     if sam is not None:
         config.sam = sam_sizes_dict(sam_sizes(sam))
     if sasp is not None:
@@ -73,7 +80,12 @@ def load_read(
         quantization=_quantization(load_in_4bit, load_in_8bit, device),
         attn_implementation=attn_implementation,
     )
-    completion.refuse(completion.filled.missing)
+    if folder is None:
+        completion.refuse(completion.filled.missing)
+    else:
+        completion.complete(vision_pretrained, use_released_param=True)
+        completion.resize_embeddings(vocabulary)
+        model = apply_adapter(model, folder, fold=not (load_in_4bit or load_in_8bit))
     return Reader(model.eval(), tokenizer)
 
 
@@ -239,6 +251,7 @@ def _loaded(
             f"{some(sorted(misfits), 4)}. For those inside visual_model, name the SAM that the "
             "checkpoint was trained with (sam=..., --sam)"
         )
+    model.name_or_path = config._name_or_path = str(path)
     completion = Completion(model, filled, path)
     if model.model.vision_tower is None:
         model.load_vision_tower(vision_tower, folder=path)
