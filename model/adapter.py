@@ -30,8 +30,15 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def save_adapter(model: PeftModel, folder: str | Path) -> None:
+def save_adapter(
+    model: PeftModel | ReadForCausalLM, folder: str | Path, dtype: torch.dtype | None = None
+) -> None:
     """Write the adapter folder of a model that was made by `add_lora`.
+
+    Args:
+        model: LoRA in place, not merged.
+        folder: to write to.
+        dtype: of the stored trained parts; None keeps the model's. LoRA keeps the model's.
 
     Raises:
         InputError: the model has no LoRA, or the folder cannot be written.
@@ -43,7 +50,7 @@ def save_adapter(model: PeftModel, folder: str | Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(str(folder), save_embedding_layers=False)
         parts = {
-            name: value.detach().cpu().contiguous()
+            name: value.detach().to("cpu", dtype or value.dtype).contiguous()
             for name, value in read.state_dict().items()
             if is_trained_part(name)
         }
