@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from peft import PeftModel
 
+from model.adapter import save_adapter
 from model.builder import load_read, save_model
 from model.lora import merge, unwrap
-from model.read_model import TOWER_FOLDER
+from model.read_model import TOWER_FOLDER, ReadForCausalLM
 from model.reader import Answer, Reader
 from train_read import CHECKPOINTS, CONFIG_FILE, build_model
 from utils import config, engine
@@ -70,6 +72,15 @@ def cast(parameters: list[torch.nn.Parameter], dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
+def write_adapter(model: PeftModel | ReadForCausalLM, folder: Path, dtype: torch.dtype) -> None:
+    """The adapter folder, whole or not at all; `load_read(VERSION, adapter=FOLDER)` applies it."""
+    partial = Path(f"{folder}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    save_adapter(model, partial, dtype)
+    partial.rename(folder)
+    print(f"adapter: {folder}", flush=True)
+
+
 def merge_run(options: MergeOptions) -> Path:
     """Merge the checkpoint that `options` names; returns the folder written.
 
@@ -91,6 +102,8 @@ def merge_run(options: MergeOptions) -> Path:
     engine.load_trained(model, store.folder, state.tag)
     model.eval()
     before = trial_answers(Reader(unwrap(model), built.tokenizer))
+    if options.adapter:
+        write_adapter(model, Path(options.adapter), TORCH_DTYPES[trained.precision])
     merged = merge(model)
     check_equal(before, trial_answers(Reader(merged, built.tokenizer)), "the merged model")
 

@@ -40,6 +40,7 @@ from utils.trainer import Plan, Trainer
 
 CONFIG_FILE = "config.yaml"
 CHECKPOINTS = "ckpt_model"
+LOAD_REPORT = "load_report.txt"
 KEPT = (
     "version", "vision_tower", "vision_pretrained", "use_released_param", "sam", "image_size",
     "out_dim", "lora_r", "lora_alpha", "lora_target_modules", "train_mask_decoder", "precision",
@@ -191,6 +192,9 @@ def train(options: TrainOptions, process: Process) -> None:
     model, built = build_model(options)
     for line in built.report:
         say(process, line)
+    if process.is_first and not options.eval_only:
+        text = "\n".join(built.report) + "\n"
+        (options.run_dir / LOAD_REPORT).write_text(text, encoding="utf-8")
     if not (options.load_in_4bit or options.load_in_8bit):
         nn.Module.to(model, process.device)
     score = None if unseen is None else validation(unseen, model, built, process)

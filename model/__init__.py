@@ -1,10 +1,15 @@
 """READ: a multimodal model that answers in words and in masks."""
 
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from model.builder import load_read
 from model.config import ReadConfig
 from model.read_model import ReadForCausalLM
 from model.reader import Answer, Reader, Segment
 from model.sasp import SaspParams
+
+AutoConfig.register(ReadConfig.model_type, ReadConfig, exist_ok=True)
+AutoModelForCausalLM.register(ReadConfig, ReadForCausalLM, exist_ok=True)
 
 __all__ = [
     "Answer",

@@ -8,26 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
+from model.adapter import apply_adapter, check_adapter, read_settings
+from model.completion import Completion, some
 from model.config import ReadConfig
+from model.load_report import LoadReport
 from model.read_model import ReadForCausalLM
 from model.reader import Reader
-from model.sam import load_sam_weights, sam_sizes, sam_sizes_dict
+from model.sam import sam_sizes, sam_sizes_dict
 from model.sasp import SaspParams
+from model.shards import Filled, empty_model, fill, tensor_shapes, weight_files
 from utils.errors import InputError
 from utils.tokenization import load_tokenizer, seg_token_id
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-SAM_PREFIX = "model.visual_model."
-PROJECTION_PREFIX = "model.text_hidden_fcs."
 SMALL_BYTES = 500_000_000
-"""Folders below this size load without a progress bar."""
-
-FRESH_PREFIXES = (SAM_PREFIX, PROJECTION_PREFIX)
-"""What a LLaVA checkpoint has not got: SAM comes from its own file, the projection is new."""
+"""Weights below this size load without a progress bar."""
 
 
 def load_read(
@@ -40,6 +38,8 @@ def load_read(
     load_in_4bit: bool = False,
     load_in_8bit: bool = False,
     attn_implementation: str | None = None,
+    adapter: str | Path | None = None,
+    vision_pretrained: str | Path | None = None,
 ) -> Reader:
     """Load a READ or SESAME checkpoint, ready to answer.
 
@@ -54,12 +54,16 @@ def load_read(
             when the checkpoint does not say it and is no ViT-H.
         load_in_4bit, load_in_8bit: quantise the LLM (GPU with bitsandbytes).
         attn_implementation: "sdpa", "flash_attention_2" or "eager"; None lets transformers choose.
+        adapter: folder of `model.adapter.save_adapter`; `path` is then what training started from.
+        vision_pretrained: SAM's own file, for an adapter whose base is a plain LLaVA.
 
     Raises:
         InputError: no checkpoint there, weights that should be in it are not, or they do not fit.
     """
     device = _device(device)
     config = _config(path)
+    folder = None if adapter is None else check_adapter(adapter)
+    vocabulary = config.vocab_size if folder is None else read_settings(folder, config)
     if sam is not None:
         config.sam = sam_sizes_dict(sam_sizes(sam))
     if sasp is not None:
@@ -67,7 +71,7 @@ def load_read(
     _check_sasp(config)
     tokenizer = load_tokenizer(path)
     config.seg_token_id = seg_token_id(tokenizer)
-    model, missing = _from_pretrained(
+    model, completion = _loaded(
         path,
         config,
         vision_tower,
@@ -76,12 +80,12 @@ def load_read(
         quantization=_quantization(load_in_4bit, load_in_8bit, device),
         attn_implementation=attn_implementation,
     )
-    if missing:
-        raise InputError(
-            f"{path} lacks {len(missing)} weights that READ needs: {_some(missing)}. "
-            "Expected a READ or SESAME checkpoint; a plain LLaVA has to be trained first "
-            "(train_read.py --version)"
-        )
+    if folder is None:
+        completion.refuse(completion.filled.missing)
+    else:
+        completion.complete(vision_pretrained, use_released_param=True)
+        completion.resize_embeddings(vocabulary)
+        model = apply_adapter(model, folder, fold=not (load_in_4bit or load_in_8bit))
     return Reader(model.eval(), tokenizer)
 
 
@@ -92,12 +96,14 @@ class Built:
     Args:
         model: READ on the CPU, everything frozen or open as it was loaded.
         tokenizer: its tokenizer.
-        report: one line for each part: where its weights came from.
+        report: the lines of `loaded`: a table that says where the weights of each part came from.
+        loaded: the same as data.
     """
 
     model: ReadForCausalLM
     tokenizer: PreTrainedTokenizerBase
     report: list[str]
+    loaded: LoadReport
 
     def __iter__(self):
         return iter((self.model, self.tokenizer, self.report))
@@ -159,7 +165,7 @@ def build_for_training(
     config.pad_token_id = tokenizer.pad_token_id
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     quantization = _quantization(load_in_4bit, load_in_8bit, device)
-    model, missing = _from_pretrained(
+    model, completion = _loaded(
         version,
         config,
         vision_tower,
@@ -168,13 +174,14 @@ def build_for_training(
         quantization=quantization,
         attn_implementation=attn_implementation,
     )
-    report = _complete(model, set(missing), version, vision_pretrained, use_released_param)
-    report += _resize_embeddings(model, len(tokenizer))
+    completion.complete(vision_pretrained, use_released_param)
+    completion.resize_embeddings(len(tokenizer))
+    loaded = completion.report()
     if gradient_checkpointing:
         # The name changed within transformers 5.
         enable = getattr(model, "activation_checkpointing_enable", None)
         (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    return Built(model, tokenizer, report)
+    return Built(model, tokenizer, loaded.lines(), loaded)
 
 
 def save_model(
@@ -214,97 +221,67 @@ def _check_sasp(config: ReadConfig) -> None:
         raise InputError(f"the stored SasP settings {config.sasp} are unusable: {error}") from error
 
 
-def _from_pretrained(
+def _loaded(
     path, config, vision_tower, dtype, device, quantization, attn_implementation
-) -> tuple[ReadForCausalLM, list[str]]:
-    """The model and the names of the weights that the checkpoint lacks."""
-    options: dict = {"quantization_config": quantization} if quantization else {}
-    if quantization:
-        options["device_map"] = {"": device}
-    if attn_implementation:
-        options["attn_implementation"] = attn_implementation
+) -> tuple[ReadForCausalLM, Completion]:
+    """The model with what its files hold, and what is still to be completed."""
+    files = weight_files(path)
+    small = sum(file.stat().st_size for file in files) < SMALL_BYTES
     try:
-        with _quiet(small=_folder_size(path) < SMALL_BYTES):
-            model, info = ReadForCausalLM.from_pretrained(
-                str(path),
-                config=config,
-                vision_tower=vision_tower,
-                dtype=dtype,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **options,
-            )
-    except (RuntimeError, OSError, ValueError, ImportError, SafetensorError) as error:
+        with _quiet(small=small):
+            if quantization:
+                model, filled = _quantised(
+                    path, config, vision_tower, files, dtype, device, quantization,
+                    attn_implementation,
+                )  # fmt: skip
+            else:
+                model = empty_model(config, dtype, attn_implementation)
+                filled = fill(model, files, device, progress=not small)
+    except (RuntimeError, OSError, ValueError, ImportError) as error:
         raise InputError(
             f"cannot load {path}: {error}. Expected a complete folder in the released layout "
             "(config.json, weights as .bin or .safetensors, tokenizer files)"
         ) from error
     misfits = [
-        f"{name} {list(there)} instead of {list(here)}"
-        for name, there, here in info["mismatched_keys"]
+        f"{name} {there} instead of {here}" for name, (there, here) in filled.misfits.items()
     ]
     if misfits:
         raise InputError(
             f"{path}: {len(misfits)} weights have another size than the model: "
-            f"{_some(sorted(misfits), 4)}. For those inside visual_model, name the SAM that the "
+            f"{some(sorted(misfits), 4)}. For those inside visual_model, name the SAM that the "
             "checkpoint was trained with (sam=..., --sam)"
         )
-    if not quantization:
-        model.to(device)
-    return model, sorted(info["missing_keys"])
+    model.name_or_path = config._name_or_path = str(path)
+    completion = Completion(model, filled, path)
+    if model.model.vision_tower is None:
+        model.load_vision_tower(vision_tower, folder=path)
+    return model.eval(), completion
 
 
-def _complete(
-    model: ReadForCausalLM,
-    missing: set[str],
-    version: str | Path,
-    vision_pretrained: str | Path | None,
-    use_released_param: bool,
-) -> list[str]:
-    """Fill SAM and the projection where the checkpoint has none; say where things came from."""
-    lost = sorted(name for name in missing if not name.startswith(FRESH_PREFIXES))
-    if lost:
-        raise InputError(
-            f"{version} lacks {len(lost)} weights of its language model: {_some(lost)}. "
-            "Expected a complete LLaVA-1.5, SESAME or READ checkpoint"
-        )
-    report = [f"language model, projector: {version}"]
-    needs_sam = any(name.startswith(SAM_PREFIX) for name in missing)
-    if needs_sam or (not use_released_param and vision_pretrained):
-        if not vision_pretrained:
-            raise InputError(
-                f"{version} holds no SAM weights: name SAM's checkpoint with --vision_pretrained "
-                "(sam_vit_h_4b8939.pth of the segment-anything project)"
-            )
-        names = load_sam_weights(model.model.visual_model, vision_pretrained)
-        report.append(f"SAM: {len(names)} tensors from {vision_pretrained}")
-    else:
-        report.append(f"SAM: {version}")
-    if any(name.startswith(PROJECTION_PREFIX) for name in missing) or not use_released_param:
-        for layer in model.model.text_hidden_fcs[0]:
-            if isinstance(layer, torch.nn.Linear):
-                layer.reset_parameters()
-        report.append("projection (text_hidden_fcs): newly initialised")
-    else:
-        report.append(f"projection (text_hidden_fcs): {version}")
-    return report
-
-
-def _resize_embeddings(model: ReadForCausalLM, vocabulary: int) -> list[str]:
-    """Make room for the added tokens; new rows are the mean of the old ones."""
-    old = model.get_input_embeddings().weight.shape[0]
-    if old >= vocabulary:
-        return [f"embeddings: all {old} rows from the checkpoint"]
-    for layer in (model.model.embed_tokens, model.lm_head):
-        weight = layer.weight.data
-        fresh = weight.float().mean(dim=0, keepdim=True).to(weight.dtype)
-        layer.weight = torch.nn.Parameter(
-            torch.cat([weight, fresh.expand(vocabulary - old, -1)]), layer.weight.requires_grad
-        )
-    model.model.embed_tokens.num_embeddings = vocabulary
-    model.lm_head.out_features = vocabulary
-    model.config.vocab_size = model.model.vocab_size = vocabulary
-    return [f"embeddings: {old} rows from the checkpoint, {vocabulary - old} new (their mean)"]
+def _quantised(
+    path, config, vision_tower, files, dtype, device, quantization, attn_implementation
+) -> tuple[ReadForCausalLM, Filled]:
+    """The same by transformers, which quantises while it loads."""
+    attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    model, info = ReadForCausalLM.from_pretrained(
+        str(path),
+        config=config,
+        vision_tower=vision_tower,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        quantization_config=quantization,
+        device_map={"": device},
+        **attention,
+    )
+    place = {name: file for file in files for name in tensor_shapes(file)}
+    own = model.state_dict().keys()
+    return model, Filled(
+        source={name: file for name, file in place.items() if name in own},
+        missing=set(info["missing_keys"]),
+        unused=sorted(place.keys() - own),
+        misfits={n: (list(there), list(here)) for n, there, here in info["mismatched_keys"]},
+    )
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -351,14 +328,6 @@ def _quantization(
     )
 
 
-def _folder_size(path: str | Path) -> int:
-    """Bytes of a local folder's files; a hub id counts as large."""
-    folder = Path(path)
-    if not folder.is_dir():
-        return SMALL_BYTES
-    return sum(entry.stat().st_size for entry in folder.iterdir() if entry.is_file())
-
-
 @contextmanager
 def _quiet(small: bool) -> Iterator[None]:
     """Keep transformers' own load report away (ours is an error with the names), and its progress
@@ -373,8 +342,3 @@ def _quiet(small: bool) -> Iterator[None]:
         hf_logging.set_verbosity(level)
         if bars:
             hf_logging.enable_progress_bar()
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

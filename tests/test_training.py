@@ -69,6 +69,7 @@ def test_a_run_and_what_it_writes(train, run_dir, micro_settings):
 
     saved = config.load(TrainOptions, run_dir / "config.yaml")
     assert saved.version == micro_settings["version"] and saved.lora_r == 4
+    assert "projection head" in (run_dir / "load_report.txt").read_text()
 
     events = EventAccumulator(str(run_dir)).Reload()
     for name in ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "mask_loss", "lr"):
@@ -279,11 +280,16 @@ def test_merging_rounds_to_the_precision_of_the_run(train, run_dir):
     assert stored["lm_head.weight"].dtype == torch.bfloat16
 
 
-def test_merging(train, run_dir, tmp_path, capsys):
+def test_merging(train, run_dir, tmp_path, micro_parts):
     assert train("--sasp_num_points=7") == 0
-    out = tmp_path / "out"
-    assert merge_lora_weight.main(["--exp_dir", str(run_dir), "--out", str(out)]) == 0
+    out, adapter = tmp_path / "out", tmp_path / "adapter"
+    flags = ["--exp_dir", str(run_dir), "--out", str(out), "--adapter", str(adapter)]
+    assert merge_lora_weight.main(flags) == 0
     reader = load_read(out, device="cpu")
+    base = load_read(micro_parts.llava, adapter=adapter, vision_pretrained=micro_parts.sam)
+    state = reader.model.state_dict()
+    assert all(torch.equal(state[n], value) for n, value in base.model.state_dict().items())
+    assert base.model.config.sasp_params == reader.model.config.sasp_params
     assert reader.model.config.sasp_params.num_points == 7
     assert (out / "model.safetensors").is_file()
     names = json.loads((out / "config.json").read_text())

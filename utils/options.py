@@ -266,4 +266,6 @@ class MergeOptions(MergeFlags):
             problems.append(
                 Problem(f"--out={self.folder}: exists and is no merged model; give a new folder")
             )
+        if self.adapter and Path(self.adapter).exists():
+            problems.append(Problem(f"--adapter={self.adapter}: exists; give a new folder"))
         return problems

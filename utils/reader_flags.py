@@ -135,3 +135,6 @@ class MergeFlags:
     exp_dir: str = option("./runs/read", "run folder, with config.yaml and ckpt_model/", path=True)
     out: str | None = option(None, "folder to write; none: merged/ in the run folder")
     checkpoint: Literal["best", "latest"] = option("best", "which checkpoint to merge")
+    adapter: str | None = option(
+        None, "also write LoRA and the trained parts here, as a peft adapter folder"
+    )

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from model import SaspParams, load_read
+from model import ReadConfig, ReadForCausalLM, SaspParams, load_read
 from model.builder import build_for_training, save_model
 from model.sam import SamModel, load_sam_weights, sam_sizes
 from tests.model.conftest import QUESTION
@@ -69,6 +70,14 @@ def test_a_released_folder_becomes_one_of_ours(released, picture, tmp_path):
     reader = load_read(released, vision_tower=CLIP, sam=SAM)
     save_model(reader.model, reader.tokenizer, tmp_path / "ours")
     same_state(reader.model, load_read(tmp_path / "ours").model)
+
+
+def test_auto_classes_know_read(small_folder, reader):
+    config = AutoConfig.from_pretrained(small_folder)
+    assert type(config) is ReadConfig and config.sam == reader.model.config.sam
+    model = AutoModelForCausalLM.from_pretrained(small_folder)
+    assert type(model) is ReadForCausalLM
+    same_state(model, reader.model)
 
 
 def test_sasp_of_the_caller_wins(small_folder):

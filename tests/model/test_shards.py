@@ -1,0 +1,156 @@
+"""Weight files: one at a time, all formats, and what is said about damaged ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from model import shards
+from model.shards import fill, read_tensors, tensor_shapes, weight_files
+from tests.released_layouts import STORES, write_weights
+from utils.errors import InputError
+
+MEGABYTE = 2**20
+SHARDS = 4
+MEASURE = """
+import os, resource, sys, torch
+from pathlib import Path
+from torch import nn
+from model.shards import fill, weight_files
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ParameterList(nn.Parameter(torch.empty(10240, 1024)) for _ in range(4))
+        self.model = nn.Module()
+        self.model.rotary_emb = nn.Identity()
+
+def load(folder):
+    with torch.device("meta"):
+        model = Model()
+    before = resident()
+    filled = fill(model, weight_files(folder), torch.device("cpu"))
+    assert not filled.missing and len(filled.source) == 4
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, flush=True)
+
+for folder in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        load(folder)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+"""Four layers of 40 MB, one in each file."""
+
+
+def test_the_peak_is_the_model_and_one_file(tmp_path):
+    """In safetensors, and in the formats of today's PyTorch and of PyTorch before 1.6."""
+    layer = 10240 * 1024 * 4
+    folders = [tmp_path / store for store in ("safetensors", "new", "old")]
+    for folder in folders:
+        folder.mkdir()
+        index = {}
+        for number in range(SHARDS):
+            part = {f"layers.{number}": torch.full((10240, 1024), float(number))}
+            if folder.name == "safetensors":
+                index[f"layers.{number}"] = f"{number}.safetensors"
+                save_file(part, folder / f"{number}.safetensors")
+            else:
+                index[f"layers.{number}"] = f"{number}.bin"
+                zipped = folder.name == "new"
+                torch.save(part, folder / f"{number}.bin", _use_new_zipfile_serialization=zipped)
+        write_index(folder, index, folder.name == "safetensors")
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *map(str, folders)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    peaks = [int(word) for word in done.stdout.split()[-3:]]
+    assert len(peaks) == 3
+    assert max(peaks) <= (SHARDS + 1) * layer + 10 * MEGABYTE, peaks
+    assert min(peaks) >= SHARDS * layer
+
+
+def write_index(folder: Path, index: dict[str, str], safe: bool) -> None:
+    name = "model.safetensors.index.json" if safe else "pytorch_model.bin.index.json"
+    (folder / name).write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+def few_weights() -> dict[str, torch.Tensor]:
+    return {f"layer.{n}": torch.arange(6.0).reshape(2, 3) + n for n in range(5)}
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_all_stores_hold_the_same(tmp_path, store):
+    weights = few_weights()
+    write_weights(tmp_path, weights, store)
+    files = weight_files(tmp_path)
+    assert len(files) == (3 if "shards" in store else 1)
+    read = {name: tensor.clone() for file in files for name, tensor in read_tensors(file)}
+    assert read.keys() == weights.keys()
+    assert all(torch.equal(read[name], value) for name, value in weights.items())
+    shapes = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+    assert shapes == {name: [2, 3] for name in weights}
+
+
+def test_safetensors_come_first(tmp_path):
+    write_weights(tmp_path, few_weights(), "one bin")
+    write_weights(tmp_path, few_weights(), "safetensors shards")
+    assert {file.suffix for file in weight_files(tmp_path)} == {".safetensors"}
+
+
+@pytest.mark.parametrize("store", ["one bin", "one safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
+def test_damaged_files_are_named(tmp_path, store, damage):
+    write_weights(tmp_path, few_weights(), store)
+    (file,) = weight_files(tmp_path)
+    content = file.read_bytes()
+    file.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "text": b"hello"}[damage])
+    for read in (lambda path: list(read_tensors(path)), tensor_shapes):
+        with pytest.raises(InputError, match=f"cannot load .*{file.name}"):
+            read(file)
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"layer": Evil()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match="cannot load"):
+        list(read_tensors(tmp_path / "pytorch_model.bin"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_is_closed_before_the_next_is_opened(tmp_path, monkeypatch):
+    write_weights(tmp_path, few_weights(), "bin shards")
+    order = []
+
+    def watched(path):
+        order.append(("open", path.name))
+        yield from read_tensors(path)
+        order.append(("close", path.name))
+
+    class Layers(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.ParameterList(torch.empty(2, 3) for _ in range(5))
+            self.model = torch.nn.Module()
+            self.model.rotary_emb = torch.nn.Identity()
+
+    monkeypatch.setattr(shards, "read_tensors", watched)
+    model = Layers()
+    fill(model, weight_files(tmp_path), torch.device("cpu"))
+    assert [what for what, _ in order] == ["open", "close"] * 3
+    assert torch.equal(model.layer[4], few_weights()["layer.4"])
