@@ -3,7 +3,7 @@
 #
 #   bash test_read.sh [MODEL] [GPUs] [SET|SPLIT, or all] [further flags of test_read.py]
 #
-# MODEL      folder or hub id (default: runs/read_7b_refer/merged, from train_read.sh ReferSeg and
+# MODEL      folder or hub id (default: runs/read_7b_referseg/merged, from train_read.sh ReferSeg and
 #            merge_lora_weight.sh)
 # GPUs       processes that share the pictures (default: 1)
 # SET|SPLIT  what is asked (default: fprefcoco|val); all: the three of the table in turn
@@ -23,7 +23,7 @@
 #   bash test_read.sh quickstart_output/merged 1 --dataset_dir quickstart_output/data
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-model="${1:-runs/read_7b_refer/merged}"
+model="${1:-runs/read_7b_referseg/merged}"
 gpus="${2:-1}"
 shift $(($# < 2 ? $# : 2))
 data="fprefcoco|val"

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from utils.draws import draws
 from utils.errors import EXIT_CODE, InputError, InputErrors, cli
 from utils.evaluator import EvalResult, evaluate, reader_predict
 from utils.options import TrainOptions
+from utils.run_lock import RunLock
 from utils.run_log import METRICS_FILE, RunLog, append_line
 from utils.trainer import Plan, Trainer
 
@@ -168,14 +170,56 @@ def find_start(
     return source, state
 
 
+def plan_of(options: TrainOptions) -> Plan:
+    """When what happens in the training."""
+    return Plan(
+        total_steps=options.total_steps,
+        steps_per_epoch=options.steps_per_epoch,
+        micro_steps=options.grad_accumulation_steps,
+        save_every=options.save_every,
+        print_freq=options.print_freq,
+        seed=options.seed,
+        highest_lr=options.lr,
+        warmup_steps=options.warmup_steps,
+    )
+
+
+def hold_run_folder(options: TrainOptions, process: Process, held: ExitStack) -> None:
+    """Keep other processes out of the run folder until `held` ends.
+
+    Raises:
+        InputError: one is there; on every rank.
+    """
+    refused = None
+    if process.is_first:
+        try:
+            held.enter_context(RunLock(options.run_dir))
+        except InputError as error:
+            refused = str(error)
+    refused = process.gather(refused)[0]
+    if refused is not None:
+        raise InputError(refused)
+
+
 def train(options: TrainOptions, process: Process) -> None:
     """Everything after parsing."""
-    own = CheckpointStore(options.run_dir / CHECKPOINTS)
+    with ExitStack() as held:
+        hold_run_folder(options, process, held)
+        train_alone(options, process)
+
+
+def train_alone(options: TrainOptions, process: Process) -> None:
+    """Train or validate; no other process writes to the run folder meanwhile."""
+    own = CheckpointStore(options.run_dir / CHECKPOINTS, keep=options.keep_checkpoints)
     source, state = find_start(options, own, process)
     if source is not None and state is not None:
         check_same_run(options, source.folder.parent / CONFIG_FILE)
     first_step = state.step if state else options.start_epoch * options.steps_per_epoch
-    if state and not options.eval_only and first_step >= options.total_steps:
+    plan = plan_of(options)
+    own_state = own.load(LATEST)
+    not_scored = own_state is not None and own_state.score is None
+    owed = not_scored and not options.no_eval and plan.ends_epoch(first_step)
+    if state and not options.eval_only and first_step >= options.total_steps and not owed:
         say(
             process,
             f"step {first_step} of {options.total_steps} is done: finished; raise --epochs to go "
@@ -232,16 +276,7 @@ def train(options: TrainOptions, process: Process) -> None:
             workers=options.workers,
             pin=process.device.type == "cuda",
         ),
-        plan=Plan(
-            total_steps=options.total_steps,
-            steps_per_epoch=options.steps_per_epoch,
-            micro_steps=options.grad_accumulation_steps,
-            save_every=options.save_every,
-            print_freq=options.print_freq,
-            seed=options.seed,
-            highest_lr=options.lr,
-            warmup_steps=options.warmup_steps,
-        ),
+        plan=plan,
         process=process,
         store=own,
         log=log,
@@ -249,7 +284,8 @@ def train(options: TrainOptions, process: Process) -> None:
         state=state,
     )
     try:
-        final = trainer.run(first_step)
+        with trainer.stop:
+            final = trainer.run(first_step, validate_first=owed)
     finally:
         log.close()
     if final is not None:

@@ -1,16 +1,22 @@
 #!/usr/bin/env bash
-# Train READ 7B from SESAME, as published.
+# Train READ as published, by one command for each recipe.
 #
-#   bash train_read.sh [ReferSeg|ReasonSeg] [GPUs] [port] [further flags of train_read.py]
+#   bash train_read.sh [RECIPE] [GPUs] [port] [further flags of train_read.py]
 #
-# ReasonSeg  configs/read_7b.yaml        published: ReasonSeg val 59.8 gIoU / 67.6 cIoU
-# ReferSeg   configs/read_7b_refer.yaml  published: RefCOCO val 78.1, RefCOCO+ val 68.4,
-#                                        RefCOCOg val 70.1 cIoU
-# GPUs       how many to use (default: all that there are)
-# port       of the launcher (default: 24999)
+# RECIPE      preset in configs/      published (not measured here)
+# ReasonSeg   read_7b.yaml            7B from SESAME: ReasonSeg val 59.8 gIoU / 67.6 cIoU
+# ReferSeg    read_7b_referseg.yaml   7B from SESAME: RefCOCO val 78.1, RefCOCO+ val 68.4,
+#                                     RefCOCOg val 70.1 cIoU
+# Scratch     read_7b_scratch.yaml    7B from LLaVA-1.5: ReasonSeg test 58.5 gIoU / 58.6 cIoU
+# 13B-stage1  read_13b_stage1.yaml    13B from LLaVA-1.5; merge it, then:
+# 13B-stage2  read_13b_stage2.yaml    13B: ReasonSeg test 62.2 gIoU / 62.8 cIoU
+# GPUs        how many to use (default: all that there are)
+# port        of the launcher (default: 24999)
 #
-# Hardware: 8 GPUs with 80 GB for the published batch size (an estimate). Flags behind the port win over the
-# preset, for example: bash train_read.sh ReasonSeg 8 24999 --dataset_dir /data --epochs 4
+# Scratch and 13B-stage1 need --vision_pretrained, SAM's sam_vit_h_4b8939.pth. Flags behind the port
+# win over the preset: bash train_read.sh ReasonSeg 8 24999 --dataset_dir /data --epochs 4
+# Hardware, 8 GPUs for the published batch, computed by python -m utils.memory CONFIG and not
+# measured: 7B about 21 GiB on each, 13B about 35 GiB. The same command goes on after a kill.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 task="${1:-ReasonSeg}"
@@ -18,14 +24,17 @@ gpus="${2:-}"
 port="${3:-24999}"
 shift $(($# < 3 ? $# : 3))
 case "$task" in
-  ReasonSeg) preset="$here/configs/read_7b.yaml" ;;
-  ReferSeg) preset="$here/configs/read_7b_refer.yaml" ;;
+  ReasonSeg) preset=read_7b ;;
+  ReferSeg) preset=read_7b_referseg ;;
+  Scratch) preset=read_7b_scratch ;;
+  13B-stage1) preset=read_13b_stage1 ;;
+  13B-stage2) preset=read_13b_stage2 ;;
   *)
-    echo "error: unknown task '$task'; give ReferSeg or ReasonSeg" >&2
+    echo "error: unknown recipe '$task'; give ReferSeg, ReasonSeg, Scratch, 13B-stage1 or 13B-stage2" >&2
     exit 2
     ;;
 esac
 [[ -d "$here/.venv/bin" ]] && export PATH="$here/.venv/bin:$PATH"
 launcher=(deepspeed --master_port "$port")
 [[ -n "$gpus" ]] && launcher+=(--num_gpus "$gpus")
-exec "${launcher[@]}" "$here/train_read.py" --config "$preset" "$@"
+exec "${launcher[@]}" "$here/train_read.py" --config "$here/configs/$preset.yaml" "$@"

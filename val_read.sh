@@ -24,8 +24,8 @@
 #   bash val_read.sh MODEL 1 "refcocog|test"      71.4
 #
 # ReasonSeg is asked with the fixed templates. RefCOCO/+/g were published with the original's own
-# set: make it with python -m dataset.templates and add --templates FILE. For 13B on ReasonSeg add:
-#   --sasp_num_points 60 --sasp_t_pos 0.6 --sasp_t_neg 0.2 --sasp_down_sample 1
+# set: make it with python -m dataset.templates and add --templates FILE. For 13B on ReasonSeg add
+# --config configs/eval_13b.yaml (60 points, thresholds 0.6 and 0.2, the whole map).
 # Hardware: one GPU with 24 GB for 7B, 40 GB for 13B, in bf16 (estimates). Data: dataset_folder, or
 # --dataset_dir DIR. The tiny default runs on a CPU:
 #   bash val_read.sh quickstart_output/merged 1 "refcoco|testA" --dataset_dir quickstart_output/data

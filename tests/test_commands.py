@@ -27,9 +27,22 @@ ENTRIES = {
     "merge_lora_weight.py": MergeOptions,
     "quickstart.py": QuickstartOptions,
 }
+RECIPES = {
+    "ReasonSeg": "read_7b",
+    "ReferSeg": "read_7b_referseg",
+    "Scratch": "read_7b_scratch",
+    "13B-stage1": "read_13b_stage1",
+    "13B-stage2": "read_13b_stage2",
+}
 SCRIPTS = {
-    "train_read.sh": ["", "ReasonSeg", "ReferSeg 4", "ReasonSeg 8 24999 --epochs 4"],
-    "val_read.sh": ["", "some/model", "some/model 2 refcoco|testA", "some/model 1 --no_resume"],
+    "train_read.sh": ["", "ReasonSeg", "ReferSeg 4", "ReasonSeg 8 24999 --epochs 4", *RECIPES],
+    "val_read.sh": [
+        "",
+        "some/model",
+        "some/model 1 --config configs/eval_13b.yaml",
+        "some/model 2 refcoco|testA",
+        "some/model 1 --no_resume",
+    ],
     "test_read.sh": ["", "some/model", "some/model 2 fprefcocog|val --skip_broken"],
     "demo.sh": ["", "some/model", "some/model --force_seg", "--load_in_4bit"],
     "merge_lora_weight.sh": ["runs/tiny", "runs/tiny out", "runs/tiny --checkpoint latest"],
@@ -88,6 +101,25 @@ def test_scripts(script):
     for arguments in SCRIPTS[script]:
         words = command_of(script, arguments.split())
         assert complaints(words) == []
+
+
+def test_every_recipe_has_its_script_and_tells_so():
+    presets = {path.stem for path in (ROOT / "configs").glob("read_*.yaml")}
+    assert set(RECIPES.values()) == presets
+    for name, preset in RECIPES.items():
+        words = command_of("train_read.sh", [name, "8"])
+        path = Path(words[words.index("--config") + 1])
+        assert path == ROOT / "configs" / f"{preset}.yaml"
+        header = path.read_text("utf-8").partition("\nversion:")[0]
+        assert f"bash train_read.sh {name} 8" in header
+        for topic in ("Published", "Memory", "Needs", "Lengths"):
+            assert f"# {topic}:" in header
+        resolved, _, _, _ = resolve(TrainOptions, words[words.index("--config") :])
+        assert resolved.exp_name == preset
+    done = subprocess.run(
+        ["bash", str(ROOT / "train_read.sh"), "70B"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "give ReferSeg, ReasonSeg, Scratch" in done.stderr
 
 
 @pytest.mark.parametrize(("script", "count"), [("val_read.sh", 12), ("test_read.sh", 3)])

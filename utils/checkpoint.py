@@ -1,10 +1,11 @@
-"""Which checkpoints of a run exist: the newest complete one and the best one, never none.
+"""Which checkpoints of a run exist: the newest complete ones and the best one, never none.
 
 Layout of `ckpt_model/`: a folder `step_00000500/` per checkpoint, and the pointer files `latest`
 (the name that DeepSpeed's own tools read) and `best`, each holding the name of a folder. A folder
 is written whole and forced to the disk before a pointer names it, pointers are replaced in one
 operation, and only folders that no pointer names are deleted. So a kill at any moment leaves both
-pointers on complete checkpoints.
+pointers on complete checkpoints. A checkpoint is complete before it is validated: its score comes
+later, by a second `complete`.
 """
 
 from __future__ import annotations
@@ -69,8 +70,10 @@ class CheckpointStore:
     `complete`. `begin` and `complete` are for rank 0 alone.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, keep: int = 1):
+        """`keep`: how many of the newest checkpoints stay, besides the best."""
         self.folder = Path(folder)
+        self.keep = keep
 
     def begin(self, tag: str) -> None:
         """Make room for a new checkpoint: the rest of one that was never completed goes.
@@ -92,8 +95,14 @@ class CheckpointStore:
         _sync(self.folder / tag)
 
     def complete(self, state: RunState) -> None:
-        """Declare the checkpoint of `state` complete, point to it, drop what is superseded."""
-        _write_synced(self.folder / state.tag / STATE_FILE, json.dumps(asdict(state)) + "\n")
+        """Declare the checkpoint of `state` complete, point to it, drop what is superseded.
+
+        A second call for the same checkpoint replaces its state: that is how it gets a score.
+        """
+        path = self.folder / state.tag / STATE_FILE
+        partial = path.with_suffix(".partial")
+        _write_synced(partial, json.dumps(asdict(state)) + "\n")
+        os.replace(partial, path)
         self.flush(state.tag)
         _sync(self.folder)
         self._point(LATEST, state.tag)
@@ -147,11 +156,15 @@ class CheckpointStore:
         _sync(self.folder)
 
     def _clean(self) -> None:
-        """Delete the checkpoints that no pointer names."""
-        named = {self._pointer(LATEST), self._pointer(BEST)}
-        for path in self.folder.iterdir():
-            if TAG.fullmatch(path.name) and path.name not in named:
-                shutil.rmtree(path, ignore_errors=True)
+        """Delete the checkpoints that no pointer names, but for the newest `keep`."""
+        newest = self._pointer(LATEST) or ""
+        tags = sorted(path.name for path in self.folder.iterdir() if TAG.fullmatch(path.name))
+        complete = [t for t in tags if t <= newest and (self.folder / t / STATE_FILE).is_file()]
+        kept = {newest, self._pointer(BEST), *complete[-self.keep :]}
+        for tag in tags:
+            if tag not in kept:
+                (self.folder / tag / STATE_FILE).unlink(missing_ok=True)
+                shutil.rmtree(self.folder / tag, ignore_errors=True)
 
 
 def free_bytes(folder: Path) -> int:

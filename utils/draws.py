@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from utils.batch import Batch, Sample
 from utils.errors import InputError
+from utils.stop_signal import outlive_the_first
 
 ATTEMPT_STRIDE = 1 << 40
 """Distance between the number of a sample and those drawn in its place if it is broken."""
@@ -128,8 +129,9 @@ def draws(
 
 
 def _quiet_worker(_: int) -> None:
-    """Ctrl-C is for the main process, which ends its workers."""
+    """Ctrl-C and other requests to stop are for the main process, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    outlive_the_first()
     torch.set_num_threads(1)
 
 

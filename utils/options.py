@@ -100,6 +100,7 @@ class TrainOptions(
             "batch_size",
             "lr",
             "print_freq",
+            "keep_checkpoints",
             "grad_accumulation_steps",
             "num_classes_per_sample",
             "out_dim",

@@ -74,6 +74,11 @@ class RunLog:
         self.scalars(line["step"], found)
         self.writer.flush()
 
+    def forget_validation(self, step: int) -> None:
+        """Drop the line of a validation that is done again, because its score was not kept."""
+        if self.active:
+            drop_after(self.run_dir / METRICS_FILE, step - 1)
+
     def say(self, text: str) -> None:
         """One line on the console, above the bar."""
         if self.active:

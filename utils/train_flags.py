@@ -149,6 +149,7 @@ class RunFlags:
     resume: str | None = option(None, "ckpt_model folder of a run to continue", path=True)
     auto_resume: bool = option(True, "continue from this run's own newest checkpoint")
     save_every: int = option(0, "also save after this many steps; 0: after each epoch only")
+    keep_checkpoints: int = option(1, "newest checkpoints to keep; the best one is kept besides")
     print_freq: int = option(1, "steps between two lines of the log")
     use_wandb: bool = option(False, "log to Weights & Biases as well")
     local_rank: int = option(0, "set by the launcher")

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from utils.checkpoint import CheckpointStore, RunState, free_bytes, next_state, tag_of
+from utils.checkpoint import (
+    LATEST,
+    CheckpointStore,
+    RunState,
+    free_bytes,
+    next_state,
+    tag_of,
+)
 from utils.distributed import Process, stop_together
 from utils.draws import Drawn, too_many_broken
 from utils.engine import Gradients, learning_rate, loss_scale, save_engine
 from utils.errors import InputError
 from utils.run_log import RunLog
+from utils.stop_signal import STOP_CODE, StopSignal
 
 LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "mask_loss")
 SPARE_BYTES = 64 * 1024**2
@@ -65,6 +74,7 @@ class Trainer:
         validate: scores the model; every rank calls it and gets the merged summary
             (`giou`, `ciou`, ...). None: no validation.
         state: where the run stands; None at the start.
+        stop: notes requests to end; they are followed between two steps.
     """
 
     engine: Any
@@ -75,6 +85,7 @@ class Trainer:
     log: RunLog
     validate: Callable[[], dict[str, Any]] | None = None
     state: RunState | None = None
+    stop: StopSignal = field(default_factory=StopSignal)
     tried: int = 0
     broken: int = 0
     dropped: int = 0
@@ -85,30 +96,41 @@ class Trainer:
         self.model: nn.Module = self.engine.module
         self.gradients = Gradients(self.model.parameters())
 
-    def run(self, first_step: int) -> RunState | None:
+    def run(self, first_step: int, validate_first: bool = False) -> RunState | None:
         """Do the steps after `first_step`; returns the state at the last checkpoint.
 
+        Args:
+            first_step: steps already done.
+            validate_first: the checkpoint of `first_step` was saved, but not validated.
+
         Raises:
-            SystemExit: a loss is not finite or too much data is broken; rank 0 has told.
-        InputError: a checkpoint cannot be written.
+            SystemExit: a loss is not finite or too much data is broken, or a signal asked to
+                stop, after a checkpoint was saved; rank 0 has told.
+            InputError: a checkpoint cannot be written.
         """
         self.model.train()
+        if validate_first:
+            self.log.forget_validation(first_step)
+            self._validate(first_step)
         for step in range(first_step + 1, self.plan.total_steps + 1):
             lr = self.plan.lr(step)
-            self._step(step, lr)
+            stopping = self._step(step, lr)
             self._report(step, lr)
-            if not self.plan.saves(step):
-                continue
-            score = None
-            if self.validate is not None and self.plan.ends_epoch(step):
-                score = self._validation(step, self.validate())
-            self._save(step, score)
+            if stopping or self.plan.saves(step):
+                self._save(step)
+            if stopping and (step < self.plan.total_steps or self.validate is not None):
+                self._end(step)
+            if self.plan.ends_epoch(step):
+                self._validate(step)
         return self.state
 
     # --- one step ---------------------------------------------------------------------------
 
-    def _step(self, step: int, lr: float) -> None:
-        """Forward and backward passes of this rank, agreement of all ranks, optimiser step."""
+    def _step(self, step: int, lr: float) -> bool:
+        """Forward and backward passes of this rank, agreement of all ranks, optimiser step.
+
+        Returns whether a signal asked one of the ranks to stop.
+        """
         bad: list[str] = []
         tried = broken = dropped = 0
         scale = loss_scale(self.engine)
@@ -130,18 +152,19 @@ class Trainer:
             self._count(output)
         if not bad and scale == 1.0 and not self.gradients.are_finite():
             bad.append(f"a gradient is not finite with {', '.join(drawn.batch.image_paths)}")
-        self._agree(step, bad, tried, broken, dropped)
+        stopping = self._agree(step, bad, tried, broken, dropped)
         self.gradients.deliver(self.engine, lr)
+        return stopping
 
     def _seed(self, step: int, micro: int) -> int:
         """Dropout depends on the place in the training, not on what ran before."""
         place = (step * self.plan.micro_steps + micro) * self.process.world + self.process.rank
         return (self.plan.seed * 1_000_003 + place) % 2**63
 
-    def _agree(self, step: int, bad: list[str], tried: int, broken: int, dropped: int) -> None:
-        """Stop on all ranks together if one of them has a reason to."""
-        counts = self.process.total(len(bad), tried, broken, dropped)
-        failures, tried, broken, dropped = (int(count) for count in counts)
+    def _agree(self, step: int, bad: list[str], tried: int, broken: int, dropped: int) -> bool:
+        """Stop on all ranks together if one has a reason to; whether one was asked to end."""
+        counts = self.process.total(len(bad), tried, broken, dropped, self.stop.asked)
+        failures, tried, broken, dropped, asked = (int(count) for count in counts)
         self.tried += tried
         self.broken += broken
         self.dropped += dropped
@@ -149,8 +172,7 @@ class Trainer:
             said = "; ".join(line for lines in self.process.gather(bad) for line in lines)
             stop_together(
                 self.process,
-                f"step {step}: {said}. No checkpoint was overwritten; lower --lr or look at these "
-                "pictures, then go on from the newest checkpoint with --auto_resume",
+                f"step {step}: {said}. {self._last_good()}; lower --lr or look at these pictures",
             )
         if too_many_broken(self.broken, self.tried):
             stop_together(
@@ -158,6 +180,31 @@ class Trainer:
                 f"step {step}: {self.broken} of {self.tried} draws could not be read, more than "
                 "1 %; the lines beginning with 'skipped' name the files: repair or remove them",
             )
+        return asked > 0
+
+    def _last_good(self) -> str:
+        """What a training that stops now can go on from."""
+        last = self.store.load(LATEST)
+        if last is None:
+            return "No checkpoint was overwritten; this run has not written one yet"
+        return (
+            f"No checkpoint was overwritten; the last good one is {self.store.folder / last.tag} "
+            f"(step {last.step}), --auto_resume goes on from it"
+        )
+
+    def _end(self, step: int) -> None:
+        """Leave on all ranks after a signal; the checkpoint of `step` is complete."""
+        if self.process.is_first:
+            name = self.stop.name or "a signal to another rank"
+            print(
+                f"stopped by {name} after step {step}: the checkpoint "
+                f"{self.store.folder / tag_of(step)} is complete; the same command with "
+                "--auto_resume goes on from it",
+                file=sys.stderr,
+                flush=True,
+            )
+        self.process.wait_for_all()
+        raise SystemExit(STOP_CODE)
 
     def _say_everywhere(self, text: str) -> None:
         if self.process.is_first:
@@ -189,24 +236,32 @@ class Trainer:
             {"loss": means["loss"], "ce": means["ce_loss"], "mask": means["mask_loss"], "lr": lr}
         )
 
-    def _validation(self, step: int, summary: dict[str, Any]) -> float:
-        """Write the line of `metrics.jsonl`; returns cIoU."""
+    def _validate(self, step: int) -> None:
+        """Score the checkpoint that was just saved; write the line of `metrics.jsonl`."""
+        if self.validate is None:
+            return
+        summary = self.validate()
         self.model.train()
         score = float(summary["ciou"])
         epoch = math.ceil(step / self.plan.steps_per_epoch)
-        best = next_state(self.state, step, self.process.world, score).best_tag == tag_of(step)
+        state = next_state(self.state, step, self.process.world, score)
+        best = state.best_tag == tag_of(step)
         self.log.validation({"step": step, "epoch": epoch, "best": best, **summary})
         self.log.say(
             f"step {step} (epoch {epoch}): gIoU {summary['giou']:.4f}, cIoU {score:.4f}"
             + (", the best so far" if best else "")
         )
-        return score
+        if self.process.is_first:
+            self.store.complete(state)
+        self.state = state
+        if self.process.total(self.stop.asked)[0] and step < self.plan.total_steps:
+            self._end(step)
 
     # --- checkpoints ------------------------------------------------------------------------
 
-    def _save(self, step: int, score: float | None) -> None:
+    def _save(self, step: int) -> None:
         """Write a checkpoint; see `utils.checkpoint` for what holds when this is interrupted."""
-        state = next_state(self.state, step, self.process.world, score)
+        state = next_state(self.state, step, self.process.world, None)
         if self.process.is_first:
             self._check_space()
             self.store.begin(state.tag)

@@ -58,7 +58,42 @@ def test_defaults_have_no_mistake(cls):
 
 @pytest.mark.parametrize("preset", sorted((REPOSITORY / "configs").glob("*.yaml")))
 def test_shipped_presets_have_no_mistake(preset):
-    assert messages(TrainOptions, "--config", str(preset), missing=False) == []
+    options = TestOptions if preset.name.startswith("eval_") else TrainOptions
+    assert messages(options, "--config", str(preset), missing=False) == []
+
+
+RECIPES = {
+    "read_7b": (30, 0.8, 0.2, 2, 8, 1e-4, 0.5, "10,1,1,1,1,10"),
+    "read_7b_referseg": (30, 0.8, 0.2, 2, 8, 1e-4, 0.5, "12,2,2,1"),
+    "read_7b_scratch": (30, 0.8, 0.2, 2, 64, 1e-4, 4.0, "10,1,1,1,1,10"),
+    "read_13b_stage1": (10, 0.8, 0.2, 1, 64, 3e-4, 0.5, "10,10,2,3,1,1"),
+    "read_13b_stage2": (30, 0.8, 0.2, 1, 64, 1e-4, 0.5, "3,10,2,3,1,10"),
+}
+"""Points, t_pos, t_neg, down_sample, rank, rate, DICE weight, rates: as published."""
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_published_recipes(name):
+    found, _, _, _ = resolve(TrainOptions, ["--config", str(REPOSITORY / f"configs/{name}.yaml")])
+    sasp = found.sasp_settings()
+    points = tuple(sasp[key] for key in ("num_points", "t_pos", "t_neg", "down_sample"))
+    rest = (found.lora_r, found.lr, found.dice_loss_weight, found.sample_rates)
+    assert points + rest == RECIPES[name]
+    assert found.use_released_param is (name != "read_7b_scratch")
+    new_parts = name in ("read_7b_scratch", "read_13b_stage1")
+    assert (found.vision_pretrained is not None) is new_parts
+    assert found.total_steps == 4000 and found.zero_stage == 2 and found.precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("name", "points"), [("7b", (30, 0.8, 0.2, 2)), ("13b", (60, 0.6, 0.2, 1))]
+)
+def test_evaluation_presets(name, points):
+    given = ["--config", str(REPOSITORY / f"configs/eval_{name}.yaml")]
+    found, _, _, _ = resolve(TestOptions, given)
+    sasp = found.sasp_settings()
+    assert tuple(sasp[key] for key in ("num_points", "t_pos", "t_neg", "down_sample")) == points
+    assert (found.eval_mode, found.templates) == ("teacher_forced", "simple")
 
 
 @pytest.fixture

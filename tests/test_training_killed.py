@@ -1,0 +1,190 @@
+"""A training killed again and again, also while it saves, ends as one that nobody disturbed.
+
+The processes are forked from a server that has imported everything, so that a start costs little.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import torch
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+from tqdm import tqdm
+
+import train_read
+from utils.checkpoint import BEST, LATEST, CheckpointStore
+from utils.errors import InputError
+from utils.run_log import METRICS_FILE, read_lines
+
+KILLS = 20
+STEPS, STEPS_PER_EPOCH = 54, 6
+LONGEST_WAIT_S = 120
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["train_read", "torch.utils.tensorboard", "pytest", "deepspeed.runtime.zero.stage_1_and_2"]
+    + ["deepspeed.runtime.zero.muon.original_muon", "tests.conftest"]  # what DeepSpeed loads late
+)
+
+
+def run(given: list[str], said: Path) -> None:
+    """What a forked process does."""
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # as in a training started by hand
+    # tqdm's lock is shared with forked processes: one killed inside would keep it for ever.
+    tqdm.set_lock(threading.RLock())
+    with open(said, "a") as file, redirect_stdout(file), redirect_stderr(file):
+        code = 1
+        try:
+            code = train_read.main(given)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        finally:
+            file.flush()
+            os._exit(code)
+
+
+def start(preset: Path, name: str, *flags: str) -> BaseProcess:
+    given = ["--config", str(preset), f"--exp_name={name}", *flags]
+    process = SERVER.Process(target=run, args=(given, preset.parent / f"{name}.txt"))
+    process.start()
+    return process
+
+
+def finish(process: BaseProcess) -> int | None:
+    process.join(LONGEST_WAIT_S)
+    return process.exitcode
+
+
+def weights(store: CheckpointStore, pointer: str) -> dict[str, torch.Tensor]:
+    return get_fp32_state_dict_from_zero_checkpoint(
+        str(store.folder), tag=store.load(pointer).tag, exclude_frozen_parameters=True
+    )
+
+
+def newest(store: CheckpointStore) -> int:
+    """Step of the newest complete checkpoint; 0 if there is none (yet)."""
+    try:
+        state = store.load(LATEST)
+    except InputError:  # replaced and deleted between two reads
+        return newest(store)
+    return state.step if state else 0
+
+
+def is_saving(store: CheckpointStore) -> bool:
+    """Whether a checkpoint is there that is not complete."""
+    reached = newest(store)
+    return any(int(path.name[5:]) > reached for path in store.folder.glob("step_*"))
+
+
+def wait_until(reached, process: BaseProcess) -> None:
+    started = time.monotonic()
+    while process.is_alive() and not reached():
+        assert time.monotonic() - started < LONGEST_WAIT_S
+        time.sleep(0.001)
+
+
+def test_killed_at_twenty_moments(write_preset, tmp_path):
+    preset = write_preset(
+        epochs=STEPS // STEPS_PER_EPOCH,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        grad_accumulation_steps=1,
+        batch_size=1,
+        workers=0,
+        save_every=1,
+        keep_checkpoints=2,
+    )
+    runs = tmp_path / "runs"
+    assert finish(start(preset, "whole")) == 0, (tmp_path / "whole.txt").read_text()[-2000:]
+
+    store = CheckpointStore(runs / "killed" / "ckpt_model")
+    rng, while_saving, reached = np.random.default_rng(5), 0, [0]
+    for number in range(KILLS):
+        process, before = start(preset, "killed"), newest(store)
+        further = before + int(rng.integers(0, 4))
+        if number % 2:
+            wait_until(lambda least=further: newest(store) >= least and is_saving(store), process)
+            time.sleep(float(rng.uniform(0, 0.02)))
+        else:
+            until = time.monotonic() + float(rng.uniform(0, 1.5))
+            wait_until(
+                lambda until=until, most=further + 1: (
+                    time.monotonic() >= until or newest(store) >= most
+                ),
+                process,
+            )
+        assert process.is_alive(), (tmp_path / "killed.txt").read_text()[-2000:]
+        os.kill(process.pid, signal.SIGKILL)
+        assert finish(process) == -signal.SIGKILL
+        while_saving += is_saving(store)
+        reached.append(newest(store))
+        if reached[-1]:
+            assert weights(store, LATEST).keys() == weights(store, BEST).keys()
+    assert reached == sorted(reached) and 0 < reached[-1] < STEPS
+    assert while_saving >= 3
+    sys.stdout.write(f"steps at the kills: {reached}, {while_saving} while saving\n")
+
+    assert finish(start(preset, "killed")) == 0, (tmp_path / "killed.txt").read_text()[-2000:]
+    whole = CheckpointStore(runs / "whole" / "ckpt_model")
+    for pointer in (LATEST, BEST):
+        assert store.load(pointer) == whole.load(pointer)
+        expected, found = weights(whole, pointer), weights(store, pointer)
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            assert "inv_freq" in name or torch.equal(value, found[name]), name
+    lines = read_lines(runs / "killed" / METRICS_FILE)
+    assert lines == read_lines(runs / "whole" / METRICS_FILE)
+    assert [line["step"] for line in lines] == list(range(6, STEPS + 1, STEPS_PER_EPOCH))
+
+
+def test_a_signal_saves_and_ends(write_preset, tmp_path):
+    """Also with processes that load pictures, and with the signal sent to them too."""
+    preset = write_preset(steps_per_epoch=40, epochs=1, warmup_steps=2, workers=0)
+    assert finish(start(preset, "whole", "--no_eval")) == 0
+    store = CheckpointStore(tmp_path / "runs" / "stopped" / "ckpt_model")
+    said = tmp_path / "stopped.txt"
+    for number, workers in ((signal.SIGTERM, 1), (signal.SIGUSR1, 0)):
+        before = newest(store)
+        process = start(preset, "stopped", "--no_eval", f"--workers={workers}", "--save_every=5")
+        wait_until(lambda before=before: newest(store) > before, process)
+        for member in (*children(process.pid), process.pid):
+            os.kill(member, number)
+        assert finish(process) == 143, said.read_text()[-2000:]
+        assert before < newest(store) < 40
+        text = said.read_text()
+        assert f"stopped by {signal.Signals(number).name} after step {newest(store)}" in text
+        assert "Traceback" not in text
+    assert finish(start(preset, "stopped", "--no_eval")) == 0
+    whole = weights(CheckpointStore(tmp_path / "runs" / "whole" / "ckpt_model"), LATEST)
+    for name, value in weights(store, LATEST).items():
+        assert "inv_freq" in name or torch.equal(value, whole[name]), name
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_run_folder_in_use_is_refused(write_preset, tmp_path):
+    preset = write_preset(steps_per_epoch=400, epochs=1, workers=1)
+    first = start(preset, "shared", "--no_eval")
+    lock = tmp_path / "runs" / "shared" / "run.lock"
+    wait_until(lambda: lock.exists() and lock.read_text(), first)
+    for flags in ((), ("--eval_only",)):
+        given = ["--config", str(preset), "--exp_name=shared", *flags]
+        process = SERVER.Process(target=run, args=(given, tmp_path / "second.txt"))
+        process.start()
+        assert finish(process) == 2
+        assert f"is in use by process {first.pid} on " in (tmp_path / "second.txt").read_text()
+    events = (tmp_path / "runs" / "shared").glob
+    wait_until(lambda: list(events("events.*")), first)
+    os.kill(first.pid, signal.SIGKILL)
+    assert finish(first) == -signal.SIGKILL
+    assert finish(start(preset, "shared", "--no_eval", "--max_steps=2")) == 0
