@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import resource
 import shutil
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,10 +167,58 @@ def test_non_finite_loss_stops_and_overwrites_nothing(train, run_dir, capsys):
     said = capsys.readouterr().err
     assert "error: step 3: " in said
     assert ".jpg" in said and "--auto_resume" in said
+    assert f"the last good one is {store.folder / 'step_00000001'} (step 1)" in said
     assert "Traceback" not in said
     assert store.load(LATEST).step == 1
     for name, value in weights(store).items():
         assert torch.equal(value, good[name]), name
+
+
+def test_non_finite_loss_before_the_first_checkpoint(train, capsys):
+    assert train("--no_eval", "--steps_per_epoch=4", "--warmup_steps=0", "--lr=1e30") == 2
+    assert "this run has not written one yet" in capsys.readouterr().err
+
+
+def test_kept_checkpoints(train, run_dir):
+    assert train("--save_every=1", "--keep_checkpoints=3", "--no_eval") == 0
+    kept = sorted(path.name for path in (run_dir / "ckpt_model").glob("step_*"))
+    assert kept == ["step_00000002", "step_00000003", "step_00000004"]
+
+
+def test_a_checkpoint_that_was_not_validated_is_validated_first(train, run_dir, monkeypatch):
+    """A validation that fails after the saving costs no step, and is made up for."""
+
+    def fail(self, step: int) -> None:
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.trainer.Trainer._validate", fail)
+        assert train() == 9
+    store = CheckpointStore(run_dir / "ckpt_model")
+    assert (store.load(LATEST).step, store.load(LATEST).score) == (2, None)
+    assert train("--max_steps=2") == 0
+    (line,) = read_lines(run_dir / METRICS_FILE)
+    assert line["step"] == 2 and store.load(BEST).score == line["ciou"]
+
+
+def test_weights_and_biases(train, monkeypatch):
+    """The optional package gets settings, losses, scores, and the end; no network is needed."""
+    points: dict[str, list[int]] = {}
+    told: list = []
+
+    def log(values: dict, step: int) -> None:
+        for name in values:
+            points.setdefault(name, []).append(step)
+
+    wandb = types.ModuleType("wandb")
+    wandb.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    wandb.init = lambda **given: told.append(given) or wandb
+    wandb.log, wandb.finish = log, lambda: told.append("end")
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    assert train("--use_wandb") == 0
+    assert told[0]["config"]["lora_r"] == 4 and told[1:] == ["end"]
+    assert points["train/loss"] == points["train/lr"] == [1, 2, 3, 4]
+    assert points["val/ciou"] == points["val/giou"] == [2, 4]
 
 
 def break_picture(data: Path, number: int) -> None:

@@ -78,6 +78,8 @@ class RunLock:
     def __exit__(self, *_: object) -> None:
         if self.handle in _held:
             _held.discard(self.handle)
+            with contextlib.suppress(OSError):
+                fcntl.flock(self.handle, fcntl.LOCK_UN)
             os.close(self.handle)
 
 

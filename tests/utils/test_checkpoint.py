@@ -57,6 +57,34 @@ def test_newest_and_best_are_kept_and_nothing_else(tmp_path):
     assert (best.step, best.score) == (20, 0.5)
 
 
+def test_the_newest_k_and_the_best_are_kept(tmp_path):
+    store = CheckpointStore(tmp_path / "ckpt_model", keep=3)
+    state = None
+    for step, score in [(10, 0.3), (20, 0.5), (30, 0.4), (40, 0.2), (50, 0.1)]:
+        state = write(store, state, step, score)
+    assert tags(store) == {tag_of(step) for step in (20, 30, 40, 50)}
+    begun = tag_of(60)
+    store.begin(begun)
+    (store.folder / tag_of(30) / STATE_FILE).unlink()
+    store.repair()
+    assert tags(store) == {tag_of(step) for step in (20, 40, 50)}
+    assert CheckpointStore(store.folder).repair() == state
+    assert tags(store) == {tag_of(20), tag_of(50)}
+
+
+def test_a_score_that_comes_later(tmp_path):
+    """A checkpoint is saved, then validated: it becomes the best one only then."""
+    store = CheckpointStore(tmp_path / "ckpt_model")
+    first = write(store, None, 10, 0.5)
+    saved = write(store, first, 20, None)
+    assert store.load(BEST) == first and store.load(LATEST) == saved
+    scored = next_state(saved, 20, 1, 0.6)
+    store.complete(scored)
+    assert store.load(BEST) == store.load(LATEST) == scored
+    assert (scored.score, scored.best_score, scored.best_tag) == (0.6, 0.6, tag_of(20))
+    assert tags(store) == {tag_of(20)} and is_whole(store, LATEST)
+
+
 def test_a_checkpoint_without_score_is_best_only_until_one_has_a_score():
     first = next_state(None, 1, 1, None)
     assert first.best_tag == tag_of(1)
