@@ -28,6 +28,8 @@ from utils.run_log import METRICS_FILE, read_lines
 KILLS = 20
 STEPS, STEPS_PER_EPOCH = 54, 6
 LONGEST_WAIT_S = 120
+LEFT_BY_OTHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Of the process group of the tests before this one, whose port is taken."""
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     ["train_read", "torch.utils.tensorboard", "pytest", "deepspeed.runtime.zero.stage_1_and_2"]
@@ -38,6 +40,8 @@ SERVER.set_forkserver_preload(
 def run(given: list[str], said: Path) -> None:
     """What a forked process does."""
     torch.set_num_threads(1)
+    for name in LEFT_BY_OTHERS:
+        os.environ.pop(name, None)
     multiprocessing.set_start_method("fork", force=True)  # as in a training started by hand
     # tqdm's lock is shared with forked processes: one killed inside would keep it for ever.
     tqdm.set_lock(threading.RLock())
