@@ -239,13 +239,15 @@ def train_alone(options: TrainOptions, process: Process) -> None:
     if process.is_first and not options.eval_only:
         text = "\n".join(built.report) + "\n"
         (options.run_dir / LOAD_REPORT).write_text(text, encoding="utf-8")
-    if not (options.load_in_4bit or options.load_in_8bit):
+    partitioned = data is not None and options.zero_stage == 3
+    if not (options.load_in_4bit or options.load_in_8bit or partitioned):
         nn.Module.to(model, process.device)
     score = None if unseen is None else validation(unseen, model, built, process)
     if data is None:
         validate_only(options, process, model, score, source, state)
         return
 
+    built.model.in_step = partitioned
     ds = engine.build_engine(
         model,
         betas=(options.beta1, options.beta2),

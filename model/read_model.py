@@ -71,6 +71,8 @@ class ReadForCausalLM(LlamaPreTrainedModel):
     config_class = ReadConfig
     config: ReadConfig
     _no_split_modules = ["LlamaDecoderLayer", "Block", "TwoWayAttentionBlock"]
+    in_step = False
+    """Whether every `forward` runs the same modules equally often, whatever has a mask (ZeRO-3)."""
     _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq", r"model\.vision_tower\."]
 
     def __init__(self, config: ReadConfig):
@@ -266,13 +268,13 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         """All masks at once if their prompts are equally long, else picture by picture."""
         sam = self.model.visual_model
         repeats = torch.tensor(counts, device=embeddings.device)
-        if len({prompt.shape[1] for prompt in prompts if len(prompt)}) <= 1:
+        if not self.in_step and len({prompt.shape[1] for prompt in prompts if len(prompt)}) <= 1:
             used = [prompt for prompt in prompts if len(prompt)] or prompts[:1]
             return sam.decode(embeddings.repeat_interleave(repeats, dim=0), torch.cat(used))
         parts = [
             sam.decode(embeddings[i : i + 1].expand(n, -1, -1, -1), prompts[i])
             for i, n in enumerate(counts)
-            if n
+            if n or self.in_step
         ]
         return torch.cat([low for low, _ in parts]), torch.cat([score for _, score in parts])
 
@@ -302,12 +304,12 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         predictions = self._teacher_forced_masks(batch, states, sam_pixels, sam_sizes_)
         pair = losses.mask_losses([p.logits for p in predictions], batch.masks)
         if pair is None:
-            # Zero gradients instead of none: every rank reduces the same parameters.
-            touched = losses.zero_of(self.model.text_hidden_fcs, self.model.visual_model)
-            bce = dice = touched.to(ce_loss)
+            bce = dice = self._zero_of_masks(predictions).to(ce_loss)
         else:
             bce = self.config.bce_loss_weight * pair[0]
             dice = self.config.dice_loss_weight * pair[1]
+            if self.in_step:
+                bce = bce + self._zero_of_masks(predictions)
         return ReadOutput(
             loss=ce_loss + bce + dice,
             ce_loss=ce_loss,
@@ -316,6 +318,12 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             mask_loss=bce + dice,
             mask_logits=[p.logits for p in predictions],
         )
+
+    def _zero_of_masks(self, predictions: Sequence[MaskPrediction]) -> torch.Tensor:
+        """0, with zero gradients instead of none: every rank reduces the same parameters."""
+        if self.in_step:
+            return torch.stack([p.logits[:0].sum() for p in predictions]).sum()
+        return losses.zero_of(self.model.text_hidden_fcs, self.model.visual_model)
 
     def _views_of(self, batch: Batch):
         """The batch's views, or the model's own where the batch has none."""
@@ -341,10 +349,12 @@ class ReadForCausalLM(LlamaPreTrainedModel):
     ) -> list[MaskPrediction]:
         seg = locate_seg(batch.input_ids, states.text_position, self.seg_token_id)
         sizes = batch.original_sizes
-        if len(seg.row) == 0:
-            return [self._no_masks(size) for size in sizes]
         order = batch.image_index[seg.row]
         used, image_of_mask = torch.unique(order, return_inverse=True)
+        if self.in_step:
+            used, image_of_mask = torch.arange(len(sizes), device=order.device), order
+        if len(used) == 0:
+            return [self._no_masks(size) for size in sizes]
         chosen = used.tolist()
         embeddings = self.encode_sam(sam_pixels[used], [input_sizes[i] for i in chosen])
         made = self.predict_masks(

@@ -233,7 +233,7 @@ class SamModel(nn.Module):
             float32[M, H, W].
         """
         if len(logits) == 0:
-            return logits.new_zeros((0, *size), dtype=torch.float32)
+            return logits.float().sum().expand(0, *size)
         side = self.sizes.image_size
         frame = F.interpolate(
             logits.float(), size=(side, side), mode="bilinear", align_corners=False

@@ -1,8 +1,9 @@
-"""DeepSpeed around the model: optimiser, learning rate, gradients, and its checkpoints."""
+"""DeepSpeed around the model: optimiser, learning rate, and its checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from utils.errors import InputError
 
 GRADIENT_CLIPPING = 1.0
 WEIGHT_DECAY = 0.0
+KEPT_WHOLE = 100_000
+"""ZeRO-3: a parameter of at most so many numbers stays on every rank, once it is gathered."""
 
 
 def learning_rate(step: int, highest: float, warmup_steps: int, total_steps: int) -> float:
@@ -24,7 +27,7 @@ def learning_rate(step: int, highest: float, warmup_steps: int, total_steps: int
 
 
 def engine_settings(precision: str, zero_stage: int, batch_size: int) -> dict[str, Any]:
-    """DeepSpeed's configuration. Gradients are accumulated by `Gradients`, not by DeepSpeed."""
+    """DeepSpeed's configuration; when gradients are reduced is up to `Gradients`."""
     return {
         "train_micro_batch_size_per_gpu": batch_size,
         "gradient_accumulation_steps": 1,
@@ -35,7 +38,9 @@ def engine_settings(precision: str, zero_stage: int, batch_size: int) -> dict[st
             "stage": zero_stage,
             "contiguous_gradients": True,
             "overlap_comm": False,
+            "stage3_param_persistence_threshold": KEPT_WHOLE,
         },
+        "data_types": {"grad_accum_dtype": "fp32"} if zero_stage == 3 else {},
         "steps_per_print": 1_000_000_000,
     }
 
@@ -49,7 +54,7 @@ def build_engine(
     """A DeepSpeed engine with AdamW over the parameters that require a gradient.
 
     Args:
-        model: already on its device.
+        model: already on its device; for ZeRO-3 still on the CPU, since no GPU need hold all of it.
         betas: of AdamW; the learning rate comes with each step (`Gradients.deliver`).
         settings: see `engine_settings`.
     """
@@ -58,6 +63,8 @@ def build_engine(
 
     logger.setLevel("ERROR")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if settings["zero_optimization"]["stage"] == 3:
+        settings = _partitioned(model, settings)
     optimiser = torch.optim.AdamW(trained, lr=0.0, betas=betas, weight_decay=WEIGHT_DECAY)
     exact = {name: buffer.clone() for name, buffer in model.named_buffers() if _is_fp32(buffer)}
     engine, _, _, _ = deepspeed.initialize(
@@ -70,6 +77,49 @@ def build_engine(
     return engine
 
 
+def _partitioned(model: nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
+    """Spread the weights over the ranks, one after the other; the settings that fit the model.
+
+    All gradients of a micro step fit into one bucket, so that they are reduced in the order of the
+    parameters and not in the order in which they arise.
+    """
+    import deepspeed
+
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    zero = {**settings["zero_optimization"], "reduce_bucket_size": trained}
+    settings = {**settings, "zero_optimization": zero}
+    sixteen = {name: settings[name]["enabled"] for name in ("bf16", "fp16")}
+    dtype = torch.bfloat16 if sixteen["bf16"] else torch.float16 if sixteen["fp16"] else None
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype or parameter.dtype)
+    deepspeed.zero.Init(module=model, config_dict_or_path=settings)
+    device = deepspeed.get_accelerator().current_device_name()
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.to(device)
+    return settings
+
+
+@contextmanager
+def whole(engine: Any) -> Iterator[None]:
+    """Until the end of `with`, ranks may run different modules; every rank has to enter it.
+
+    With ZeRO-3 every rank holds all weights meanwhile, and no module gathers or releases its own.
+    """
+    if engine.zero_optimization_stage() != 3:
+        yield
+        return
+    import deepspeed
+
+    hooks = engine.optimizer.parameter_offload
+    with deepspeed.zero.GatheredParameters(engine.module.parameters()):
+        hooks.destroy()
+        try:
+            yield
+        finally:
+            hooks.setup_zero_stage3_hooks()
+
+
 def _is_fp32(buffer: torch.Tensor) -> bool:
     return buffer.dtype == torch.float32
 
@@ -79,72 +129,6 @@ def _restore_buffers(model: nn.Module, exact: dict[str, torch.Tensor]) -> None:
     for name, value in exact.items():
         owner, _, leaf = name.rpartition(".")
         model.get_submodule(owner)._buffers[leaf] = value
-
-
-class _Deliver(torch.autograd.Function):
-    """A scalar whose gradient with respect to each parameter is a tensor computed before."""
-
-    @staticmethod
-    def forward(ctx, gradients, *parameters):
-        ctx.gradients = gradients
-        return parameters[0].new_zeros((), dtype=torch.float32)
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        return None, *ctx.gradients
-
-
-class Gradients:
-    """Gradients of one optimiser step, summed on this rank and handed to DeepSpeed at once.
-
-    ZeRO-2 reduces gradients in the order in which they arise, and adds up what arises at the same
-    place on every rank. A rank whose pictures have no mask runs another graph: another order,
-    other parameters without a gradient, sums of unlike things or a stall. Here every rank delivers
-    the same parameters in the same order, with zeros where nothing arose.
-    """
-
-    def __init__(self, parameters: Iterable[nn.Parameter]):
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self.sums: list[torch.Tensor | None] = [None] * len(self.parameters)
-
-    def add(self, loss: torch.Tensor) -> None:
-        """Add the gradient of a scalar; its graph is freed."""
-        found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        for index, (parameter, gradient) in enumerate(zip(self.parameters, found, strict=True)):
-            if gradient is None:
-                continue
-            total = self.sums[index]
-            if total is None:
-                self.sums[index] = _own_copy(parameter, gradient)
-            else:
-                total += gradient
-
-    def are_finite(self) -> bool:
-        """Whether no sum holds an infinity or NaN."""
-        checks = [total.isfinite().all() for total in self.sums if total is not None]
-        return bool(torch.stack(checks).all()) if checks else True
-
-    def deliver(self, engine: Any, lr: float) -> None:
-        """Reduce over the ranks, clip, step; then start from zero. Every rank has to call it."""
-        for group in engine.optimizer.param_groups:
-            group["lr"] = lr
-        gradients = [
-            torch.zeros_like(parameter) if total is None else total.to(parameter.dtype)
-            for parameter, total in zip(self.parameters, self.sums, strict=True)
-        ]
-        self.sums = [None] * len(self.parameters)
-        engine.backward(_Deliver.apply(gradients, *self.parameters))
-        engine.step()
-
-
-def _own_copy(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """float32, with memory of its own: a gradient may be an expanded scalar or shared."""
-    return torch.empty_like(parameter, dtype=torch.float32, requires_grad=False).copy_(gradient)
-
-
-def loss_scale(engine: Any) -> float:
-    """Factor on the loss against underflow: above 1 with fp16 only."""
-    return float(getattr(engine.optimizer, "loss_scale", 1.0))
 
 
 def save_engine(engine: Any, folder: Path, tag: str) -> None:

@@ -133,7 +133,12 @@ class OptimisationFlags:
     dice_loss_weight: float = option(0.5, "weight of the DICE loss")
     bce_loss_weight: float = option(2.0, "weight of the BCE loss")
     gradient_checkpointing: bool = option(True, "recompute activations to save memory")
-    zero_stage: int = option(2, "DeepSpeed ZeRO stage", choices=(1, 2))
+    zero_stage: int = option(
+        2,
+        "what DeepSpeed spreads over the ranks: 1 the optimiser's state, 2 gradients too, 3 weights "
+        "too (less memory, more traffic; validation gathers all weights)",
+        choices=(1, 2, 3),
+    )
     start_epoch: int = option(0, "first epoch when nothing is resumed")
 
 

@@ -21,8 +21,9 @@ from utils.checkpoint import (
 )
 from utils.distributed import Process, stop_together
 from utils.draws import Drawn, too_many_broken
-from utils.engine import Gradients, learning_rate, loss_scale, save_engine
+from utils.engine import learning_rate, save_engine, whole
 from utils.errors import InputError
+from utils.gradients import gradients_of, loss_scale
 from utils.run_log import RunLog
 from utils.stop_signal import STOP_CODE, StopSignal
 
@@ -94,7 +95,7 @@ class Trainer:
         self.counted = 0
         self.losses = torch.zeros(len(LOSSES))
         self.model: nn.Module = self.engine.module
-        self.gradients = Gradients(self.model.parameters())
+        self.gradients = gradients_of(self.engine)
 
     def run(self, first_step: int, validate_first: bool = False) -> RunState | None:
         """Do the steps after `first_step`; returns the state at the last checkpoint.
@@ -133,7 +134,6 @@ class Trainer:
         """
         bad: list[str] = []
         tried = broken = dropped = 0
-        scale = loss_scale(self.engine)
         for micro in range(self.plan.micro_steps):
             drawn = next(self.drawn)
             tried += drawn.draws
@@ -142,18 +142,17 @@ class Trainer:
             for message in drawn.broken:
                 self._say_everywhere(f"skipped: {message}")
             torch.manual_seed(self._seed(step, micro))
-            output = self.model(drawn.batch)
-            loss = output["loss"]
+            output = self.gradients.forward(drawn.batch)
+            loss, images = output["loss"], ", ".join(drawn.batch.image_paths)
             if not math.isfinite(loss.item()):
-                images = ", ".join(drawn.batch.image_paths)
                 bad.append(f"loss {loss.item()} with {images}")
-                break
-            self.gradients.add(loss * (scale / self.plan.micro_steps))
+            last = micro == self.plan.micro_steps - 1
+            self.gradients.add(loss * (1 / self.plan.micro_steps), last)
             self._count(output)
-        if not bad and scale == 1.0 and not self.gradients.are_finite():
-            bad.append(f"a gradient is not finite with {', '.join(drawn.batch.image_paths)}")
+        if not bad and loss_scale(self.engine) == 1.0 and not self.gradients.are_finite():
+            bad.append(f"a gradient is not finite with {images}")
         stopping = self._agree(step, bad, tried, broken, dropped)
-        self.gradients.deliver(self.engine, lr)
+        self.gradients.deliver(lr)
         return stopping
 
     def _seed(self, step: int, micro: int) -> int:
@@ -240,7 +239,8 @@ class Trainer:
         """Score the checkpoint that was just saved; write the line of `metrics.jsonl`."""
         if self.validate is None:
             return
-        summary = self.validate()
+        with whole(self.engine):
+            summary = self.validate()
         self.model.train()
         score = float(summary["ciou"])
         epoch = math.ceil(step / self.plan.steps_per_epoch)
