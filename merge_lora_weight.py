@@ -2,7 +2,9 @@
 
 `bash merge_lora_weight.sh EXP_DIR [OUT]` is the short form. The model is built again from the run's
 saved configuration, the trained parts of the checkpoint are put in, LoRA is folded into the
-weights, and the saved folder has to answer a question as the unmerged model did.
+weights, and the saved folder has to answer a question as the unmerged model did. The frozen weights
+stay in the precision of the run, and each is widened while it works: the answers are those of
+float32, the memory is that of the model.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from peft import PeftModel
 
 from model.adapter import save_adapter
 from model.builder import load_read, save_model
+from model.float32 import float32_linears, widen_small
 from model.lora import merge, unwrap
 from model.read_model import TOWER_FOLDER, ReadForCausalLM
 from model.reader import Answer, Reader
@@ -66,10 +69,18 @@ def check_equal(before: list[Answer], after: list[Answer], what: str) -> None:
             )
 
 
-def cast(parameters: list[torch.nn.Parameter], dtype: torch.dtype) -> None:
-    """Round weights in place; buffers keep every digit."""
-    for parameter in parameters:
-        parameter.data = parameter.data.to(dtype)
+def answers_of(reader: Reader) -> list[Answer]:
+    """`trial_answers` in float32, from weights as they are stored."""
+    widen_small(reader.model)
+    with float32_linears(reader.model):
+        return trial_answers(reader)
+
+
+def round_own(model: ReadForCausalLM, dtype: torch.dtype) -> None:
+    """Round weights in place, but for CLIP's, which are not stored; buffers keep every digit."""
+    for name, parameter in model.named_parameters():
+        if TOWER_FOLDER not in name:
+            parameter.data = parameter.data.to(dtype)
 
 
 def write_adapter(model: PeftModel | ReadForCausalLM, folder: Path, dtype: torch.dtype) -> None:
@@ -98,28 +109,44 @@ def merge_run(options: MergeOptions) -> Path:
             "the run got as far as its first validation"
         )
     print(f"merging {store.folder / state.tag} ({options.checkpoint})", flush=True)
-    model, built = build_model(dataclasses.replace(trained, precision="fp32"))
-    engine.load_trained(model, store.folder, state.tag)
-    model.eval()
-    before = trial_answers(Reader(unwrap(model), built.tokenizer))
-    if options.adapter:
-        write_adapter(model, Path(options.adapter), TORCH_DTYPES[trained.precision])
-    merged = merge(model)
-    check_equal(before, trial_answers(Reader(merged, built.tokenizer)), "the merged model")
-
-    own = [p for name, p in merged.named_parameters() if TOWER_FOLDER not in name]
-    cast(own, TORCH_DTYPES[trained.precision])
-    cast(own, torch.float32)
-    rounded = trial_answers(Reader(merged, built.tokenizer))
-    cast(own, TORCH_DTYPES[trained.precision])
     partial = Path(f"{options.folder}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    save_model(merged, built.tokenizer, partial)
-    stored = load_read(partial, dtype="fp32", device="cpu")
-    check_equal(rounded, trial_answers(stored), f"the model loaded from {partial}")
+    rounded = write_merged(options, trained, store.folder, state.tag, partial)
+    stored = load_read(partial, dtype=trained.precision, device="cpu")
+    check_equal(rounded, answers_of(stored), f"the model loaded from {partial}")
     shutil.rmtree(options.folder, ignore_errors=True)
     partial.rename(options.folder)
     return options.folder
+
+
+def write_merged(
+    options: MergeOptions, trained: TrainOptions, checkpoints: Path, tag: str, folder: Path
+) -> list[Answer]:
+    """Merge a checkpoint into `folder`; returns what its rounded weights answer.
+
+    Raises:
+        InputError: as `merge_run`.
+    """
+    dtype = TORCH_DTYPES[trained.precision]
+    model, built = build_model(
+        dataclasses.replace(trained, load_in_4bit=False, load_in_8bit=False)
+    )
+    widen_small(model)
+    engine.load_trained(model, checkpoints, tag)
+    model.eval()
+    reader = Reader(unwrap(model), built.tokenizer)
+    with float32_linears(model):
+        before = trial_answers(reader)
+    if options.adapter:
+        write_adapter(model, Path(options.adapter), dtype)
+    with float32_linears(model, folded=True):
+        check_equal(before, trial_answers(reader), "the merged model")
+    merged = merge(model)
+    round_own(merged, dtype)
+    rounded = answers_of(Reader(merged, built.tokenizer))
+    round_own(merged, dtype)
+    save_model(merged, built.tokenizer, folder)
+    return rounded
 
 
 @cli

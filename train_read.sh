@@ -15,6 +15,14 @@
 #
 # Scratch and 13B-stage1 need --vision_pretrained, SAM's sam_vit_h_4b8939.pth. Flags behind the port
 # win over the preset: bash train_read.sh ReasonSeg 8 24999 --dataset_dir /data --epochs 4
+#
+# Several machines: HOSTFILE=FILE bash train_read.sh ..., lines "host slots=8" as for deepspeed
+# --hostfile, with ssh between them. Or by torchrun, on each machine with its own RANK of 0 to N-1:
+#   torchrun --nnodes N --node_rank RANK --nproc_per_node 8 --master_addr HOST --master_port 24999 \
+#     train_read.py --config configs/read_7b.yaml
+# SIGTERM saves and ends with code 143; so does SIGUSR1, sent to every process of a job (Slurm:
+# --signal=USR1@300). deepspeed itself, signalled, gives its ranks 30 s.
+#
 # Hardware, 8 GPUs for the published batch, computed by python -m utils.memory CONFIG and not
 # measured: 7B about 21 GiB on each, 13B about 35 GiB. The same command goes on after a kill.
 set -euo pipefail
@@ -37,4 +45,27 @@ esac
 [[ -d "$here/.venv/bin" ]] && export PATH="$here/.venv/bin:$PATH"
 launcher=(deepspeed --master_port "$port")
 [[ -n "$gpus" ]] && launcher+=(--num_gpus "$gpus")
-exec "${launcher[@]}" "$here/train_read.py" --config "$here/configs/$preset.yaml" "$@"
+[[ -n "${HOSTFILE:-}" ]] && exec "${launcher[@]}" --hostfile "$HOSTFILE" "$here/train_read.py" \
+  --config "$here/configs/$preset.yaml" "$@"
+
+# deepspeed hands no SIGTERM on; SIGUSR1, which launchers ignore from here on, reaches the ranks.
+trap '' USR1
+(trap - INT; exec "${launcher[@]}" "$here/train_read.py" \
+  --config "$here/configs/$preset.yaml" "$@") &
+running=$!
+ask_below() {
+  local child
+  for child in $(pgrep -P "$1"); do
+    kill -USR1 "$child" 2>/dev/null || true
+    ask_below "$child"
+  done
+}
+trap 'ask_below "$running"' TERM
+trap : INT
+code=0
+wait "$running" || code=$?
+while kill -0 "$running" 2>/dev/null; do
+  code=0
+  wait "$running" || code=$?
+done
+exit "$code"

@@ -111,13 +111,15 @@ def whole(engine: Any) -> Iterator[None]:
         return
     import deepspeed
 
-    hooks = engine.optimizer.parameter_offload
+    modules = engine.optimizer.parameter_offload
     with deepspeed.zero.GatheredParameters(engine.module.parameters()):
-        hooks.destroy()
+        for hook in (*modules.forward_hooks, *modules.backward_hooks):
+            hook.remove()
+        modules.forward_hooks, modules.backward_hooks = [], []
         try:
             yield
         finally:
-            hooks.setup_zero_stage3_hooks()
+            modules._register_deepspeed_module(engine.module)
 
 
 def _is_fp32(buffer: torch.Tensor) -> bool:
@@ -167,6 +169,9 @@ def load_engine(engine: Any, folder: Path, tag: str) -> None:
 def load_trained(model: nn.Module, folder: Path, tag: str) -> None:
     """Put the trained parts of a checkpoint into `model`, in its own dtype, without an engine.
 
+    Any ZeRO stage and any number of ranks may have written it; with ZeRO-3 one tensor is put
+    together at a time.
+
     Raises:
         InputError: the files are damaged, or parts are missing or unexpected.
     """
@@ -174,7 +179,7 @@ def load_trained(model: nn.Module, folder: Path, tag: str) -> None:
 
     try:
         stored = get_fp32_state_dict_from_zero_checkpoint(
-            str(folder), tag=tag, exclude_frozen_parameters=True
+            str(folder), tag=tag, exclude_frozen_parameters=True, lazy_mode=True
         )
     except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
         raise InputError(
@@ -197,7 +202,7 @@ def load_trained(model: nn.Module, folder: Path, tag: str) -> None:
                     f"{folder / tag}: {name} has shape {tuple(stored[name].shape)}, the model "
                     f"wants {tuple(parameter.shape)}; use the run's own config.yaml"
                 )
-            parameter.copy_(stored[name])
+            parameter.copy_(stored[name].contiguous())
 
 
 def _first_line(error: BaseException) -> str:
