@@ -128,9 +128,7 @@ def write_merged(
         InputError: as `merge_run`.
     """
     dtype = TORCH_DTYPES[trained.precision]
-    model, built = build_model(
-        dataclasses.replace(trained, load_in_4bit=False, load_in_8bit=False)
-    )
+    model, built = build_model(dataclasses.replace(trained, load_in_4bit=False, load_in_8bit=False))
     widen_small(model)
     engine.load_trained(model, checkpoints, tag)
     model.eval()

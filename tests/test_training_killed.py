@@ -1,77 +1,24 @@
-"""A training killed again and again, also while it saves, ends as one that nobody disturbed.
-
-The processes are forked from a server that has imported everything, so that a start costs little.
-"""
+"""A training killed again and again, also while it saves, ends as one that nobody disturbed."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import torch
-from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-from tqdm import tqdm
 
-import train_read
+from tests.forked import LONGEST_WAIT_S, finish, start, weights
 from utils.checkpoint import BEST, LATEST, CheckpointStore
 from utils.errors import InputError
 from utils.run_log import METRICS_FILE, read_lines
 
 KILLS = 20
 STEPS, STEPS_PER_EPOCH = 54, 6
-LONGEST_WAIT_S = 120
-LEFT_BY_OTHERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-"""Of the process group of the tests before this one, whose port is taken."""
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    ["train_read", "torch.utils.tensorboard", "pytest", "deepspeed.runtime.zero.stage_1_and_2"]
-    + ["deepspeed.runtime.zero.muon.original_muon", "tests.conftest"]  # what DeepSpeed loads late
-)
-
-
-def run(given: list[str], said: Path) -> None:
-    """What a forked process does."""
-    torch.set_num_threads(1)
-    for name in LEFT_BY_OTHERS:
-        os.environ.pop(name, None)
-    multiprocessing.set_start_method("fork", force=True)  # as in a training started by hand
-    # tqdm's lock is shared with forked processes: one killed inside would keep it for ever.
-    tqdm.set_lock(threading.RLock())
-    with open(said, "a") as file, redirect_stdout(file), redirect_stderr(file):
-        code = 1
-        try:
-            code = train_read.main(given)
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        finally:
-            file.flush()
-            os._exit(code)
-
-
-def start(preset: Path, name: str, *flags: str) -> BaseProcess:
-    given = ["--config", str(preset), f"--exp_name={name}", *flags]
-    process = SERVER.Process(target=run, args=(given, preset.parent / f"{name}.txt"))
-    process.start()
-    return process
-
-
-def finish(process: BaseProcess) -> int | None:
-    process.join(LONGEST_WAIT_S)
-    return process.exitcode
-
-
-def weights(store: CheckpointStore, pointer: str) -> dict[str, torch.Tensor]:
-    return get_fp32_state_dict_from_zero_checkpoint(
-        str(store.folder), tag=store.load(pointer).tag, exclude_frozen_parameters=True
-    )
 
 
 def newest(store: CheckpointStore) -> int:
@@ -182,11 +129,9 @@ def test_a_run_folder_in_use_is_refused(write_preset, tmp_path):
     lock = tmp_path / "runs" / "shared" / "run.lock"
     wait_until(lambda: lock.exists() and lock.read_text(), first)
     for flags in ((), ("--eval_only",)):
-        given = ["--config", str(preset), "--exp_name=shared", *flags]
-        process = SERVER.Process(target=run, args=(given, tmp_path / "second.txt"))
-        process.start()
-        assert finish(process) == 2
-        assert f"is in use by process {first.pid} on " in (tmp_path / "second.txt").read_text()
+        assert finish(start(preset, "shared", *flags)) == 2
+        said = (tmp_path / "shared.txt").read_text()
+        assert f"is in use by process {first.pid} on " in said
     events = (tmp_path / "runs" / "shared").glob
     wait_until(lambda: list(events("events.*")), first)
     os.kill(first.pid, signal.SIGKILL)

@@ -50,10 +50,15 @@ class Selection(NamedTuple):
 
 
 def selection(val_dataset: str, val_split: str | None) -> Selection:
-    """Read `NAME`, `NAME|SPLIT` or `NAME|SPLIT_BY|SPLIT`; `--val_split` wins over the last part."""
+    """Read `NAME`, `NAME|SPLIT` or `NAME|SPLIT_BY|SPLIT`; `--val_split` wins over the last part.
+
+    Of fprefcoco* there is one division only, and the original's commands name another
+    (`fprefcoco|unc|val`): SPLIT_BY says nothing there.
+    """
     name, *rest = val_dataset.split("|")
     split = val_split or (rest[-1] if rest and rest[-1] else "val")
-    return Selection(name, split, rest[0] if len(rest) > 1 and rest[0] else None)
+    alone = name in layout.SETS and layout.SETS[name].family == "correct_refer_seg"
+    return Selection(name, split, rest[0] if len(rest) > 1 and rest[0] and not alone else None)
 
 
 def is_own(dataset_dir: str | Path, name: str) -> bool:

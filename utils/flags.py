@@ -132,7 +132,8 @@ def convert(flag: Flag, value: Any) -> Any:
     Raises:
         ValueError: the value does not fit; the message says what does.
     """
-    if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+    nothing = value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
+    if nothing or (flag.optional and value == ""):
         if flag.optional:
             return None
         raise ValueError(f"--{flag.name}={value}: give {flag.expects}")

@@ -14,7 +14,8 @@ import torch
 
 def gradients_of(engine: Any) -> Gradients | PartitionedGradients:
     """What the ZeRO stage of a DeepSpeed engine needs."""
-    return PartitionedGradients(engine) if engine.zero_optimization_stage() == 3 else Gradients(engine)
+    partitioned = engine.zero_optimization_stage() == 3
+    return PartitionedGradients(engine) if partitioned else Gradients(engine)
 
 
 class _Deliver(torch.autograd.Function):

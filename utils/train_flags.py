@@ -135,8 +135,8 @@ class OptimisationFlags:
     gradient_checkpointing: bool = option(True, "recompute activations to save memory")
     zero_stage: int = option(
         2,
-        "what DeepSpeed spreads over the ranks: 1 the optimiser's state, 2 gradients too, 3 weights "
-        "too (less memory, more traffic; validation gathers all weights)",
+        "what DeepSpeed (ZeRO) spreads over the ranks: 1 the optimiser's state, 2 gradients too, "
+        "3 weights too (more traffic, and validation gathers them all)",
         choices=(1, 2, 3),
     )
     start_epoch: int = option(0, "first epoch when nothing is resumed")
