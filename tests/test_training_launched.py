@@ -28,21 +28,26 @@ STEPS, STEPS_PER_EPOCH = 12, 3
 LONGEST_WAIT_S = 150
 
 
-def launched(preset: Path, *flags: str) -> subprocess.Popen:
-    """`deepspeed --num_gpus 2 train_read.py` on a free port, its output in one pipe."""
+def started(command: list[str], **variables: str) -> subprocess.Popen:
+    """A command with this Python first in its path, its output in one pipe."""
     environment = {
         name: value
         for name, value in os.environ.items()
         if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     }
-    environment["OMP_NUM_THREADS"] = "1"
-    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2"]
+    environment |= {"OMP_NUM_THREADS": "1", **variables}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.Popen(
-        [*launcher, "--master_port", str(random.randint(20000, 40000)),
-         str(REPOSITORY / "train_read.py"), "--config", str(preset), *flags],
-        env={**environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def launched(preset: Path, *flags: str) -> subprocess.Popen:
+    """`deepspeed --num_gpus 2 train_read.py` on a free port."""
+    launcher = [sys.executable, "-m", "deepspeed.launcher.runner", "--num_gpus", "2"]
+    port = ["--master_port", str(random.randint(20000, 40000))]
+    return started([*launcher, *port, str(REPOSITORY / "train_read.py"), "--config", str(preset),
+                    *flags])  # fmt: skip
 
 
 def kill_all(process: subprocess.Popen) -> None:
@@ -143,6 +148,39 @@ def weights_at_start(preset: Path) -> dict[str, torch.Tensor]:
     torch.manual_seed(options.seed)
     model, _ = train_read.build_model(options)
     return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def on_two_nodes(preset: Path, *flags: str) -> list[subprocess.Popen]:
+    """Two `torchrun` on this machine, as on two with one GPU each."""
+    port = str(random.randint(20000, 40000))
+    where = ["--nnodes", "2", "--nproc_per_node", "1", "--master_addr", "127.0.0.1"]
+    command = [sys.executable, "-m", "torch.distributed.run", *where, "--master_port", port]
+    training = [str(REPOSITORY / "train_read.py"), "--config", str(preset), *flags]
+    return [started([*command, "--node_rank", str(node), *training]) for node in (0, 1)]
+
+
+def test_a_signal_to_the_script_saves_and_two_nodes_go_on(write_preset, tmp_path):
+    """`train_read.sh` under SIGTERM, alone in being signalled; `torchrun` on two nodes after it."""
+    preset = write_preset(steps_per_epoch=400, epochs=1, workers=1)
+    store = CheckpointStore(tmp_path / "runs" / "read" / "ckpt_model")
+    script = ["bash", str(REPOSITORY / "train_read.sh"), "ReasonSeg", "2"]
+    flags = ["--config", str(preset), "--no_eval", "--save_every=5"]
+    process = started([*script, str(random.randint(20000, 40000)), *flags])
+    wait_for(store, process)
+    process.terminate()
+    output, _ = process.communicate(timeout=LONGEST_WAIT_S)
+    assert process.returncode == 143, output[-3000:]
+    stopped = store.load(LATEST)
+    assert output.count("stopped by") == 1 and f"after step {stopped.step}:" in output
+    assert "Traceback" not in output and stopped.world == 2
+
+    further = [f"--max_steps={stopped.step + 2}", "--no_eval"]
+    nodes = on_two_nodes(preset, *further)
+    said = [node.communicate(timeout=LONGEST_WAIT_S)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said[0][-3000:] + said[1][-3000:]
+    assert "continuing from" in said[0] and "continuing from" not in said[1]
+    finished = store.load(LATEST)
+    assert (finished.step, finished.world) == (stopped.step + 2, 2)
 
 
 def test_a_mistake_ends_the_launcher_with_its_code(write_preset):
