@@ -203,9 +203,10 @@ function saysCell(question, place) {
 
 function block(question, models, columns) {
   const truth = question.truth === null ? "" : question.truth ? "present" : "absent";
-  const about = [question.kind, truth, question.image].filter(Boolean).join(" · ");
+  const about = [question.kind, truth, question.image.split("/").pop()].filter(Boolean).join(" · ");
   const asked = make("td", { colSpan: columns.length + 1 },
-    make("q", { textContent: question.text }), make("div", { className: "quiet", textContent: about }));
+    make("q", { textContent: question.text }),
+    make("div", { className: "quiet", textContent: about, title: question.image }));
   const body = make("tbody", {}, make("tr", { className: "asked" }, asked));
   for (const place of models.filter((model) => question.answers[model])) {
     body.append(make("tr", { className: "made" }, saysCell(question, place),
