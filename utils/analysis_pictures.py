@@ -168,9 +168,9 @@ def points_layer(
 
 def _shrink(mask: np.ndarray, shown: tuple[int, int]) -> np.ndarray:
     size = (shown[1], shown[0])
-    return cv2.resize(
-        mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT
-    ).astype(mask.dtype)
+    return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(
+        mask.dtype
+    )
 
 
 def _base(image: np.ndarray, shown: tuple[int, int], folder: Path) -> str:
