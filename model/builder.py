@@ -20,6 +20,7 @@ from model.reader import Reader
 from model.sam import sam_sizes, sam_sizes_dict
 from model.sasp import SaspParams
 from model.shards import Filled, empty_model, fill, tensor_shapes, weight_files
+from model.shared_prefix import same_attention
 from utils.errors import InputError
 from utils.tokenization import load_tokenizer, seg_token_id
 
@@ -180,7 +181,8 @@ def build_for_training(
     if gradient_checkpointing:
         # The name changed within transformers 5.
         enable = getattr(model, "activation_checkpointing_enable", None)
-        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        how = {"use_reentrant": False, "context_fn": same_attention(model.config)}
+        (enable or model.gradient_checkpointing_enable)(how)
     return Built(model, tokenizer, loaded.lines(), loaded)
 
 

@@ -23,6 +23,7 @@ from model.outputs import MaskPrediction, PromptStates, ReadOutput
 from model.sam import SamModel, sam_sizes
 from model.sasp import similarity_map, similarity_to_points
 from model.seg_tokens import image_states, locate_seg
+from model.shared_prefix import find_packing, run_rows
 from utils.batch import Batch
 from utils.constants import IGNORE_INDEX
 from utils.errors import InputError
@@ -198,13 +199,18 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         image_features: torch.Tensor,
         image_index: torch.Tensor,
     ) -> PromptStates:
-        """Run the language model over whole prompts; arguments as in `splice_image`."""
+        """Run the language model over whole prompts; arguments as in `splice_image`.
+
+        What prompts about the same picture begin with runs once, see `model.shared_prefix`.
+        """
         spliced = splice_image(
             input_ids, attention_mask, self.model.embed_tokens, image_features, image_index
         )
-        hidden = self.model(
-            inputs_embeds=spliced.embeds, attention_mask=spliced.attention_mask, use_cache=False
-        ).last_hidden_state
+        hidden = run_rows(
+            self.model,
+            spliced,
+            find_packing(input_ids, attention_mask, image_index, image_features.shape[1]),
+        )
         return PromptStates(hidden, spliced.text_position, spliced.image_start)
 
     def predict_masks(

@@ -104,3 +104,24 @@ def test_nothing_to_train_on():
     trained, frozen = torch.nn.Linear(3, 1), torch.nn.Linear(3, 1).requires_grad_(False)
     zero_of(trained, frozen).backward()
     assert trained.weight.grad.tolist() == [[0, 0, 0]] and frozen.weight.grad is None
+
+
+def test_losses_keep_no_map_but_their_arguments():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 40, 50, generator=generator, requires_grad=True)
+    truth = torch.randint(0, 2, (3, 40, 50), generator=generator).byte()
+    kept = {}
+
+    def keep(saved):
+        kept[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        bce, dice = mask_losses([logits], [truth])
+    assert sum(kept.values()) <= logits.nbytes + truth.nbytes + 100
+    (2 * bce + dice).backward()
+
+    plain = logits.detach().clone().requires_grad_()
+    target = truth.float()
+    (2 * bce_per_mask(plain, target) + dice_per_mask(plain, target)).mean().backward()
+    assert torch.allclose(logits.grad, plain.grad, rtol=1e-5, atol=1e-12)
