@@ -98,7 +98,8 @@ def merge_run(options: MergeOptions) -> Path:
             "the run got as far as its first validation"
         )
     print(f"merging {store.folder / state.tag} ({options.checkpoint})", flush=True)
-    model, built = build_model(dataclasses.replace(trained, precision="fp32"))
+    whole = {"precision": "fp32", "load_in_4bit": False, "load_in_8bit": False}
+    model, built = build_model(dataclasses.replace(trained, **whole))
     engine.load_trained(model, store.folder, state.tag)
     model.eval()
     before = trial_answers(Reader(unwrap(model), built.tokenizer))

@@ -66,7 +66,9 @@ def mask_losses(
                 f"picture {number} of the batch: {tuple(logit.shape)} mask logits, "
                 f"{tuple(truth.shape)} truth masks; one mask is needed for each [SEG]"
             )
-        for one in zip(logit.split(1), truth.split(1), strict=True) if len(logit) else ():
+        if len(logit) == 0:
+            continue
+        for one in zip(logit.split(1), truth.split(1), strict=True):
             found = checkpoint(_both_losses, *one, use_reentrant=False, preserve_rng_state=False)
             bce.append(found[0])
             dice.append(found[1])

@@ -153,7 +153,12 @@ def quantization(options: Any) -> list[Problem]:
         return [Problem("--load_in_4bit and --load_in_8bit exclude each other; give one")]
     if options.load_in_4bit or options.load_in_8bit:
         which = "load_in_4bit" if options.load_in_4bit else "load_in_8bit"
-        return package("bitsandbytes", which)
+        problems = package("bitsandbytes", which)
+        if getattr(options, "zero_stage", None) == 3:
+            problems.append(
+                Problem(f"--zero_stage=3 cannot divide the weights of --{which}; give 1 or 2")
+            )
+        return problems
     return []
 
 
