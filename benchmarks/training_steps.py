@@ -17,7 +17,7 @@ from utils.conversation import POSITIVE_ANSWER, build_prompt, user_turn
 from utils.engine import WEIGHT_DECAY
 
 LLAMA_VOCABULARY = 32003
-CPU_SAM = {**SMALL_SAM, "embed_dim": 320, "depth": 6, "num_heads": 4, "global_attn_indexes": [2, 5]}
+CPU_SAM = {**SMALL_SAM, "embed_dim": 240, "depth": 8, "num_heads": 3, "global_attn_indexes": [7]}
 TRAINED_SIZES = {
     "tiny": SIZES["tiny"],
     "cpu": dataclasses.replace(SIZES["cpu"], vocabulary=8000, sam=CPU_SAM),

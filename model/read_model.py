@@ -190,7 +190,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             )
             for i in range(0, len(pixels), SAM_CHUNK)
         ]
-        return torch.cat(chunks)
+        return torch.cat(chunks) if chunks else pixels.new_zeros((0, 1, 1, 1), dtype=self.dtype)
 
     def prompt_states(
         self,
@@ -295,7 +295,9 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             ValueError: the number of masks and of `[SEG]` tokens differ.
         """
         batch = batch.to(self.device)
-        clip_pixels, sam_pixels, sam_sizes_ = self._views_of(batch)
+        clip_pixels, sam_pixels, input_sizes = self._views_of(batch)
+        # First, since what the language model keeps for the backward pass adds to its memory.
+        embeddings = self._embeddings(batch, sam_pixels, input_sizes)
         states = self.prompt_states(
             batch.input_ids,
             batch.attention_mask,
@@ -303,7 +305,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             batch.image_index,
         )
         ce_loss = self.config.ce_loss_weight * self._token_loss(states, batch.labels)
-        predictions = self._teacher_forced_masks(batch, states, sam_pixels, sam_sizes_)
+        predictions = self._teacher_forced_masks(batch, states, embeddings, input_sizes)
         pair = losses.mask_losses([p.logits for p in predictions], batch.masks)
         if pair is None:
             # Zero gradients instead of none: every rank reduces the same parameters.
@@ -336,11 +338,19 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         before = states.hidden[row, states.text_position[row, column] - 1]
         return losses.token_loss(self.lm_head(before), labels[row, column])
 
+    def _embeddings(
+        self, batch: Batch, sam_pixels: torch.Tensor, input_sizes: Sequence[tuple[int, int]]
+    ) -> torch.Tensor:
+        """SAM's embeddings float[b, C, h', w'] of the pictures with a `[SEG]`, in their order."""
+        has_seg = (batch.input_ids == self.seg_token_id).any(dim=1)
+        used = torch.unique(batch.image_index[has_seg])
+        return self.encode_sam(sam_pixels[used], [input_sizes[i] for i in used.tolist()])
+
     def _teacher_forced_masks(
         self,
         batch: Batch,
         states: PromptStates,
-        sam_pixels: torch.Tensor,
+        embeddings: torch.Tensor,
         input_sizes: Sequence[tuple[int, int]],
     ) -> list[MaskPrediction]:
         seg = locate_seg(batch.input_ids, states.text_position, self.seg_token_id)
@@ -350,7 +360,6 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         order = batch.image_index[seg.row]
         used, image_of_mask = torch.unique(order, return_inverse=True)
         chosen = used.tolist()
-        embeddings = self.encode_sam(sam_pixels[used], [input_sizes[i] for i in chosen])
         made = self.predict_masks(
             states.hidden[seg.row, seg.state_position],
             image_states(states.hidden[seg.row], states.image_start[seg.row], self.image_tokens),

@@ -59,15 +59,13 @@ class Packing:
         """float[R, M, D] -> float[N, L, D]; what stands at padding means nothing."""
         return packed.flatten(0, 1)[self.place]
 
-    def mask(self, implementation: str, dtype: torch.dtype) -> torch.Tensor:
-        """Who sees whom: bool[R, 1, M, M] for "sdpa", what to add to scores of `dtype` for "eager".
+    def mask(self, dtype: torch.dtype) -> torch.Tensor:
+        """Who sees whom, as what is added to scores: dtype[R, 1, M, M], 0 or the lowest number.
 
         Padding sees the prefix, so that no row of scores is empty.
         """
         asking, asked = self.part[:, :, None], self.part[:, None, :]
         seen = ((asked == 0) | (asked == asking)).tril()[:, None]
-        if implementation == "sdpa":
-            return seen
         return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
 
@@ -97,7 +95,7 @@ def run_rows(llm: LlamaModel, spliced: SplicedPrompt, packing: Packing | None) -
     with attention_by(llm.config, name):
         states = llm(
             inputs_embeds=embeds,
-            attention_mask=packing.mask(name, embeds.dtype),
+            attention_mask=packing.mask(embeds.dtype),
             position_ids=packing.position,
             use_cache=False,
         ).last_hidden_state
