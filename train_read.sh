@@ -16,7 +16,7 @@
 # Scratch and 13B-stage1 need --vision_pretrained, SAM's sam_vit_h_4b8939.pth. Flags behind the port
 # win over the preset: bash train_read.sh ReasonSeg 8 24999 --dataset_dir /data --epochs 4
 # Hardware, 8 GPUs for the published batch, computed by python -m utils.memory CONFIG and not
-# measured: 7B about 21 GiB on each, 13B about 35 GiB. The same command goes on after a kill.
+# measured: 7B about 19 GiB on each, 13B about 32 GiB. The same command goes on after a kill.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 task="${1:-ReasonSeg}"

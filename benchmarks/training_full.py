@@ -36,6 +36,7 @@ from utils.constants import IGNORE_INDEX
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WARM_UP = 3
+CLIP_PATCH = 14
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "H800": 989.0, "A100": 312.0, "A800": 312.0}
 """Dense 16-bit peaks by part of the device's name; others by `--peak_tflops`."""
 
@@ -104,13 +105,14 @@ def flops(model: ReadForCausalLM, size: Size, batch: Batch) -> dict[str, float]:
     trained = int((batch.labels != IGNORE_INDEX).sum())
     cells = values + 1
     clip = 24 * size.clip_width**2 * cells + 4 * size.clip_width * cells**2
+    patches = 2 * values * 3 * CLIP_PATCH**2 * size.clip_width
     projector = 2 * values * (size.clip_width * width + width**2)
     pictures = len(batch.images)
     return {
         "LLM forward": linear + attention,
         "LLM backward": linear + 2 * attention,
         "lm_head": 6 * trained * width * config.vocab_size,
-        "CLIP": pictures * (size.clip_layers * clip + projector),
+        "CLIP": pictures * (patches + size.clip_layers * clip + projector),
         "SAM encoder": pictures * sam_encoder_flops(model.model.visual_model.sizes),
     }
 
