@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.outputs import MaskPrediction
+from model.states import SegStates
 
 NO_SEG = "no [SEG] in the answer"
 EMPTY_MASK = "empty mask"
@@ -47,6 +48,8 @@ class Answer:
         segments: one for each `[SEG]`, in order.
         token_ids: the answer's tokens, end token included.
         mask: bool[H, W], union of the segments.
+        states: what the segments were made from, if it was asked for (`keep_states`) and there is
+            a `[SEG]`; see `model.states`.
     """
 
     text: str
@@ -55,6 +58,7 @@ class Answer:
     segments: list[Segment]
     token_ids: list[int]
     mask: np.ndarray
+    states: SegStates | None = None
 
 
 def segments_of(prediction: MaskPrediction, token_indices: Sequence[int]) -> list[Segment]:
@@ -83,11 +87,15 @@ def segments_of(prediction: MaskPrediction, token_indices: Sequence[int]) -> lis
 
 
 def answer_of(
-    text: str, token_ids: list[int], segments: list[Segment], size: tuple[int, int]
+    text: str,
+    token_ids: list[int],
+    segments: list[Segment],
+    size: tuple[int, int],
+    states: SegStates | None = None,
 ) -> Answer:
     """Put an answer together; `size` is the picture's (H, W)."""
     mask = np.zeros(size, dtype=bool)
     for segment in segments:
         mask |= segment.mask
     reason = NO_SEG if not segments else None if mask.any() else EMPTY_MASK
-    return Answer(text, reason is None, reason, segments, token_ids, mask)
+    return Answer(text, reason is None, reason, segments, token_ids, mask, states)

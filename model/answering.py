@@ -19,8 +19,10 @@ import torch
 
 from model.answer import Answer, Segment, answer_of, segments_of
 from model.generation import AnswerRows, Prefix, Request, encode_prefix
+from model.memory_limit import MemoryLimit, is_out_of_memory
 from model.pictures import ImageLike, PictureViews, load_views
 from model.read_model import ReadForCausalLM
+from model.states import PictureStates, SegStates
 from model.wording import Wording, check_question
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import InputError
@@ -40,25 +42,19 @@ class Asking:
         max_new_tokens: most tokens of a generated answer.
         force_seg: append the positive answer where the model gave no `[SEG]`.
         batch_questions: rows of the language model's batch.
+        keep_states: whether answers carry what their masks were made from.
     """
 
     answer: str | None = None
     max_new_tokens: int = 512
     force_seg: bool = False
     batch_questions: int = 16
+    keep_states: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "batch_questions"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
-
-
-@dataclass
-class MemoryLimit:
-    """What running out of memory has taught: the rows that fit, and whether it was told."""
-
-    rows: int | None = None
-    told: bool = False
 
 
 @dataclass(eq=False)
@@ -72,7 +68,9 @@ class _Picture:
     texts: list[str | None] = field(default_factory=list)
     open: int = 0
     prefix: Prefix | None = None
+    clip_features: torch.Tensor | None = None
     image_states: torch.Tensor | None = None
+    states: PictureStates | None = None
     answers: list[Answer] | None = None
     error: InputError | None = None
 
@@ -256,6 +254,8 @@ class Answering:
         with self.watch("shared prefix"):
             prefix = encode_prefix(self.model, picture.shared_ids, features)
         picture.prefix, picture.image_states = prefix, prefix.image_states
+        if self.asking.keep_states:
+            picture.clip_features = features[0]
         return prefix
 
     def _note(self, finished: list[Request]) -> None:
@@ -295,6 +295,7 @@ class Answering:
                 request.tokens,
                 [next(segments) for _ in request.seg_index],
                 views.size,
+                _seg_states(picture, request),
             )
             for request, text in zip(picture.requests, picture.texts, strict=True)
         ]
@@ -306,6 +307,14 @@ class Answering:
             return []
         with self.watch("sam encoder"):
             embedding = self.model.encode_sam(views.sam[None], [views.sam_size])
+        if self.asking.keep_states and picture.clip_features is not None:
+            picture.states = PictureStates(
+                views.size,
+                views.sam_size,
+                picture.clip_features,
+                picture.image_states,
+                embedding,
+            )
         made: list[Segment] = []
         with self.watch("masks"):
             for chunk in torch.stack(states).split(self.masks_at_once):
@@ -367,9 +376,8 @@ class Answering:
             )
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice, on a GPU or a CPU."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    text = str(error)
-    return any(sign in text for sign in ("out of memory", "can't allocate memory", "ALLOC_FAILED"))
+def _seg_states(picture: _Picture, request: Request) -> SegStates | None:
+    """What an answer's masks were made from, if that is kept."""
+    if picture.states is None or not request.seg_states:
+        return None
+    return SegStates(picture.states, torch.stack(request.seg_states))

@@ -21,7 +21,7 @@ from model.config import ReadConfig
 from model.llava import VisionTower, build_projector, load_vision_tower, splice_image
 from model.outputs import MaskPrediction, PromptStates, ReadOutput
 from model.sam import SamModel, sam_sizes
-from model.sasp import similarity_map, similarity_to_points
+from model.sasp import SaspParams, similarity_map, similarity_to_points
 from model.seg_tokens import image_states, locate_seg
 from model.shared_prefix import find_packing, run_rows
 from utils.batch import Batch
@@ -221,6 +221,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         embeddings: torch.Tensor,
         input_sizes: Sequence[tuple[int, int]],
         sizes: Sequence[tuple[int, int]],
+        params: SaspParams | None = None,
     ) -> list[MaskPrediction]:
         """From `[SEG]` states to masks: text prompt, similarity, points, SAM's decoder.
 
@@ -231,11 +232,12 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             embeddings: float[B, C, h', w'], SAM's image embeddings.
             input_sizes: B pairs (h, w) inside the SAM view.
             sizes: B pairs (H, W) of the original pictures.
+            params: how points are chosen; None: as the configuration says.
 
         Returns:
             one `MaskPrediction` for each of the B pictures.
         """
-        sam, params = self.model.visual_model, self.config.sasp_params
+        sam, params = self.model.visual_model, params or self.config.sasp_params
         text = self.model.text_hidden_fcs[0](seg_states)
         similarity = similarity_map(states_of_image, seg_states)
         counts = torch.bincount(image_of_mask, minlength=len(sizes)).tolist()

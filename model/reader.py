@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from model.answer import EMPTY_MASK, NO_SEG, Answer, Segment
-from model.answering import Answering, Asking, MemoryLimit, Watch
+from model.answering import Answering, Asking, Watch
+from model.memory_limit import MemoryLimit
 from model.pictures import ImageLike, load_pixels
 from model.read_model import ReadForCausalLM
 from model.wording import Wording, check_question
@@ -99,11 +100,14 @@ class Reader:
         max_new_tokens: int = 512,
         force_seg: bool = False,
         batch_questions: int = 16,
+        keep_states: bool = False,
     ) -> Iterator[list[Answer]]:
         """`segment_batch` for any number of pictures: items are taken when they are needed.
 
-        Arguments as in `segment_batch`. The memory in use depends on `batch_questions` and on the
-        number of questions about one picture, not on the number of items.
+        Arguments as in `segment_batch`; `keep_states` gives each answer what its masks were made
+        from (`Answer.states`), to make them again by `model.states`. The memory in use depends on
+        `batch_questions` and on the number of questions about one picture, not on the number of
+        items.
 
         Yields:
             for each item, in order, one `Answer` a question.
@@ -112,7 +116,7 @@ class Reader:
             InputError: an unusable picture or question, or `items` raised it; all items before it
                 have been handed out by then.
         """
-        asking = Asking(answer, max_new_tokens, force_seg, batch_questions)
+        asking = Asking(answer, max_new_tokens, force_seg, batch_questions, keep_states)
         return self._stream(items, asking)
 
     def _stream(

@@ -196,7 +196,7 @@ class SamModel(nn.Module):
         self,
         points: torch.Tensor,
         labels: torch.Tensor,
-        text: torch.Tensor,
+        text: torch.Tensor | None,
         size: tuple[int, int],
         input_size: tuple[int, int],
     ) -> torch.Tensor:
@@ -206,19 +206,20 @@ class SamModel(nn.Module):
             points: float32[M, P, 2] in the original picture's frame; P = 0 leaves out the points
                 and the padding point.
             labels: int64[M, P]: 1, 0 or -1.
-            text: float[M, C], the projected `[SEG]` state.
+            text: float[M, C], the projected `[SEG]` state; None leaves it out.
             size: (H, W) of the original picture.
             input_size: (h, w) of the picture inside the SAM view.
 
         Returns:
-            float[M, P + 2, C], or float[M, 1, C] without points.
+            float[M, P + 2, C], or float[M, 1, C] without points; one token less without text.
         """
-        text = text[:, None]
-        if points.shape[1] == 0:
-            return text
+        if text is not None and points.shape[1] == 0:
+            return text[:, None]
         scale = points.new_tensor([input_size[1] / size[1], input_size[0] / size[0]])
         tokens, _ = self.prompt_encoder(points=(points * scale, labels), boxes=None, masks=None)
-        return torch.cat([tokens.to(text.dtype), text], dim=1)
+        if text is None:
+            return tokens
+        return torch.cat([tokens.to(text.dtype), text[:, None]], dim=1)
 
     def decode(
         self, embeddings: torch.Tensor, sparse: torch.Tensor
