@@ -98,8 +98,7 @@ def merge_run(options: MergeOptions) -> Path:
             "the run got as far as its first validation"
         )
     print(f"merging {store.folder / state.tag} ({options.checkpoint})", flush=True)
-    whole = {"precision": "fp32", "load_in_4bit": False, "load_in_8bit": False}
-    model, built = build_model(dataclasses.replace(trained, **whole))
+    model, built = build_model(dataclasses.replace(trained, precision="fp32"))
     engine.load_trained(model, store.folder, state.tag)
     model.eval()
     before = trial_answers(Reader(unwrap(model), built.tokenizer))

@@ -153,12 +153,7 @@ def quantization(options: Any) -> list[Problem]:
         return [Problem("--load_in_4bit and --load_in_8bit exclude each other; give one")]
     if options.load_in_4bit or options.load_in_8bit:
         which = "load_in_4bit" if options.load_in_4bit else "load_in_8bit"
-        problems = package("bitsandbytes", which)
-        if getattr(options, "zero_stage", None) == 3:
-            problems.append(
-                Problem(f"--zero_stage=3 cannot divide the weights of --{which}; give 1 or 2")
-            )
-        return problems
+        return package("bitsandbytes", which)
     return []
 
 
