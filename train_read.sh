@@ -24,7 +24,7 @@
 # --signal=USR1@300). deepspeed itself, signalled, gives its ranks 30 s.
 #
 # Hardware, 8 GPUs for the published batch, computed by python -m utils.memory CONFIG and not
-# measured: 7B about 21 GiB on each, 13B about 35 GiB. The same command goes on after a kill.
+# measured: 7B about 19 GiB on each, 13B about 32 GiB. The same command goes on after a kill.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 task="${1:-ReasonSeg}"

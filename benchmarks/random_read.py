@@ -37,6 +37,7 @@ class Size:
     clip_layers: int
     clip_heads: int
     sam: str | dict
+    vocabulary: int = VOCABULARY
 
 
 SMALL_SAM = {
@@ -96,7 +97,7 @@ def _model(size: Size) -> ReadForCausalLM:
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
         num_key_value_heads=size.heads,
-        vocab_size=VOCABULARY,
+        vocab_size=size.vocabulary,
         max_position_embeddings=4096,
         mm_hidden_size=size.clip_width,
         sam=sam_sizes_dict(sam),

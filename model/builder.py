@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
 from model.adapter import apply_adapter, check_adapter, read_settings
 from model.completion import Completion, some
 from model.config import ReadConfig
 from model.load_report import LoadReport
+from model.quantization import check_quantization, quantization
 from model.read_model import ReadForCausalLM
 from model.reader import Reader
 from model.sam import sam_sizes, sam_sizes_dict
 from model.sasp import SaspParams
 from model.shards import Filled, empty_model, fill, tensor_shapes, weight_files
+from model.shared_prefix import same_attention
 from utils.errors import InputError
 from utils.tokenization import load_tokenizer, seg_token_id
 
@@ -61,6 +63,7 @@ def load_read(
         InputError: no checkpoint there, weights that should be in it are not, or they do not fit.
     """
     device = _device(device)
+    check_quantization(load_in_4bit, load_in_8bit, device)
     config = _config(path)
     folder = None if adapter is None else check_adapter(adapter)
     vocabulary = config.vocab_size if folder is None else read_settings(folder, config)
@@ -71,13 +74,14 @@ def load_read(
     _check_sasp(config)
     tokenizer = load_tokenizer(path)
     config.seg_token_id = seg_token_id(tokenizer)
+    weights_dtype = _dtype(dtype, device, config)
     model, completion = _loaded(
         path,
         config,
         vision_tower,
-        dtype=_dtype(dtype, device, config),
+        dtype=weights_dtype,
         device=device,
-        quantization=_quantization(load_in_4bit, load_in_8bit, device),
+        quantised=quantization(load_in_4bit, load_in_8bit, weights_dtype),
         attn_implementation=attn_implementation,
     )
     if folder is None:
@@ -147,6 +151,8 @@ def build_for_training(
     Raises:
         InputError: something cannot be loaded, or weights are missing that nothing provides.
     """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    check_quantization(load_in_4bit, load_in_8bit, device)
     config = _config(version)
     config.out_dim = out_dim
     if sam is not None or config.sam is None:
@@ -163,15 +169,15 @@ def build_for_training(
     tokenizer = load_tokenizer(version, model_max_length)
     config.seg_token_id = seg_token_id(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    quantization = _quantization(load_in_4bit, load_in_8bit, device)
+    weights_dtype = DTYPES[dtype] if isinstance(dtype, str) else dtype
+    quantised = quantization(load_in_4bit, load_in_8bit, weights_dtype)
     model, completion = _loaded(
         version,
         config,
         vision_tower,
-        dtype=DTYPES[dtype] if isinstance(dtype, str) else dtype,
-        device=device if quantization else torch.device("cpu"),
-        quantization=quantization,
+        dtype=weights_dtype,
+        device=device if quantised else torch.device("cpu"),
+        quantised=quantised,
         attn_implementation=attn_implementation,
     )
     completion.complete(vision_pretrained, use_released_param)
@@ -180,7 +186,8 @@ def build_for_training(
     if gradient_checkpointing:
         # The name changed within transformers 5.
         enable = getattr(model, "activation_checkpointing_enable", None)
-        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        how = {"use_reentrant": False, "context_fn": same_attention(model.config)}
+        (enable or model.gradient_checkpointing_enable)(how)
     return Built(model, tokenizer, loaded.lines(), loaded)
 
 
@@ -222,16 +229,16 @@ def _check_sasp(config: ReadConfig) -> None:
 
 
 def _loaded(
-    path, config, vision_tower, dtype, device, quantization, attn_implementation
+    path, config, vision_tower, dtype, device, quantised, attn_implementation
 ) -> tuple[ReadForCausalLM, Completion]:
     """The model with what its files hold, and what is still to be completed."""
     files = weight_files(path)
     small = sum(file.stat().st_size for file in files) < SMALL_BYTES
     try:
         with _quiet(small=small):
-            if quantization:
+            if quantised:
                 model, filled = _quantised(
-                    path, config, vision_tower, files, dtype, device, quantization,
+                    path, config, vision_tower, files, dtype, device, quantised,
                     attn_implementation,
                 )  # fmt: skip
             else:
@@ -259,7 +266,7 @@ def _loaded(
 
 
 def _quantised(
-    path, config, vision_tower, files, dtype, device, quantization, attn_implementation
+    path, config, vision_tower, files, dtype, device, quantised, attn_implementation
 ) -> tuple[ReadForCausalLM, Filled]:
     """The same by transformers, which quantises while it loads."""
     attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
@@ -270,7 +277,7 @@ def _quantised(
         dtype=dtype,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
-        quantization_config=quantization,
+        quantization_config=quantised,
         device_map={"": device},
         **attention,
     )
@@ -308,24 +315,6 @@ def _dtype(dtype: str | torch.dtype, device: torch.device, config: ReadConfig) -
     if isinstance(named, torch.dtype) and named.is_floating_point:
         return named
     raise InputError(f"dtype {dtype!r} is unknown; choose 'auto', {', '.join(DTYPES)}")
-
-
-def _quantization(
-    load_in_4bit: bool, load_in_8bit: bool, device: torch.device
-) -> BitsAndBytesConfig | None:
-    if not (load_in_4bit or load_in_8bit):
-        return None
-    if load_in_4bit and load_in_8bit:
-        raise InputError("load_in_4bit and load_in_8bit exclude each other; choose one")
-    if device.type == "cpu":
-        raise InputError("load_in_4bit/load_in_8bit need a GPU with bitsandbytes; leave them out")
-    return BitsAndBytesConfig(
-        load_in_4bit=load_in_4bit,
-        load_in_8bit=load_in_8bit,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        bnb_4bit_quant_type="nf4",
-        llm_int8_skip_modules=["visual_model", "text_hidden_fcs", "mm_projector", "lm_head"],
-    )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from inspect import signature
 
@@ -263,12 +263,17 @@ AttentionInterface.register(NAME, attend)
 
 
 @contextmanager
-def row_attention(config: PreTrainedConfig) -> Iterator[None]:
-    """Inside, the model of this configuration attends by `attend`; one thread at a time."""
+def attention_by(config: PreTrainedConfig, name: str) -> Iterator[None]:
+    """Inside, the model of this configuration attends by that implementation; one thread a time."""
     with TURN:
         usual = config._attn_implementation
-        config._attn_implementation = NAME
+        config._attn_implementation = name
         try:
             yield
         finally:
             config._attn_implementation = usual
+
+
+def row_attention(config: PreTrainedConfig) -> AbstractContextManager[None]:
+    """Inside, the model of this configuration attends by `attend`."""
+    return attention_by(config, NAME)

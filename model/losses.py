@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 DICE_SCALE = 1000.0
 DICE_SMOOTH = 1e-6
@@ -45,6 +46,9 @@ def mask_losses(
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Mean BCE and DICE over all masks of a batch.
 
+    The maps of H x W that lead to a loss are made for one mask at a time, and again in the
+    backward pass: nothing of that size is kept but the arguments.
+
     Args:
         logits: per picture float32[n, H, W].
         truths: per picture uint8[n, H, W]; values other than 1 are background.
@@ -62,13 +66,21 @@ def mask_losses(
                 f"picture {number} of the batch: {tuple(logit.shape)} mask logits, "
                 f"{tuple(truth.shape)} truth masks; one mask is needed for each [SEG]"
             )
-        if len(logit):
-            target = (truth == 1).to(logit.dtype)
-            bce.append(bce_per_mask(logit, target))
-            dice.append(dice_per_mask(logit, target))
+        if len(logit) == 0:
+            continue
+        for one in zip(logit.split(1), truth.split(1), strict=True):
+            found = checkpoint(_both_losses, *one, use_reentrant=False, preserve_rng_state=False)
+            bce.append(found[0])
+            dice.append(found[1])
     if not bce:
         return None
     return torch.cat(bce).mean(), torch.cat(dice).mean()
+
+
+def _both_losses(logits: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """BCE and DICE of float32[M, H, W] logits against uint8[M, H, W], float32[M] each."""
+    target = (truth == 1).to(logits.dtype)
+    return bce_per_mask(logits, target), dice_per_mask(logits, target)
 
 
 def zero_of(*modules: torch.nn.Module) -> torch.Tensor:

@@ -44,7 +44,7 @@ class PromptStates:
     """What the language model makes of a batch of prompts.
 
     Args:
-        hidden: float[N, L, D] after the final norm.
+        hidden: float[N, L, D] after the final norm; on padding, anything.
         text_position: int64[N, T] and image_start: int64[N], see `SplicedPrompt`.
     """
 

@@ -23,6 +23,7 @@ from model.outputs import MaskPrediction, PromptStates, ReadOutput
 from model.sam import SamModel, sam_sizes
 from model.sasp import SaspParams, similarity_map, similarity_to_points
 from model.seg_tokens import image_states, locate_seg
+from model.shared_prefix import find_packing, run_rows
 from utils.batch import Batch
 from utils.constants import IGNORE_INDEX
 from utils.errors import InputError
@@ -191,7 +192,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             )
             for i in range(0, len(pixels), SAM_CHUNK)
         ]
-        return torch.cat(chunks)
+        return torch.cat(chunks) if chunks else pixels.new_zeros((0, 1, 1, 1), dtype=self.dtype)
 
     def prompt_states(
         self,
@@ -200,13 +201,18 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         image_features: torch.Tensor,
         image_index: torch.Tensor,
     ) -> PromptStates:
-        """Run the language model over whole prompts; arguments as in `splice_image`."""
+        """Run the language model over whole prompts; arguments as in `splice_image`.
+
+        What prompts about the same picture begin with runs once, see `model.shared_prefix`.
+        """
         spliced = splice_image(
             input_ids, attention_mask, self.model.embed_tokens, image_features, image_index
         )
-        hidden = self.model(
-            inputs_embeds=spliced.embeds, attention_mask=spliced.attention_mask, use_cache=False
-        ).last_hidden_state
+        hidden = run_rows(
+            self.model,
+            spliced,
+            find_packing(input_ids, attention_mask, image_index, image_features.shape[1]),
+        )
         return PromptStates(hidden, spliced.text_position, spliced.image_start)
 
     def predict_masks(
@@ -293,7 +299,9 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             ValueError: the number of masks and of `[SEG]` tokens differ.
         """
         batch = batch.to(self.device)
-        clip_pixels, sam_pixels, sam_sizes_ = self._views_of(batch)
+        clip_pixels, sam_pixels, input_sizes = self._views_of(batch)
+        # First, since what the language model keeps for the backward pass adds to its memory.
+        embeddings = self._embeddings(batch, sam_pixels, input_sizes)
         states = self.prompt_states(
             batch.input_ids,
             batch.attention_mask,
@@ -301,7 +309,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             batch.image_index,
         )
         ce_loss = self.config.ce_loss_weight * self._token_loss(states, batch.labels)
-        predictions = self._teacher_forced_masks(batch, states, sam_pixels, sam_sizes_)
+        predictions = self._teacher_forced_masks(batch, states, embeddings, input_sizes)
         pair = losses.mask_losses([p.logits for p in predictions], batch.masks)
         if pair is None:
             bce = dice = self._zero_of_masks(predictions).to(ce_loss)
@@ -340,11 +348,19 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         before = states.hidden[row, states.text_position[row, column] - 1]
         return losses.token_loss(self.lm_head(before), labels[row, column])
 
+    def _embeddings(
+        self, batch: Batch, sam_pixels: torch.Tensor, input_sizes: Sequence[tuple[int, int]]
+    ) -> torch.Tensor:
+        """SAM's embeddings float[b, C, h', w'] of the pictures with a `[SEG]`, in their order."""
+        has_seg = (batch.input_ids == self.seg_token_id).any(dim=1)
+        used = torch.unique(batch.image_index[has_seg])
+        return self.encode_sam(sam_pixels[used], [input_sizes[i] for i in used.tolist()])
+
     def _teacher_forced_masks(
         self,
         batch: Batch,
         states: PromptStates,
-        sam_pixels: torch.Tensor,
+        embeddings: torch.Tensor,
         input_sizes: Sequence[tuple[int, int]],
     ) -> list[MaskPrediction]:
         seg = locate_seg(batch.input_ids, states.text_position, self.seg_token_id)
@@ -356,7 +372,6 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         if len(used) == 0:
             return [self._no_masks(size) for size in sizes]
         chosen = used.tolist()
-        embeddings = self.encode_sam(sam_pixels[used], [input_sizes[i] for i in chosen])
         made = self.predict_masks(
             states.hidden[seg.row, seg.state_position],
             image_states(states.hidden[seg.row], states.image_start[seg.row], self.image_tokens),

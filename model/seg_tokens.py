@@ -46,4 +46,4 @@ def image_states(states: torch.Tensor, image_start: torch.Tensor, count: int) ->
         float[M, V, D].
     """
     places = image_start.clamp(min=0)[:, None] + torch.arange(count, device=states.device)
-    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+    return states[torch.arange(len(states), device=states.device)[:, None], places]

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
-from math import prod
 
 from utils import config, model_sizes
 from utils.errors import InputError, cli
@@ -114,35 +113,42 @@ def parts(options: TrainOptions, sizes: Sizes) -> list[Part]:
     ]
 
 
-def activations(options: TrainOptions, sizes: Sizes) -> float:
-    """Bytes that the forward pass keeps or needs at its widest point, at the longest text.
+def row_length(options: TrainOptions, sizes: Sizes) -> int:
+    """Positions of a picture with the longest texts: its own V, and each expression's text."""
+    text = options.model_max_length - TEXT_BESIDE_PICTURE
+    return sizes.clip.patches + options.num_classes_per_sample * text
 
-    R = batch_size * num_classes_per_sample rows of S = V + model_max_length - 255 tokens, W bytes
-    a number. One layer keeps, a token, 8 D + 4 F numbers and 2 D float32 ones of its norms, (with
+
+def activations(options: TrainOptions, sizes: Sizes) -> float:
+    """Bytes that the forward pass keeps or needs at its widest point, at the longest texts.
+
+    B = batch_size rows of S = V + E * (model_max_length - 255) positions for E =
+    num_classes_per_sample expressions, which share their picture; W bytes a number. One layer
+    keeps, a position, 8 D + 4 F numbers and 2 D float32 ones of its norms, (with
     `--attn_implementation eager` also 2 * heads * S attention weights, and S float32 ones).
-    * With gradient checkpointing: the input of every layer, L * R * S * D * W, and one layer
+    * With gradient checkpointing: the input of every layer, L * B * S * D * W, and one layer
       opened up; without: L layers opened up.
-    * Logits: R * S * vocabulary in W, in float32, and their gradient.
+    * Logits, of text alone: B * (S - V) * vocabulary in W, in float32, and their gradient.
     * SAM's encoder, without gradients: one global attention of the batch (scores and softmax,
-      heads * (h * w)^2) and its MLP. Masks: 4 float32 maps of the SAM frame for each row.
-    The larger of LLM and SAM's encoder counts, since one is over when the other begins.
+      heads * (h * w)^2) and its MLP. Masks: 4 float32 maps of the SAM frame for each expression.
+    The larger of LLM and SAM's encoder counts, since the encoder is over when the LLM begins.
     """
     width = WIDTHS[options.precision]
     llm, sam = sizes.llm, sizes.sam
-    rows = options.batch_size * options.num_classes_per_sample
-    length = sizes.clip.patches + options.model_max_length - TEXT_BESIDE_PICTURE
-    tokens = rows * length
+    length = row_length(options, sizes)
+    tokens = options.batch_size * length
     per_token = width * (8 * llm.hidden_size + 4 * llm.intermediate_size) + 8 * llm.hidden_size
     if options.attn_implementation == "eager":
         per_token += (2 * width + 4) * llm.heads * length
     kept = llm.layers * tokens * per_token
     if options.gradient_checkpointing:
         kept = llm.layers * tokens * llm.hidden_size * width + tokens * per_token
-    logits = tokens * llm.vocabulary * (width + 4 + 4)
+    text = options.batch_size * (length - sizes.clip.patches)
+    logits = text * llm.vocabulary * (width + 4 + 4)
     cells = sam.cells**2
     scores = 2 * sam.num_heads * cells**2 if sam.global_attn_indexes else 0
     encoder = options.batch_size * width * (scores + 9 * sam.embed_dim * cells)
-    masks = rows * 4 * 4 * sam.image_size**2
+    masks = options.batch_size * options.num_classes_per_sample * 4 * 4 * sam.image_size**2
     return max(kept + logits, encoder) + masks
 
 
@@ -202,8 +208,6 @@ def describe(options: TrainOptions, counts: list[int]) -> str:
         InputError: the size of a model is unknown.
     """
     sizes = sizes_of(options)
-    rows = [options.batch_size, options.num_classes_per_sample]
-    length = sizes.clip.patches + options.model_max_length - TEXT_BESIDE_PICTURE
     checkpointing = "with" if options.gradient_checkpointing else "without"
     return "\n".join(
         [
@@ -212,8 +216,8 @@ def describe(options: TrainOptions, counts: list[int]) -> str:
             table_of_parts(parts(options, sizes)),
             "",
             f"GiB on each GPU, {options.batch_size} pictures with {options.num_classes_per_sample} "
-            f"expressions ({prod(rows)} rows of at most {length} tokens), {checkpointing} gradient "
-            "checkpointing:",
+            f"expressions (rows of at most {row_length(options, sizes)} tokens), {checkpointing} "
+            "gradient checkpointing:",
             "",
             table_of_memory(options, counts, sizes),
             "",

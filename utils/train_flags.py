@@ -49,7 +49,9 @@ class ModelFlags:
     load_in_4bit: bool = option(False, "load the frozen weights in 4 bits (GPU, bitsandbytes)")
     load_in_8bit: bool = option(False, "load the frozen weights in 8 bits (GPU, bitsandbytes)")
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = option(
-        None, "attention of the LLM; none: the best that is installed"
+        None,
+        "attention of the LLM; none: the best that is installed; where questions share a "
+        "picture in training, sdpa takes the place of flash_attention_2, which takes no mask",
     )
 
 

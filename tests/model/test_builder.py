@@ -142,7 +142,7 @@ def test_cut_weights(copied):
 def test_unusable_settings(copied, small_folder):
     with pytest.raises(InputError, match="'fp12' is unknown"):
         load_read(small_folder, dtype="fp12")
-    with pytest.raises(InputError, match="need a GPU|exclude each other"):
+    with pytest.raises(InputError, match="needs a GPU"):
         load_read(small_folder, device="cpu", load_in_4bit=True)
     config = json.loads((copied / "config.json").read_text())
     config["sasp"] = {"number": 3}

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from segment_anything.modeling.image_encoder import Attention
 
 from model.losses import bce_per_mask, dice_per_mask, mask_losses, token_loss, zero_of
-from model.sam import SamModel, sam_sizes
+from model.sam import FusedAttention, SamModel, sam_sizes
 from tests.released_tiny import SMALL_SAM, fill_by_formula
 
 
@@ -104,3 +105,41 @@ def test_nothing_to_train_on():
     trained, frozen = torch.nn.Linear(3, 1), torch.nn.Linear(3, 1).requires_grad_(False)
     zero_of(trained, frozen).backward()
     assert trained.weight.grad.tolist() == [[0, 0, 0]] and frozen.weight.grad is None
+
+
+def test_losses_keep_no_map_but_their_arguments():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 40, 50, generator=generator, requires_grad=True)
+    truth = torch.randint(0, 2, (3, 40, 50), generator=generator).byte()
+    kept = {}
+
+    def keep(saved):
+        kept[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+        bce, dice = mask_losses([logits], [truth])
+    assert sum(kept.values()) <= logits.nbytes + truth.nbytes + 100
+    (2 * bce + dice).backward()
+
+    plain = logits.detach().clone().requires_grad_()
+    target = truth.float()
+    (2 * bce_per_mask(plain, target) + dice_per_mask(plain, target)).mean().backward()
+    assert torch.allclose(logits.grad, plain.grad, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize("global_layers", [[1], []])
+def test_fused_attention_is_the_packages(global_layers):
+    sizes = {**SMALL_SAM, "depth": 2, "global_attn_indexes": global_layers}
+    encoder = SamModel(sam_sizes(sizes)).image_encoder
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.normal_(std=0.3, generator=generator)
+    picture = torch.randn(2, 3, sizes["image_size"], sizes["image_size"], generator=generator)
+    fused = encoder(picture)
+    for block in encoder.blocks:
+        assert type(block.attn) is FusedAttention
+        block.attn.__class__ = Attention
+    plain = encoder(picture)
+    assert (fused - plain).abs().max() <= 1e-5 * plain.abs().max()

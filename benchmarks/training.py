@@ -1,0 +1,237 @@
+"""A training step, compared with the original's way of working.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.training                two CPU cores, about 6 minutes
+    python -m benchmarks.training --size 7b --device cuda          full size, engine only
+
+On a CPU: a random model with the proportions of the 7B one (`training_steps.py`), LoRA, two
+pictures a batch, with 1 and 3 questions each. A step is forward, backward and AdamW. "Plain" is
+`training_plain.py`: a row and a pass of CLIP for each question, the projection and float32 logits
+at every position, SAM's encoder picture by picture, full-size SasP. Each side runs in a process of
+its own; memory is the highest resident one of its steps above that before the first (gradients and
+the state of AdamW are in it on both sides). Ends with exit code 1 if the losses of any step differ
+by more than 1e-4 of their size, or if, at 3 questions, a step is not 2 times faster or takes more
+than 0.6 of the memory.
+
+With `--size 7b | 13b` the weights are random and made on the device; see `training_full.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from benchmarks.inference import measured, parts
+from benchmarks.training_full import DTYPES, full_size
+from benchmarks.training_plain import plain_losses
+from benchmarks.training_steps import TRAINED_SIZES, trained_reader, training_batch
+from model.lora import unwrap
+
+ROOT = Path(__file__).resolve().parents[1]
+SIDES = ("ours", "plain")
+QUESTIONS = (1, 3)
+PICTURES = 2
+FASTER_AT_3 = 2.0
+MEMORY_AT_3 = 0.6
+LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss")
+TOLERANCE = 1e-4
+"""Losses agree to that part of their size."""
+
+
+def measure(side: str, size: str, asked: int, steps: int, checkpointing: bool) -> dict:
+    """Steps of one side in this process; the first one is not timed.
+
+    Returns:
+        seconds and computing time of a step, peak memory in MB, losses of all steps, and tokens:
+        positions of all rows, the picture counted for each question, whatever a side makes of it.
+    """
+    reader, model, optimiser = trained_reader(
+        TRAINED_SIZES[size], "cpu", torch.float32, checkpointing
+    )
+    batch = training_batch(reader, PICTURES, asked)
+    losses, seconds, computed = [], [], []
+
+    def run() -> None:
+        for _ in range(1 + steps):
+            start, busy = time.perf_counter(), time.process_time()
+            found = model(batch) if side == "ours" else plain_losses(unwrap(model), batch)
+            found["loss"].backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            seconds.append(time.perf_counter() - start)
+            computed.append(time.process_time() - busy)
+            losses.append({name: found[name].item() for name in LOSSES})
+
+    peak = measured(run)[3]
+    rows = len(batch.input_ids)
+    return {
+        "seconds": median(seconds[1:]),
+        "cpu_seconds": median(computed[1:]),
+        "peak_mb": peak,
+        "losses": losses,
+        "tokens": int(batch.attention_mask.sum()) + rows * (reader.model.image_tokens - 1),
+        "parameters_m": {name: count / 1e6 for name, count in parts(reader.model).items()},
+    }
+
+
+def in_a_process(side: str, asked: int, options: argparse.Namespace) -> dict:
+    """`measure` in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.training", "--side", side]
+    command += ["--size", options.size, "--questions", str(asked), "--steps", str(options.steps)]
+    command += ["--threads", str(options.threads)]
+    command += ["--gradient_checkpointing"] if options.gradient_checkpointing else []
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(options: argparse.Namespace) -> dict:
+    """Both sides at each number of questions, in turn; see the head of this file."""
+    rows = []
+    for asked in QUESTIONS:
+        found = {side: in_a_process(side, asked, options) for side in SIDES}
+        ours, plain = found["ours"], found["plain"]
+        row = {
+            "questions": asked,
+            "ratio": plain["seconds"] / ours["seconds"],
+            "cpu_ratio": plain["cpu_seconds"] / ours["cpu_seconds"],
+            "memory": ours["peak_mb"] / plain["peak_mb"],
+            "difference": difference(ours["losses"], plain["losses"]),
+            **found,
+        }
+        rows.append(row)
+        print(
+            f"{asked} questions: {row['ratio']:.2f} times faster, {row['memory']:.2f} of the "
+            f"memory, losses differ by {row['difference']:.0e}",
+            file=sys.stderr,
+        )
+    return {
+        "size": options.size,
+        "machine": f"{platform.machine()}, CPU only, threads: {options.threads}",
+        "torch": torch.__version__,
+        "steps": options.steps,
+        "gradient_checkpointing": options.gradient_checkpointing,
+        "rows": rows,
+    }
+
+
+def difference(ours: list[dict[str, float]], plain: list[dict[str, float]]) -> float:
+    """The largest relative difference between losses of the same step."""
+    return max(
+        abs(one[name] - other[name]) / abs(other[name])
+        for one, other in zip(ours, plain, strict=True)
+        for name in LOSSES
+    )
+
+
+def table(result: dict) -> str:
+    """The page for `results/`."""
+    first = result["rows"][0]["ours"]
+    sizes = ", ".join(f"{name} {count:.0f} M" for name, count in first["parameters_m"].items())
+    steps = len(first["losses"])
+    checkpointing = "with" if result["gradient_checkpointing"] else "without"
+    worst = max(row["difference"] for row in result["rows"])
+    lines = [
+        "# Training",
+        "",
+        f"Printed by `python -m benchmarks.training`. {PICTURES} pictures of COCO's size a batch; "
+        f"random weights in float32 ({sizes}), LoRA of rank 8, {checkpointing} gradient "
+        f"checkpointing, {result['machine']}, PyTorch {result['torch']}. "
+        '"Plain" is `training_plain.py`: a row and a pass of CLIP for each question, projection '
+        "and float32 logits at every position, SAM's encoder picture by picture, full-size SasP. "
+        f"Median of {result['steps']} steps after the first; memory above that before the first "
+        "step. Tokens: the picture counted for each question on both sides.",
+        "",
+        "| questions a picture | side | step [s] | tokens/s | computing time [s] | peak [MB] |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in result["rows"]:
+        for side in SIDES:
+            found = row[side]
+            lines.append(
+                f"| {row['questions']} | {side} | {found['seconds']:.2f} "
+                f"| {found['tokens'] / found['seconds']:.0f} | {found['cpu_seconds']:.2f} "
+                f"| {found['peak_mb']:.0f} |"
+            )
+        lines.append(
+            f"| {row['questions']} | **ratio** | **{row['ratio']:.2f}x faster** "
+            f"| {row['ratio']:.2f}x | {row['cpu_ratio']:.2f}x less | **{row['memory']:.2f}x** |"
+        )
+    lines += [
+        "",
+        f"Losses of {steps} steps in a row (CE, BCE, DICE and their sum) differ by at most "
+        f"{worst:.0e} of their size.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def good(result: dict) -> bool:
+    """Whether all is as promised; says what is not."""
+    problems = [
+        f"losses at {row['questions']} questions differ by {row['difference']:.1e}"
+        for row in result["rows"]
+        if not row["difference"] <= TOLERANCE
+    ]
+    at_3 = next(row for row in result["rows"] if row["questions"] == 3)
+    if at_3["ratio"] < FASTER_AT_3:
+        problems.append(f"a step with 3 questions is only {at_3['ratio']:.2f} times faster")
+    if at_3["memory"] > MEMORY_AT_3:
+        problems.append(f"a step with 3 questions takes {at_3['memory']:.2f} of the memory")
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return not problems
+
+
+def main() -> int:
+    """Measure, print and save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=sorted(TRAINED_SIZES), default="cpu")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of each side")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
+    parser.add_argument("--gradient_checkpointing", action="store_true", help="on both sides")
+    parser.add_argument("--side", choices=SIDES, help="measure one side only, in this process")
+    parser.add_argument("--questions", type=int, default=3, help="of --side and at full size")
+    parser.add_argument("--full", action="store_true", help="engine only, with any size")
+    parser.add_argument("--device", default="cuda", help="at full size")
+    parser.add_argument("--precision", choices=sorted(DTYPES), default="bf16", help="likewise")
+    parser.add_argument("--batch_size", type=int, default=2, help="likewise: pictures")
+    parser.add_argument("--peak_tflops", type=float, help="likewise: of the device, dense")
+    parser.add_argument("--out", type=Path, help="folder for the results")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.side:
+        checkpointing = options.gradient_checkpointing
+        print(
+            json.dumps(
+                measure(options.side, options.size, options.questions, options.steps, checkpointing)
+            )
+        )
+        return 0
+    full = options.full or options.size in ("7b", "13b")
+    if full:
+        result, page = full_size(options)
+        fine = True
+    else:
+        result = compare(options)
+        page, fine = table(result), good(result)
+    print(page)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        name = f"training_{options.size}" if full else "training"
+        (options.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+        (options.out / f"{name}.md").write_text(page)
+    return 0 if fine else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""A language model whose frozen weights have 4 or 8 bits (QLoRA), by bitsandbytes on a GPU.
+
+Only the linear layers of the decoder are quantised: everything that trains in full (`lm_head`, the
+projection, SAM's decoder), SAM's encoders, the projector and CLIP keep their precision. LoRA needs
+no further preparation: the trained token embeddings carry gradients into the first layer, also with
+gradient checkpointing, and RMSNorm computes in float32 by itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+from transformers import BitsAndBytesConfig
+
+from utils.errors import InputError
+
+KEPT_PARTS = (
+    "lm_head",
+    "model.embed_tokens",
+    "model.mm_projector",
+    "model.text_hidden_fcs",
+    "model.visual_model",
+    "model.vision_tower",
+)
+"""Full names, as transformers compares them from the start."""
+
+
+def check_quantization(load_in_4bit: bool, load_in_8bit: bool, device: torch.device) -> None:
+    """Whether what is asked for can be had here; nothing is loaded.
+
+    Raises:
+        InputError: both are asked for, or there is no GPU, or bitsandbytes is not installed.
+    """
+    if not (load_in_4bit or load_in_8bit):
+        return
+    if load_in_4bit and load_in_8bit:
+        raise InputError("load_in_4bit and load_in_8bit exclude each other; choose one")
+    which = "load_in_4bit" if load_in_4bit else "load_in_8bit"
+    if device.type == "cpu":
+        raise InputError(
+            f"{which} needs a GPU with bitsandbytes, and the device is a CPU; leave it out"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(f"{which} needs bitsandbytes: pip install bitsandbytes, or leave it out")
+
+
+def quantization(
+    load_in_4bit: bool, load_in_8bit: bool, dtype: torch.dtype
+) -> BitsAndBytesConfig | None:
+    """Settings for transformers: NF4 with quantised scales, or LLM.int8(); None without either.
+
+    Args:
+        load_in_4bit, load_in_8bit: at most one of them, see `check_quantization`.
+        dtype: of the other weights and of all products.
+    """
+    if not (load_in_4bit or load_in_8bit):
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=load_in_4bit,
+        load_in_8bit=load_in_8bit,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        llm_int8_skip_modules=list(KEPT_PARTS),
+    )
