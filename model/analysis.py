@@ -129,9 +129,7 @@ class Analyst:
 
     @property
     def _clip_side(self) -> int:
-        tower = self.reader.model.model.vision_tower
-        assert tower is not None
-        return tower.clip.config.image_size
+        return int(self.reader.model.views.clip_processor.crop_size["height"])
 
     def _masks_and_maps(self, answer: Answer) -> Seen:
         seen, states = Seen(answer), answer.states

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch.nn import functional as F
 from transformers import AutoConfig, CLIPModel, CLIPTokenizer
 
@@ -79,7 +80,7 @@ def load_word_clip(tower: VisionTower) -> WordClip:
             )
         clip = CLIPModel.from_pretrained(source, dtype=tower.clip.dtype)
         tokenizer = CLIPTokenizer.from_pretrained(source)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"cannot load the whole CLIP {source} for word x CLIP ({error}); copy its folder again "
             "from its source"

@@ -72,6 +72,7 @@ def summarise(
         "layers": {layer: {"value", "low", "high"}}, "notes"}; a value is None where there is
         nothing to tell. Kinds are told where there are several.
     """
+    records = sorted(records, key=lambda found: found.key)
     terms = [terms_of(found) for found in records]
     names = _ordered(terms)
     kinds = sorted({found.kind for found in records if found.kind})
@@ -134,7 +135,7 @@ def _measured(sums: np.ndarray) -> list[list[dict[str, float | None]]]:
     """For each group and measure its value and the ends of its interval."""
     _, groups, pictures, width = sums.shape
     values = _ratio(sums.sum(axis=2))
-    flat = sums.transpose(2, 0, 1, 3).reshape(pictures, -1)
+    flat = sums.transpose(2, 0, 1, 3).reshape(pictures, 2 * groups * width)
     generator = np.random.default_rng(SEED)
     drawn = [
         _ratio((weights @ flat).reshape(len(weights), 2, groups, width).swapaxes(0, 1))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.analysis_records import MAPS, Correlation, QuestionAnalysis
-from utils.batch import EvalItem
 from utils.constants import IGNORE_LABEL
 from utils.map_frames import PlacedMap
 from utils.map_scores import best_s_iou, correlate, score_map, score_points
 from utils.metrics import intersection_and_union
+
+if TYPE_CHECKING:
+    from utils.batch import EvalItem
 
 
 def is_known(truth: np.ndarray) -> bool:
