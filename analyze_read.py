@@ -32,6 +32,7 @@ from utils.report import Table, table_text
 
 if TYPE_CHECKING:
     from model.analysis import Analyst, Question, Seen
+    from utils.analysis_records import QuestionAnalysis
     from utils.batch import EvalItem
 
 SHOWN_SIDE = 256
@@ -189,7 +190,7 @@ def _questions(chosen: Chosen, word: str | None) -> list[Question]:
     return [Question(one.text, word or one.phrase or one.text) for one in asked]
 
 
-def _line(chosen: Chosen, number: int, seen: Seen, folder: Path) -> Any:
+def _line(chosen: Chosen, number: int, seen: Seen, folder: Path) -> QuestionAnalysis:
     """A question's scores, once its pictures are drawn."""
     image, truth = chosen.item.image, chosen.item.questions[number].truth
     height, width = image.shape[:2]
@@ -211,17 +212,21 @@ def _line(chosen: Chosen, number: int, seen: Seen, folder: Path) -> Any:
 def show(out: Path) -> None:
     """Write tables and page of an analysis; print the measures of all models."""
     summaries = [write_tables(folder) for folder in analysed_folders(out)]
-    names = list(dict.fromkeys(name for one in summaries for name in one["measures"]["all"]))
-    rows = [
-        [name, *(_cell(one["measures"]["all"].get(name)) for one in summaries)] for name in names
-    ]
-    heads = [f"{one['model']} ({one['questions']} questions)" for one in summaries]
-    print(table_text(Table("How [SEG] works", ["", *heads], rows)))
-    for note in dict.fromkeys(
-        f"{one['model']}: {note}" for one in summaries for note in one["notes"]
-    ):
-        print(note)
-    print(f"\npage: {write_dashboard(out)}", flush=True)
+    heads = ["", *(f"{one['model']} ({one['questions']} questions)" for one in summaries)]
+    found = [one["measures"]["all"] for one in summaries]
+    print(table_text(Table("How [SEG] works", heads, _rows(found))), end="\n\n")
+    if layers := _rows([one["layers"] for one in summaries]):
+        print(table_text(Table("Best S-IoU [SEG] x LLaVA by layer", heads, layers)), end="\n\n")
+    for one in summaries:
+        for note in one["notes"]:
+            print(f"{one['model']}: {note}")
+    print(f"page: {write_dashboard(out)}", flush=True)
+
+
+def _rows(found: Sequence[dict[str, dict[str, float | None]]]) -> list[list[str]]:
+    """A row for each name, a cell for each model."""
+    names = dict.fromkeys(name for one in found for name in one)
+    return [[name, *(_cell(one.get(name)) for one in found)] for name in names]
 
 
 def _cell(found: dict[str, float | None] | None) -> str:

@@ -51,7 +51,7 @@ class MapScore:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Correlation of two maps over the cells of the coarser one; None: one of them is constant."""
+    """Correlation of two maps over the cells of CLIP's crop; None: one of them is constant."""
 
     pearson: float | None
     rank: float | None
