@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.analysis_files import AnalysisFile, analysed_folders, forget_analysis, write_tables
-from utils.analysis_pictures import draw_question
+from utils.analysis_pictures import MAP_SIDE, draw_question
 from utils.analyze_flags import read_layers
 from utils.config import parse, save
 from utils.conversation import POSITIVE_ANSWER
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from model.analysis import Analyst, Question, Seen
     from utils.analysis_records import QuestionAnalysis
     from utils.batch import EvalItem
-
-SHOWN_SIDE = 256
-"""Longest side of a map as it is drawn."""
 
 
 def items_of(options: AnalyzeOptions) -> Sequence[EvalItem]:
@@ -194,7 +191,7 @@ def _line(chosen: Chosen, number: int, seen: Seen, folder: Path) -> QuestionAnal
     """A question's scores, once its pictures are drawn."""
     image, truth = chosen.item.image, chosen.item.questions[number].truth
     height, width = image.shape[:2]
-    factor = min(1, SHOWN_SIDE / max(height, width))
+    factor = min(1, MAP_SIDE / max(height, width))
     shape = max(1, round(height * factor)), max(1, round(width * factor))
     pictures = draw_question(
         image,
