@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from utils.analysis_files import AnalysisFile, analysed_folders, forget_analysis, write_tables
 from utils.analysis_pictures import MAP_SIDE, draw_question
+from utils.analysis_records import FINAL, QuestionAnalysis
 from utils.analyze_flags import read_layers
 from utils.config import parse, save
 from utils.conversation import POSITIVE_ANSWER
@@ -32,7 +33,6 @@ from utils.report import Table, table_text
 
 if TYPE_CHECKING:
     from model.analysis import Analyst, Question, Seen
-    from utils.analysis_records import QuestionAnalysis
     from utils.batch import EvalItem
 
 
@@ -198,7 +198,7 @@ def _line(chosen: Chosen, number: int, seen: Seen, folder: Path) -> QuestionAnal
         {name: one.over((height, width), shape) for name, one in seen.maps.items()},
         seen.points,
         seen.labels,
-        {**seen.masks, "final": seen.answer.mask},
+        {**seen.masks, FINAL: seen.answer.mask},
         truth if is_known(truth) else None,
         folder,
         f"{chosen.picture:05d}_{number:02d}",

@@ -12,7 +12,7 @@ from PIL import Image
 import analyze_read
 from dataset.evaluation import evaluation_set
 from model import load_read
-from utils.analysis_records import MASKS, read_analysis
+from utils.analysis_records import FINAL, MASKS, read_analysis
 from utils.conversation import POSITIVE_ANSWER
 from utils.metrics import intersection_and_union
 from utils.options import model_name
@@ -53,14 +53,14 @@ def test_lines_tables_and_pictures(analysis, micro_merged, micro_data):
         (question,) = item.questions
         answer = reader.segment(item.image, question.text, POSITIVE_ANSWER)
         both, either = intersection_and_union(answer.mask[None], question.truth[None])
-        assert one.masks["points"] == (both[0], either[0])
+        assert one.masks["points"] == one.masks[FINAL] == (both[0], either[0])
         assert one.question == question.text and one.answer == POSITIVE_ANSWER
         assert (one.kind, one.truth_present, one.size) == ("short", True, item.image.shape[:2])
-        assert set(one.maps) == {"clip", "llava", "sam"} and set(one.masks) == set(MASKS)
+        assert set(one.maps) == {"clip", "llava", "sam"} and set(one.masks) == {*MASKS, FINAL}
         assert one.layers[2] == pytest.approx(one.maps["llava"].best_s_iou)
         assert set(one.layers) == {0, 1, 2} and one.points.positive > 0
         assert set(one.correlations) == {"clip llava", "clip sam", "llava sam"}
-        assert set(one.pictures) >= {"clip", "llava", "sam", "final", *MASKS}
+        assert set(one.pictures) >= {"clip", "llava", "sam", "marks", FINAL, *MASKS}
         for name in one.pictures.values():
             assert np.asarray(Image.open(analysis.folder / name)).size
     summary = json.loads((analysis.folder / "summary.json").read_text())

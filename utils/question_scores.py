@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.analysis_records import MAPS, Correlation, QuestionAnalysis
+from utils.analysis_records import FINAL, MAPS, Correlation, QuestionAnalysis
 from utils.constants import IGNORE_LABEL
 from utils.map_frames import PlacedMap
 from utils.map_scores import best_s_iou, correlate, score_map, score_points
@@ -35,7 +35,8 @@ def analyse_question(picture: int, number: int, item: EvalItem, seen: Any) -> Qu
     truth, known = question.truth, is_known(question.truth)
     found: dict[str, Any] = {}
     if known:
-        found["masks"] = {name: _overlap(mask, truth) for name, mask in seen.masks.items()}
+        masks = {**seen.masks, FINAL: answer.mask}
+        found["masks"] = {name: _overlap(mask, truth) for name, mask in masks.items()}
     if (truth == 1).any():
         found["maps"] = {name: score_map(one.over(size), truth) for name, one in seen.maps.items()}
         found["layers"] = {n: best_s_iou(one.over(size), truth) for n, one in seen.layers.items()}
