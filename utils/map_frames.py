@@ -7,7 +7,6 @@ outer centres the outer cells go on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,8 +78,3 @@ def _weights(places: np.ndarray, cells: int) -> np.ndarray:
     """Bilinear weights float32[n, cells] at n places in a row of cells from 0 to 1."""
     position = (places * cells - 0.5).clip(0, cells - 1)
     return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells))).astype(np.float32)
-
-
-def place(values: Sequence[np.ndarray], box: Box) -> list[PlacedMap]:
-    """Several maps of one view."""
-    return [PlacedMap(one, box) for one in values]
