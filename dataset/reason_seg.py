@@ -57,7 +57,8 @@ class ReasonSegAnnotation:
         texts: ways to ask for the object.
         is_sentence: the texts are full sentences, not phrases.
         false_premise: questions about absent objects.
-        kind: group in reports ("" in the published files).
+        kind: group in reports; "" in the published files, which are "short" and "long" in an
+            evaluation.
     """
 
     mask: np.ndarray
@@ -279,7 +280,8 @@ class ReasonSegEval(Sequence):
                 templates.question(annotation.texts[0], annotation.is_sentence, rng),
                 annotation.mask,
                 exists=True,
-                kind=annotation.kind,
+                kind=annotation.kind or ("long" if annotation.is_sentence else "short"),
+                phrase=annotation.texts[0],
             )
         ]
         if self.false_premises:
@@ -291,6 +293,7 @@ class ReasonSegEval(Sequence):
                     exists=False,
                     kind=KIND_ABSENT,
                     answer_hint=premise.answer,
+                    phrase=premise.question,
                 )
                 for premise in annotation.false_premise
             ]

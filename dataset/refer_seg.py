@@ -246,11 +246,11 @@ class ReferSegEval(Sequence):
             if absent:
                 truth = np.zeros(image.shape[:2], dtype=np.uint8)
                 hint = SIMPLE.correction(text, gt_sent, rng) if gt_sent else ""
-                questions.append(EvalQuestion(question, truth, False, KIND_ABSENT, hint))
+                questions.append(EvalQuestion(question, truth, False, KIND_ABSENT, hint, text))
                 continue
             if id(ref) not in masks:
                 masks[id(ref)] = self.set.mask(record, ref)
-            questions.append(EvalQuestion(question, masks[id(ref)], True, KIND))
+            questions.append(EvalQuestion(question, masks[id(ref)], True, KIND, "", text))
         return EvalItem(path, image, questions)
 
 

@@ -221,6 +221,27 @@ class SamModel(nn.Module):
             return tokens
         return torch.cat([tokens.to(text.dtype), text[:, None]], dim=1)
 
+    def attend(
+        self, embeddings: torch.Tensor, sparse: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The decoder's two-way transformer: prompt and picture look at each other.
+
+        Args:
+            embeddings: float[M, C, h, w], the image embedding for each mask.
+            sparse: float[M, K, C] prompt tokens.
+
+        Returns:
+            tokens float[M, O + K, C], SAM's own O output tokens (predicted IoU, masks) first and
+            the prompt behind them, and cells float[M, h * w, C]; both updated.
+        """
+        decoder, prompts = self.mask_decoder, self.prompt_encoder
+        dtype = decoder.iou_token.weight.dtype
+        outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        tokens = torch.cat([outputs.expand(len(sparse), -1, -1), sparse.to(dtype)], dim=1)
+        dense = prompts.no_mask_embed.weight.reshape(1, -1, 1, 1).to(dtype)
+        positions = prompts.get_dense_pe().to(dtype).expand(len(sparse), -1, -1, -1)
+        return decoder.transformer(embeddings.to(dtype) + dense, positions, tokens)
+
     def decode(
         self, embeddings: torch.Tensor, sparse: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -230,20 +251,13 @@ class SamModel(nn.Module):
         first mask's hypernetwork runs.
 
         Args:
-            embeddings: float[M, C, h, w], the image embedding for each mask.
-            sparse: float[M, K, C] prompt tokens.
+            embeddings, sparse: as in `attend`.
 
         Returns:
             logits float[M, 1, 4h, 4w] and predicted IoU float[M].
         """
-        decoder, prompts = self.mask_decoder, self.prompt_encoder
-        dtype = decoder.iou_token.weight.dtype
-        outputs = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        tokens = torch.cat([outputs.expand(len(sparse), -1, -1), sparse.to(dtype)], dim=1)
-        dense = prompts.no_mask_embed.weight.reshape(1, -1, 1, 1).to(dtype)
-        positions = prompts.get_dense_pe().to(dtype).expand(len(sparse), -1, -1, -1)
-        states, cells = decoder.transformer(embeddings.to(dtype) + dense, positions, tokens)
-
+        decoder = self.mask_decoder
+        states, cells = self.attend(embeddings, sparse)
         _, channels, height, width = embeddings.shape
         cells = cells.transpose(1, 2).reshape(-1, channels, height, width)
         upscaled = decoder.output_upscaling(cells)

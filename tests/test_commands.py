@@ -17,13 +17,14 @@ from dataset.preview import PreviewOptions
 from model import Answer
 from quickstart import QuickstartOptions
 from utils.config import resolve
-from utils.options import DemoOptions, MergeOptions, TestOptions, TrainOptions
+from utils.options import AnalyzeOptions, DemoOptions, MergeOptions, TestOptions, TrainOptions
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = {
     "train_read.py": TrainOptions,
     "test_read.py": TestOptions,
     "demo.py": DemoOptions,
+    "analyze_read.py": AnalyzeOptions,
     "merge_lora_weight.py": MergeOptions,
     "quickstart.py": QuickstartOptions,
 }
@@ -45,6 +46,7 @@ SCRIPTS = {
     ],
     "test_read.sh": ["", "some/model", "some/model 2 fprefcocog|val --skip_broken"],
     "demo.sh": ["", "some/model", "some/model --force_seg", "--load_in_4bit"],
+    "analyze_read.sh": ["", "some/model", "some/model --images pictures --layers 0-32"],
     "merge_lora_weight.sh": ["runs/tiny", "runs/tiny out", "runs/tiny --checkpoint latest"],
     "quickstart.sh": ["", "--fast"],
 }

@@ -33,6 +33,9 @@ MASKS = {
 """Masks by what SAM is given: name -> heading. `sam_points` is SAM before training, if its weights
 are at hand; the others are the model's."""
 
+FINAL = "final"
+"""The mask of the answer, as the model's own settings make it; beside those of `MASKS`."""
+
 
 @dataclass(frozen=True)
 class MapScore:
@@ -51,7 +54,7 @@ class MapScore:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Correlation of two maps over the cells of the coarser one; None: one of them is constant."""
+    """Correlation of two maps over the cells of CLIP's crop; None: one of them is constant."""
 
     pearson: float | None
     rank: float | None
@@ -86,7 +89,7 @@ class QuestionAnalysis:
         present: the model's answer has a mask that is not empty.
         truth_present: the object is there; None if the truth is not known.
         size: (H, W) of the picture.
-        masks: name in `MASKS` -> (intersection, union) with the truth, in pixels.
+        masks: name in `MASKS`, or `FINAL` -> (intersection, union) with the truth, in pixels.
         maps: name in `MAPS` -> its score; empty without a true mask.
         layers: best S-IoU of `[SEG]` x LLaVA for the layers that were asked for.
         correlations: "first second" (names in `MAPS`) -> their correlation.

@@ -46,6 +46,7 @@ class EvalQuestion:
         exists: whether the object is in the picture.
         kind: group in reports, such as "direct" or "absent".
         answer_hint: the answer that the annotation gives for a false premise, else "".
+        phrase: what the data say, without a template; "" if that is `text` itself.
     """
 
     text: str
@@ -53,6 +54,7 @@ class EvalQuestion:
     exists: bool
     kind: str = ""
     answer_hint: str = ""
+    phrase: str = ""
 
 
 @dataclass

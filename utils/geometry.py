@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom) of a square view in pixels of the original picture."""
+
 
 def sam_input_size(size: tuple[int, int], longest_side: int = 1024) -> tuple[int, int]:
     """Size of the picture inside the SAM view: longest side to `longest_side`.
@@ -36,3 +39,33 @@ def crop_padding(size: tuple[int, int], side: int) -> tuple[int, int]:
     # A grid of one or two cells has no border to lose.
     least = 0 if side <= 2 else -1
     return max(rows, least), max(columns, least)
+
+
+def clip_box(size: tuple[int, int], side: int) -> Box:
+    """What CLIP's centre crop shows of a picture.
+
+    Args:
+        size: (H, W) of the original picture.
+        side: of the crop in pixels; the shortest side of the picture becomes as long.
+    """
+    height, width = size
+    shortest = min(size)
+    rows, columns = side * height // shortest, side * width // shortest
+    top, left = (rows - side) // 2, (columns - side) // 2
+    return (
+        left * width / columns,
+        top * height / rows,
+        (left + side) * width / columns,
+        (top + side) * height / rows,
+    )
+
+
+def sam_box(size: tuple[int, int], inside: tuple[int, int], side: int) -> Box:
+    """Where SAM's padded frame lies; it covers the picture and, right or below, nothing.
+
+    Args:
+        size: (H, W) of the original picture.
+        inside: (h, w) of the picture in the frame.
+        side: of the frame in pixels.
+    """
+    return 0.0, 0.0, side * size[1] / inside[1], side * size[0] / inside[0]

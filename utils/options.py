@@ -6,11 +6,12 @@ Names and defaults are those of the original where it has the flag. `problems()`
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from utils import checks, data_checks
+from utils.analyze_flags import AnalysisFlags, AnalyzedFlags, MapFlags, layer_problems
 from utils.config import Problem
 from utils.data_checks import Selection
 from utils.reader_flags import (
@@ -20,6 +21,7 @@ from utils.reader_flags import (
     PredictionFlags,
     ProcessFlags,
     QuestionFlags,
+    QuestionSetFlags,
     ReaderFlags,
     SaspOverrides,
 )
@@ -200,7 +202,7 @@ class ReaderOptions(ReaderFlags, SaspOverrides, SaspSettings):
 
 
 @dataclass(frozen=True)
-class TestOptions(ReaderOptions, EvaluationFlags, ProcessFlags, PredictionFlags):
+class TestOptions(ReaderOptions, QuestionSetFlags, EvaluationFlags, ProcessFlags, PredictionFlags):
     """Evaluate READ: write predictions, or compute the metrics of written ones."""
 
     __test__ = False  # its name looks like a test to pytest
@@ -226,6 +228,62 @@ class TestOptions(ReaderOptions, EvaluationFlags, ProcessFlags, PredictionFlags)
                 )
             )
         return problems
+
+
+@dataclass(frozen=True)
+class AnalyzeOptions(ReaderOptions, QuestionSetFlags, AnalyzedFlags, MapFlags, AnalysisFlags):
+    """See how [SEG] works: similarity maps, points and masks of every question, with scores."""
+
+    def validation(self) -> Selection:
+        """Data set and split whose questions are asked."""
+        return data_checks.selection(self.val_dataset, self.val_split)
+
+    @property
+    def model_paths(self) -> dict[str, str]:
+        """Name of each model -> its folder or hub id.
+
+        The name is the last part of the path; of `RUN/merged`, it is that of the run.
+        """
+        paths = self.models or [self.pretrained_model_path]
+        return {model_name(path): path for path in paths}
+
+    def problems(self) -> list[Problem]:
+        """Everything that keeps this configuration from running."""
+        if self.cmd == "dashboard":
+            hint = "run --cmd analyze first, or give the folder that it wrote"
+            return checks.folder("out", self.out, "an analysis", hint)
+        problems = []
+        if self.images is not None:
+            hint = "give a folder with questions.jsonl, or with NAME.txt beside NAME.jpg"
+            problems += checks.folder("images", self.images, "pictures with questions", hint)
+        else:
+            problems += data_checks.data_folder(self) + data_checks.evaluation(self)
+            problems += checks.template_file(self.templates, TEMPLATE_SETS)
+        if self.models is not None and len(self.model_paths) < len(self.models):
+            problems.append(
+                Problem(
+                    f"--models={','.join(self.models)}: several are called "
+                    f"{' or '.join(self.model_paths)}; rename a folder, so that each has a name"
+                )
+            )
+        for name, path in self.model_paths.items():
+            one = replace(self, pretrained_model_path=path)
+            problems += [p for p in ReaderOptions.problems(one) if p not in problems]
+            last = checks.model_config(path).get("num_hidden_layers")
+            problems += layer_problems(self.layers, last, name)
+        if self.vision_pretrained is not None:
+            hint = "give the .pth file that training started from"
+            problems += checks.file(
+                "vision_pretrained", self.vision_pretrained, "SAM weights", hint
+            )
+        return problems + checks.positive(self, "batch_questions", "max_questions")
+
+
+def model_name(path: str) -> str:
+    """What a model is called: the last part of its path; of `RUN/merged`, the run."""
+    parts = [part for part in os.path.abspath(path).split(os.sep) if part]
+    named = parts[:-1] if len(parts) > 1 and parts[-1] == "merged" else parts
+    return named[-1]
 
 
 @dataclass(frozen=True)

@@ -135,13 +135,20 @@ def fingerprint(model: str | Path) -> str:
     return f"{os.path.abspath(model)} ({digest.hexdigest()[:16]})"
 
 
-def check_run(folder: str | Path, settings: dict[str, Any]) -> None:
+def check_run(
+    folder: str | Path,
+    settings: dict[str, Any],
+    what: str = "predictions",
+    flag: str = "--vis_save_path",
+) -> None:
     """Tie the folder to what is being evaluated, so that two runs are never mixed.
 
     Args:
         folder: made if it does not exist.
         settings: plain data; `run.json` keeps it. `items` is the number of pictures, `modes` the
             ways of asking, `world` the number of processes.
+        what: is in the folder, for messages.
+        flag: that names the folder, for messages.
 
     Raises:
         InputError: the folder holds the predictions of a run with other settings.
@@ -151,7 +158,7 @@ def check_run(folder: str | Path, settings: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"cannot make the folder {folder} ({error.strerror}): give another --vis_save_path"
+            f"cannot make the folder {folder} ({error.strerror}): give another {flag}"
         ) from error
     path = folder / RUN_FILE
     if path.exists():
@@ -163,8 +170,8 @@ def check_run(folder: str | Path, settings: dict[str, Any]) -> None:
                 f"{name} was {before.get(name)!r} and is {settings.get(name)!r}" for name in changed
             )
             raise InputError(
-                f"{folder} holds the predictions of another run ({told}): give another "
-                "--vis_save_path, or --no_resume to replace them"
+                f"{folder} holds the {what} of another run ({told}): give another {flag}, or "
+                "--no_resume to replace them"
             )
         return
     partial = folder / f"{RUN_FILE}.{os.getpid()}.partial"

@@ -64,26 +64,32 @@ class SaspOverrides:
 
 
 @dataclass(frozen=True)
-class EvaluationFlags:
-    """Evaluation."""
+class QuestionSetFlags:
+    """Questions."""
 
-    cmd: Literal["inference", "metrics"] = option(
-        "inference", "write predictions (and metrics), or metrics of written predictions"
-    )
     val_dataset: str = option("ReasonSeg|val", "data set: NAME, NAME|SPLIT or NAME|SPLIT_BY|SPLIT")
     val_split: str | None = option(None, "split; wins over the one in --val_dataset")
     dataset_dir: str = option("./dataset_folder", "folder with all data sets", path=True)
     templates: str = option(
         "simple", "wording of the questions: simple (fixed), varied or a file", path=True
     )
-    eval_mode: Literal["teacher_forced", "generated", "both"] = option(
-        "generated", "the answer is given, or the model generates it, or both"
-    )
     false_premises: bool = option(
         True, "also ask about objects that are not there (generated only)"
     )
     batch_questions: int = option(
         16, "questions, about any pictures, that are answered together; more take more memory"
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationFlags:
+    """Evaluation."""
+
+    cmd: Literal["inference", "metrics"] = option(
+        "inference", "write predictions (and metrics), or metrics of written predictions"
+    )
+    eval_mode: Literal["teacher_forced", "generated", "both"] = option(
+        "generated", "the answer is given, or the model generates it, or both"
     )
     skip_broken: bool = option(
         False, "leave broken pictures out and list them, instead of stopping"

@@ -130,6 +130,7 @@ class OwnEval(Sequence):
                 question.mask(),
                 exists=True,
                 kind=question.kind,
+                phrase=question.text,
             )
             for question in present
         ]
@@ -142,6 +143,7 @@ class OwnEval(Sequence):
                     exists=False,
                     kind=KIND_ABSENT,
                     answer_hint=question.answer,
+                    phrase=question.text,
                 )
             )
         return questions

@@ -1,0 +1,251 @@
+"""See how `[SEG]` works: maps, points and masks of every question, scores, and a page of them.
+
+For each model, `OUT/MODEL/` holds a line a question, its pictures and the tables;
+`OUT/dashboard.html` shows the models side by side. An analysis that was killed goes on where it
+stopped; `--cmd dashboard` writes tables and page again, without a model.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.analysis_files import AnalysisFile, analysed_folders, forget_analysis, write_tables
+from utils.analysis_pictures import MAP_SIDE, draw_question
+from utils.analysis_records import FINAL, QuestionAnalysis
+from utils.analyze_flags import read_layers
+from utils.config import parse, save
+from utils.conversation import POSITIVE_ANSWER
+from utils.dashboard import write_dashboard
+from utils.errors import InputError, cli
+from utils.options import AnalyzeOptions
+from utils.predictions import check_run, fingerprint
+from utils.question_scores import analyse_question, is_known
+from utils.report import Table, table_text
+
+if TYPE_CHECKING:
+    from model.analysis import Analyst, Question, Seen
+    from utils.batch import EvalItem
+
+
+def items_of(options: AnalyzeOptions) -> Sequence[EvalItem]:
+    """The pictures with their questions: without a generated answer, nothing can be denied."""
+    from dataset.evaluation import evaluation_set
+    from dataset.picture_folder import PictureFolder
+
+    if options.images is not None:
+        return PictureFolder(options.images)
+    return evaluation_set(
+        options.dataset_dir,
+        *options.validation(),
+        templates=options.templates,
+        false_premises=options.eval_mode == "generated" and options.false_premises,
+    )
+
+
+def open_analyst(options: AnalyzeOptions) -> tuple[Analyst, list[str]]:
+    """The model, and notes on what cannot be seen of it.
+
+    Raises:
+        InputError: it cannot be loaded, has no such layers, or lacks what `--word` needs.
+    """
+    from model.analysis import Analyst
+    from model.first_sam import load_first_sam
+    from model.opening import open_reader
+    from model.word_maps import load_word_clip
+
+    reader = open_reader(options)
+    notes, word, first_sam = [], None, None
+    tower = reader.model.model.vision_tower
+    try:
+        word = load_word_clip(tower) if tower is not None else None
+    except InputError as error:
+        if options.word is not None:
+            raise
+        notes.append(f"No word x CLIP: {error}.")
+    if options.vision_pretrained is not None:
+        first_sam = load_first_sam(options.vision_pretrained, reader.model.model.visual_model)
+    else:
+        notes.append("No SAM with the points only: it needs SAM as before training.")
+    layers: list[int] = []
+    if options.layers is not None:
+        try:
+            layers = read_layers(options.layers, reader.model.config.num_hidden_layers)
+        except ValueError as error:
+            raise InputError(f"--layers={options.layers}: {error}") from error
+    analyst = Analyst(
+        reader,
+        POSITIVE_ANSWER if options.eval_mode == "teacher_forced" else None,
+        layers,
+        word,
+        first_sam,
+        options.max_new_tokens,
+        options.batch_questions,
+    )
+    return analyst, notes
+
+
+def run_settings(
+    options: AnalyzeOptions, analyst: Analyst, notes: list[str], count: int
+) -> dict[str, Any]:
+    """What makes two analyses the same one; kept beside the questions."""
+    pictures = options.dataset_dir if options.images is None else options.images
+    sam = options.vision_pretrained
+    return {
+        "model": fingerprint(options.pretrained_model_path),
+        "data": str(options.validation()) if options.images is None else "images",
+        "dataset_dir": os.path.abspath(pictures),
+        "templates": options.templates,
+        "items": count,
+        "mode": options.eval_mode,
+        "false_premises": options.false_premises,
+        "conv_type": options.conv_type,
+        "max_new_tokens": options.max_new_tokens,
+        "layers": list(analyst.layers),
+        "word": options.word,
+        "vision_pretrained": None if sam is None else os.path.abspath(sam),
+        "sasp": asdict(analyst.reader.model.config.sasp_params),
+        "notes": notes,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Questions about a picture that are to be analysed.
+
+    Args:
+        picture: its index in the data.
+        item: the picture with all of its questions.
+        numbers: which of them.
+    """
+
+    picture: int
+    item: EvalItem
+    numbers: list[int]
+
+
+def choose(items: Sequence[EvalItem], file: AnalysisFile, most: int | None) -> Iterator[Chosen]:
+    """What is not analysed yet, of the first `most` questions."""
+    taken = sum(found.picture < file.first_open for found in file.found)
+    for picture in range(file.first_open, len(items)):
+        if most is not None and taken >= most:
+            return
+        item = items[picture]
+        count = len(item.questions) if most is None else min(len(item.questions), most - taken)
+        taken += count
+        numbers = [number for number in range(count) if not file.has(picture, number)]
+        if numbers:
+            yield Chosen(picture, item, numbers)
+
+
+def analyze(options: AnalyzeOptions, folder: Path) -> None:
+    """Look at one model's answers, into its folder."""
+    items = items_of(options)
+    analyst, notes = open_analyst(options)
+    if not options.resume:
+        forget_analysis(folder)
+    settings = run_settings(options, analyst, notes, len(items))
+    check_run(folder, settings, "analysis", "--out")
+    save(replace(options, models=None), folder / "config.yaml")
+    file = AnalysisFile(folder)
+    if file.found:
+        print(f"{folder.name}: going on after {len(file.found)} questions in {file.path}")
+    under_way: deque[Chosen] = deque()
+
+    def asked() -> Iterator[tuple[np.ndarray, list[Question]]]:
+        for chosen in choose(items, file, options.max_questions):
+            under_way.append(chosen)
+            yield chosen.item.image, _questions(chosen, options.word)
+
+    total = min(len(items), options.max_questions or len(items))
+    with tqdm(
+        total=total, initial=min(file.first_open, total), desc=folder.name, unit="picture"
+    ) as bar:
+        for seen in analyst.stream(asked()):
+            chosen = under_way.popleft()
+            file.write(
+                [
+                    _line(chosen, number, one, folder)
+                    for number, one in zip(chosen.numbers, seen, strict=True)
+                ]
+            )
+            bar.update()
+
+
+def _questions(chosen: Chosen, word: str | None) -> list[Question]:
+    from model.analysis import Question
+
+    asked = [chosen.item.questions[number] for number in chosen.numbers]
+    return [Question(one.text, word or one.phrase or one.text) for one in asked]
+
+
+def _line(chosen: Chosen, number: int, seen: Seen, folder: Path) -> QuestionAnalysis:
+    """A question's scores, once its pictures are drawn."""
+    image, truth = chosen.item.image, chosen.item.questions[number].truth
+    height, width = image.shape[:2]
+    factor = min(1, MAP_SIDE / max(height, width))
+    shape = max(1, round(height * factor)), max(1, round(width * factor))
+    pictures = draw_question(
+        image,
+        {name: one.over((height, width), shape) for name, one in seen.maps.items()},
+        seen.points,
+        seen.labels,
+        {**seen.masks, FINAL: seen.answer.mask},
+        truth if is_known(truth) else None,
+        folder,
+        f"{chosen.picture:05d}_{number:02d}",
+    )
+    return replace(analyse_question(chosen.picture, number, chosen.item, seen), pictures=pictures)
+
+
+def show(out: Path) -> None:
+    """Write tables and page of an analysis; print the measures of all models."""
+    summaries = [write_tables(folder) for folder in analysed_folders(out)]
+    heads = ["", *(f"{one['model']} ({one['questions']} questions)" for one in summaries)]
+    found = [one["measures"]["all"] for one in summaries]
+    print(table_text(Table("How [SEG] works", heads, _rows(found))), end="\n\n")
+    if layers := _rows([one["layers"] for one in summaries]):
+        print(table_text(Table("Best S-IoU [SEG] x LLaVA by layer", heads, layers)), end="\n\n")
+    for one in summaries:
+        for note in one["notes"]:
+            print(f"{one['model']}: {note}")
+    print(f"page: {write_dashboard(out)}", flush=True)
+
+
+def _rows(found: Sequence[dict[str, dict[str, float | None]]]) -> list[list[str]]:
+    """A row for each name, a cell for each model."""
+    names = dict.fromkeys(name for one in found for name in one)
+    return [[name, *(_cell(one.get(name)) for one in found)] for name in names]
+
+
+def _cell(found: dict[str, float | None] | None) -> str:
+    if found is None or found["value"] is None:
+        return "-"
+    if found["low"] is None:
+        return f"{found['value']:.3f}"
+    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+
+
+@cli
+def main(argv: list[str] | None = None) -> None:
+    options = parse(AnalyzeOptions, argv, prog="analyze_read.py")
+    out = Path(options.out)
+    if options.cmd == "analyze":
+        for name, path in options.model_paths.items():
+            analyze(replace(options, pretrained_model_path=path), out / name)
+    show(out)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted: finished questions are kept; the same command goes on")
