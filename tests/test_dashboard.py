@@ -31,12 +31,16 @@ def broken_pictures(page) -> int:
     return page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).length")
 
 
+def overflows(page) -> bool:
+    return page.evaluate("document.documentElement.scrollWidth > innerWidth")
+
+
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 def test_the_page_fits_and_its_pictures_load(visit, small, width):
     seen = visit(small, width=width)
     page = seen.page
     assert things(page) == list(range(12))
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert not overflows(page)
     page.locator(".look img").first.scroll_into_view_if_needed()
     page.wait_for_function("[...document.images].some(i => i.complete && i.naturalWidth > 0)")
     page.wait_for_load_state("networkidle")
@@ -55,11 +59,36 @@ def test_order(visit, small):
     assert things(page)[:3] == [3, 7, 11] and things(page)[-1] == 0
     page.select_option("[name=sort]", label="[SEG] x LLaVA, model 0")
     assert things(page)[:2] == [10, 9] and things(page)[-3:] == [3, 7, 11]
-    page.get_by_role("button", name="[SEG] x LLaVA ↓").click()
-    assert things(page)[0] == 0
+    header = page.locator("#head th", has_text="LLaVA")
+    assert header.get_attribute("aria-sort") == "descending"
+    header.get_by_role("button").click()
+    assert things(page)[0] == 0 and header.get_attribute("aria-sort") == "ascending"
     page.select_option("[name=sort]", label="final mask: model 0 minus model 1")
     assert set(things(page)) == set(range(12))
     assert things(page)[-3:] == [3, 7, 11]
+    page.select_option("[name=sort]", label="[SEG] x LLaVA: model 0 minus model 1")
+    assert things(page)[-3:] == [3, 7, 11]
+
+
+@pytest.mark.parametrize(
+    ("columns", "width", "cards"), [(1, PHONE, 0), (10, 1000, 1), (10, 1500, 0)]
+)
+def test_pictures_stay_large_enough_whatever_is_shown(visit, small, columns, width, cards):
+    seen = visit(small, width=width)
+    page = seen.page
+    boxes = page.locator("[name=column]")
+    for place in range(boxes.count()):
+        boxes.nth(place).set_checked(place < columns)
+    assert page.locator("#head th").count() == columns + 1
+    assert page.locator("table.cards").count() == cards and not overflows(page)
+    looks = page.locator(".made").first.locator(".look")
+    widths = [looks.nth(place).bounding_box()["width"] for place in range(columns)]
+    assert min(widths) > 95 and max(widths) < min(widths) + 2
+    # Tall pictures keep their shape.
+    tall = page.locator(".asked", has_text="thing 1?").locator("xpath=../tr[2]").locator(".stack")
+    box = tall.first.bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(60 / 100, 0.05)
+    assert seen.errors == []
 
 
 def test_filters_and_a_view_that_can_be_shared(visit, small):
@@ -93,6 +122,15 @@ def test_one_picture_large(visit, small):
     page.keyboard.press("ArrowRight")
     assert "[SEG] x CLIP" in page.inner_text("#large-caption")
     assert page.locator("#large-shot img").count() == 2
+    page.keyboard.press("ArrowDown")
+    assert "model 1: [SEG] x CLIP" in page.inner_text("#large-caption")
+    page.get_by_role("button", name="row below").click()
+    assert page.inner_text("#large-title") == "Where is thing 1?"
+    assert page.inner_text("#large-answer") == "Sure, [SEG] 1."
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")  # nothing is above the first one
+    assert "model 0: [SEG] x CLIP" in page.inner_text("#large-caption")
     page.get_by_role("button", name="previous picture").click()
     page.keyboard.press("ArrowLeft")
     assert page.inner_text("#large-caption") == "model 0: truth"

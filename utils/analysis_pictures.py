@@ -1,7 +1,8 @@
 """Pictures of an analysed question: the picture, and see-through layers that lie upon it.
 
 Layers keep the files small: a similarity map is stored at its own resolution and enlarged by the
-page that shows it, a mask or a set of points is a drawing in a few colours. All are lossless PNG.
+page that shows it, a mask or a set of points is a drawing in a few colours. All are lossless PNG,
+but for photographs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ SHOWN_SIDE = 320
 """Longer side of what is drawn, in pixels."""
 MAP_SIDE = 96
 """Longer side of a similarity map as it is stored; finer ones are reduced."""
+LARGEST_PNG = 40_000
+"""Bytes that a lossless picture may take; a larger one, a photograph, is stored as JPEG."""
 FOLDER = "pictures"
 POINTS = "marks"
 """Name of the layer with the points."""
@@ -75,7 +78,7 @@ def draw_question(
         files = {"picture": _base(image, size, folder)}
         for name, layer in layers.items():
             files[name] = f"{FOLDER}/{stem}_{name}.png"
-            _write(folder / files[name], layer)
+            (folder / files[name]).write_bytes(_png(layer))
     except OSError as error:
         raise InputError(
             f"cannot write below {folder} ({error.strerror or error}): give another --out, or make "
@@ -157,7 +160,7 @@ def points_layer(
     """
     layer = np.zeros((*shown, 4), np.uint8)
     scale = np.array([shown[1] / size[1], shown[0] / size[0]])
-    radius = max(2, round(max(shown) / 90))
+    radius = max(2, round(max(shown) / 64))
     for wanted, colour in ((0, NEGATIVE_COLOUR), (1, POSITIVE_COLOUR)):
         chosen = np.asarray(points, np.float64).reshape(-1, 2)[np.asarray(labels) == wanted]
         for x, y in ((chosen + 0.5) * scale - 0.5).round().astype(int):
@@ -167,27 +170,39 @@ def points_layer(
 
 
 def _shrink(mask: np.ndarray, shown: tuple[int, int]) -> np.ndarray:
+    """A mask in the size in which it is shown; one of a few pixels does not vanish."""
     size = (shown[1], shown[0])
-    return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(
-        mask.dtype
-    )
+    small = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT)
+    if not (small == 1).any():
+        rows, columns = np.nonzero(mask == 1)
+        small[rows * shown[0] // mask.shape[0], columns * shown[1] // mask.shape[1]] = 1
+    return small.astype(mask.dtype)
 
 
 def _base(image: np.ndarray, shown: tuple[int, int], folder: Path) -> str:
     """The picture itself, under a name made from its pixels; written if it is not there yet."""
-    name = f"{FOLDER}/{hashlib.sha256(image.tobytes()).hexdigest()[:16]}.png"
-    if not (folder / name).is_file():
-        small = fit(image, max(shown))
-        if small.shape[:2] != shown:
-            small = cv2.resize(small, (shown[1], shown[0]), interpolation=cv2.INTER_CUBIC)
-        _write(folder / name, small)
+    start = f"{FOLDER}/{hashlib.sha256(image.tobytes()).hexdigest()[:16]}"
+    for name in (f"{start}.png", f"{start}.jpg"):
+        if (folder / name).is_file():
+            return name
+    small = fit(image, max(shown))
+    if small.shape[:2] != shown:
+        small = cv2.resize(small, (shown[1], shown[0]), interpolation=cv2.INTER_CUBIC)
+    name, encoded = f"{start}.png", _png(small)
+    if len(encoded) > LARGEST_PNG:
+        name, encoded = f"{start}.jpg", _jpeg(small)
+    (folder / name).write_bytes(encoded)
     return name
 
 
-def _write(path: Path, picture: np.ndarray) -> None:
+def _png(picture: np.ndarray) -> bytes:
     """RGB or RGBA as PNG."""
     order = cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR
-    _, encoded = cv2.imencode(
-        ".png", cv2.cvtColor(picture, order), [cv2.IMWRITE_PNG_COMPRESSION, 6]
-    )
-    path.write_bytes(encoded.tobytes())
+    level = [cv2.IMWRITE_PNG_COMPRESSION, 6]
+    return cv2.imencode(".png", cv2.cvtColor(picture, order), level)[1].tobytes()
+
+
+def _jpeg(picture: np.ndarray) -> bytes:
+    """RGB as JPEG."""
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 88]
+    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)[1].tobytes()

@@ -7,6 +7,7 @@ when it comes into view. What models and data say is data to it, never markup.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from utils.report import ASSETS, fill_template, number
 
 DASHBOARD_FILE = "dashboard.html"
 SUMMARY_FILE = "summary.json"
+CONFIG_FILE = "config.yaml"
 ALL = "all"
 
 HIDDEN_AT_FIRST = ("word", "text", "discrete", "points")
@@ -36,11 +38,13 @@ class ModelAnalysis:
         name: of the folder.
         questions: in the order of the data.
         summary: of `summary.json`; empty if there is none.
+        config: text of `config.yaml`; empty if there is none.
     """
 
     name: str
     questions: list[QuestionAnalysis]
     summary: dict[str, Any]
+    config: str = ""
 
 
 @dataclass
@@ -72,7 +76,10 @@ def write_dashboard(folder: str | Path) -> Path:
             f"no analysis in {folder}: expected FOLDER/MODEL/{QUESTIONS_FILE}, as "
             "analyze_read.py writes it"
         )
-    models = [ModelAnalysis(p.name, list(read_analysis(p)), _summary(p)) for p in places]
+    models = [
+        ModelAnalysis(place.name, list(read_analysis(place)), _summary(place), _config(place))
+        for place in places
+    ]
     path = folder / DASHBOARD_FILE
     try:
         path.write_text(page(models), encoding="utf-8")
@@ -90,6 +97,7 @@ def page(models: Sequence[ModelAnalysis]) -> str:
         layers=Markup(chart) if (chart := layer_chart(models)) else None,
         drawn=min(len(models), MAX_LINES),
         notes=_notes(models),
+        settings=[(model.name, model.config) for model in models if model.config],
         data=Markup(as_script(page_data(models))),
         script=Markup((ASSETS / "dashboard.js").read_text(encoding="utf-8")),
     )
@@ -98,18 +106,21 @@ def page(models: Sequence[ModelAnalysis]) -> str:
 def page_data(models: Sequence[ModelAnalysis]) -> dict[str, Any]:
     """What the page's script shows: columns, models, and the questions with what each model made.
 
-    Scores of a question: "final" and names of masks are IoUs, names of maps best S-IoUs.
+    Scores of a question: "final" and names of masks are IoUs, names of maps best S-IoUs. Models
+    stand together where key, words and file name agree: others saw other data.
     """
-    by_key: dict[tuple[int, int], list[QuestionAnalysis | None]] = {}
+    by_key: dict[tuple[tuple[int, int], str, str], list[QuestionAnalysis | None]] = {}
     for place, model in enumerate(models):
         for found in model.questions:
-            by_key.setdefault(found.key, [None] * len(models))[place] = found
+            key = found.key, found.question, Path(found.image).name
+            by_key.setdefault(key, [None] * len(models))[place] = found
     drawn = {name for row in by_key.values() for found in row if found for name in found.pictures}
     return {
         "models": [model.name for model in models],
         "columns": [column for column in _columns() if column["id"] in drawn],
+        "maps": list(MAPS),
         "points": POINTS,
-        "questions": [_question(key, row) for key, row in sorted(by_key.items())],
+        "questions": [_question(row) for _, row in sorted(by_key.items(), key=lambda one: one[0])],
     }
 
 
@@ -119,10 +130,9 @@ def _columns() -> Iterable[dict[str, Any]]:
         yield {"id": name, "title": title, "shown": name not in HIDDEN_AT_FIRST}
 
 
-def _question(key: tuple[int, int], row: Sequence[QuestionAnalysis | None]) -> dict[str, Any]:
+def _question(row: Sequence[QuestionAnalysis | None]) -> dict[str, Any]:
     first = next(found for found in row if found is not None)
     return {
-        "key": list(key),
         "text": first.question,
         "kind": first.kind,
         "image": first.image,
@@ -139,12 +149,18 @@ def _answer(found: QuestionAnalysis) -> dict[str, Any]:
     scores |= {name: score.best_s_iou for name, score in found.maps.items()}
     points = found.points
     layers = {name: file for name, file in found.pictures.items() if name != "picture"}
-    starts = {file.removesuffix(f"{name}.png") for name, file in layers.items()}
-    common = starts.pop() if len(starts) == 1 else ""
+    ends = {name: f"{name}.png" for name in layers}
+    starts = {file.removesuffix(ends[name]) for name, file in layers.items()}
+    regular = len(starts) == 1 and all(file.endswith(ends[name]) for name, file in layers.items())
+    common = starts.pop() if regular else ""
     return {
         "text": found.answer,
         "present": found.present,
-        "scores": {name: round(value, 4) for name, value in scores.items() if value is not None},
+        "scores": {
+            name: round(value, 4)
+            for name, value in scores.items()
+            if value is not None and math.isfinite(value)
+        },
         "points": None
         if points is None
         else [points.positive_inside, points.positive, points.negative_outside, points.negative],
@@ -207,12 +223,21 @@ def layer_chart(models: Sequence[ModelAnalysis]) -> str | None:
 
 
 def _notes(models: Sequence[ModelAnalysis]) -> list[str]:
-    several = len(models) > 1
+    """Every note once, with the names of its models if it is not about all of them."""
+    about: dict[str, list[str]] = {}
+    for model in models:
+        for note in model.summary.get("notes", []):
+            about.setdefault(note, []).append(model.name)
     return [
-        f"{model.name}: {note}" if several else note
-        for model in models
-        for note in model.summary.get("notes", [])
+        note if len(names) == len(models) else f"{', '.join(names)}: {note}"
+        for note, names in about.items()
     ]
+
+
+def _config(folder: Path) -> str:
+    """The text of the folder's settings; empty if there are none."""
+    path = folder / CONFIG_FILE
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _summary(folder: Path) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The page of an analysis: what it holds, for odd texts, and for a thousand questions."""
 
 import json
+import math
 import re
 
 import pytest
 
 from tests.analysed import analysed, write_analysis
+from utils.analysis_records import MapScore
 from utils.charts import Curve, line_chart
 from utils.dashboard import ModelAnalysis, page, page_data, write_dashboard
 from utils.errors import InputError
@@ -42,6 +44,23 @@ def test_models_with_other_questions():
     assert "Measures" not in page([first, second])
 
 
+def test_the_same_key_in_other_data_is_another_question():
+    first = ModelAnalysis("a", [analysed(0), analysed(1), analysed(2)], {})
+    other = [
+        analysed(0, question="Another?"), analysed(1, image="/moved/toy_0001.jpg"),
+        analysed(2, image="other.jpg"),
+    ]  # fmt: skip
+    data = page_data([first, ModelAnalysis("b", other, {})])
+    there = [[answer is not None for answer in q["answers"]] for q in data["questions"]]
+    assert there == [[False, True], [True, False], [True, True], [False, True], [True, False]]
+
+
+def test_scores_that_are_no_numbers_stay_out():
+    found = analysed(0, maps={"llava": MapScore(math.nan, math.nan, 0.5)})
+    (question,) = data_of(page([ModelAnalysis("a", [found], {})]))["questions"]
+    assert set(question["answers"][0]["scores"]) == {"points", "final"}
+
+
 def test_the_final_mask_of_older_lines_is_that_of_the_points():
     found = analysed(5, masks={"points": (1, 4)})
     assert page_data([ModelAnalysis("a", [found], {})])["questions"][0]["answers"][0]["scores"] == {
@@ -56,13 +75,15 @@ def test_files_of_layers_are_told_shortly_or_in_full(tmp_path):
         "final": "pictures/7_final.png",
     }
     odd = {"picture": "p.png", "llava": "one.png", "final": "other.png"}
-    questions = [analysed(0, pictures=plain), analysed(1, pictures=odd)]
-    first, second = (
+    alone = {"picture": "p.jpg", "final": "one.jpg"}
+    questions = [analysed(n, pictures=named) for n, named in enumerate((plain, odd, alone))]
+    first, second, third = (
         q["answers"][0] for q in page_data([ModelAnalysis("a", questions, {})])["questions"]
     )
     assert first["start"] == "pictures/7_" and first["layers"] == ["llava", "final"]
     assert first["picture"] == "pictures/abc.png"
     assert second["layers"] == {"llava": "one.png", "final": "other.png"}
+    assert third["layers"] == {"final": "one.jpg"}
     columns = page_data([ModelAnalysis("a", questions, {})])["columns"]
     assert [column["id"] for column in columns] == ["picture", "llava", "final"]
 
@@ -73,6 +94,17 @@ def test_a_thousand_questions_to_two_models(tmp_path):
     assert len(data_of(text)["questions"]) == 1000
     assert ">0.500 <small>0.400–0.700</small>" in text and "<summary>long</summary>" in text
     assert text.count('class="band line-') == 2 and "model 1: note 1" in text
+
+
+def test_notes_of_all_models_stand_once_and_settings_are_told(tmp_path):
+    folder = write_analysis(tmp_path, 1, drawn=False)
+    for model in range(2):
+        (folder / f"model {model}" / "summary.json").write_text('{"notes": ["the same note"]}')
+    (folder / "model 1" / "config.yaml").write_text("word: <b>cup</b>\n")
+    text = write_dashboard(folder).read_text("utf-8")
+    assert text.count("the same note") == 1 and "model 0: the same note" not in text
+    assert "settings of model 0" not in text and "settings of model 1" in text
+    assert "word: &lt;b&gt;cup&lt;/b&gt;" in text
 
 
 def test_errors(tmp_path):

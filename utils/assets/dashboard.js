@@ -8,6 +8,8 @@ const table = document.querySelector(".questions");
 const end = document.getElementById("end");
 const large = document.getElementById("large");
 const CHUNK = 30;
+const SAYS_WIDTH = 210; // of the dialogue, in CSS pixels
+const LOOK_WIDTH = 104; // least of a picture in a row; where there is less, rows become cards
 const OVER = { [data.points]: [], sam_points: [data.points] };
 let shown = [];
 let drawn = 0;
@@ -37,6 +39,7 @@ function layerFile(answer, name) {
 }
 
 const number = (value) => (value === undefined || value === null ? "" : value.toFixed(3));
+const modelsShown = () => chosen("model").map(Number);
 
 // --- what is chosen ---------------------------------------------------------------------------
 
@@ -51,18 +54,16 @@ function setUp() {
   tools.sort.append(option("", "order of the data"));
   const scored = new Set(data.questions.flatMap((question) =>
     question.answers.flatMap((answer) => (answer ? Object.keys(answer.scores) : []))));
-  data.columns.filter((column) => scored.has(column.id)).forEach((column) =>
-    data.models.forEach((name, place) => tools.sort.append(option(
-      `${column.id}:${place}`, column.title + (data.models.length > 1 ? `, ${name}` : "")))));
-  for (let first = 0; first < data.models.length; first += 1) {
-    for (let second = first + 1; second < data.models.length; second += 1) {
-      tools.sort.append(option(
-        `final:${first}:${second}`, `final mask: ${data.models[first]} minus ${data.models[second]}`));
-    }
-  }
-  const several = data.models.length > 1 ? `, ${data.models.length} models` : "";
-  document.getElementById("about").textContent = `${data.questions.length} questions${several}. ` +
-    "Below a map: its best S-IoU with the truth. Below a mask: its IoU. " +
+  const several = data.models.length > 1;
+  const orders = (of, name, sign) => tools.sort.append(make("optgroup", { label: name },
+    ...data.columns.filter((column) => scored.has(column.id)).map((column) =>
+      option(`${column.id}:${of}`, column.title + (several ? sign + name : "")))));
+  data.models.forEach((name, place) => orders(place, name, ", "));
+  data.models.forEach((first, one) => data.models.slice(one + 1).forEach((second, after) =>
+    orders(`${one}:${one + 1 + after}`, `${first} minus ${second}`, ": ")));
+  document.getElementById("about").textContent =
+    `${data.questions.length} questions${several ? `, ${data.models.length} models` : ""}. ` +
+    "S-IoU: of a map with the truth, cut where it is best. " +
     "Points: green say here, red say not here; grey is what a map does not see.";
 }
 
@@ -93,7 +94,8 @@ function toHash() {
       wanted.set(name, chosen(name).join(","));
     }
   }
-  history.replaceState(null, "", wanted.size ? `#${wanted}` : location.pathname + location.search);
+  const hash = String(wanted);
+  history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
 }
 
 const chosen = (name) =>
@@ -129,7 +131,7 @@ function sortValue(question) {
 }
 
 function choose() {
-  const models = chosen("model").map(Number);
+  const models = modelsShown();
   shown = data.questions.filter((question) => fits(question, models));
   const sign = tools.order.value === "down" ? -1 : 1;
   if (tools.sort.value) {
@@ -165,7 +167,8 @@ function caption(question, place, column) {
     const [inside, positive, outside, negative] = answer.points;
     return `${inside}/${positive} inside, ${outside}/${negative} outside`;
   }
-  return number(answer.scores[column.id]);
+  const score = number(answer.scores[column.id]);
+  return score && `${data.maps.includes(column.id) ? "S-IoU" : "IoU"} ${score}`;
 }
 
 const has = (answer, column) =>
@@ -174,7 +177,8 @@ const has = (answer, column) =>
 function lookCell(question, place, column) {
   const cell = make("td", { className: "look" });
   if (!has(question.answers[place], column)) {
-    cell.append(make("span", { className: "none", textContent: `no ${column.title}` }));
+    cell.classList.add("none");
+    cell.append(make("span", { textContent: "–", title: `no ${column.title}` }));
     return cell;
   }
   const below = make("span", { className: "caption", textContent: caption(question, place, column) });
@@ -190,7 +194,7 @@ function saysCell(question, place) {
   const answer = question.answers[place];
   const cell = make("td", { className: "says" });
   if (data.models.length > 1) cell.append(make("b", { textContent: data.models[place] }));
-  cell.append(make("span", { textContent: answer.text || "(no words)" }));
+  cell.append(make("span", { className: "answer", textContent: answer.text || "(no words)" }));
   const right = question.truth === null || question.truth === answer.present;
   cell.append(make("span", {
     className: right ? "quiet" : "bad",
@@ -202,7 +206,7 @@ function saysCell(question, place) {
 }
 
 function block(question, models, columns) {
-  const truth = question.truth === null ? "" : question.truth ? "present" : "absent";
+  const truth = question.truth === null ? "" : `truth: ${question.truth ? "present" : "absent"}`;
   const about = [question.kind, truth, question.image.split("/").pop()].filter(Boolean).join(" · ");
   const asked = make("td", { colSpan: columns.length + 1 },
     make("q", { textContent: question.text }),
@@ -217,25 +221,41 @@ function block(question, models, columns) {
 
 function head(columns) {
   const sortable = new Set([...tools.sort.options].map((entry) => entry.value.split(":")[0]));
-  document.getElementById("head").replaceChildren(make("th", { textContent: "dialogue" }),
+  const first = make("th", { scope: "col", textContent: "dialogue" });
+  first.style.width = `${SAYS_WIDTH}px`;
+  document.getElementById("head").replaceChildren(first,
     ...columns.map((column) => {
-      if (!sortable.has(column.id)) return make("th", { textContent: column.title });
-      const place = chosen("model")[0] ?? "0";
+      const cell = make("th", { scope: "col" });
+      if (!sortable.has(column.id)) {
+        cell.textContent = column.title;
+        return cell;
+      }
+      const place = modelsShown()[0] ?? 0;
       const current = tools.sort.value === `${column.id}:${place}`;
-      const arrow = !current ? "" : tools.order.value === "up" ? " ↑" : " ↓";
-      const button = make("button", { type: "button", textContent: column.title + arrow });
-      button.title = "sort by this column";
+      const up = tools.order.value === "up";
+      const arrow = make("span", { textContent: current ? (up ? "\u00a0↑" : "\u00a0↓") : "\u00a0↕" });
+      arrow.setAttribute("aria-hidden", "true");
+      if (current) cell.ariaSort = up ? "ascending" : "descending";
+      const name = data.models.length > 1 ? `, ${data.models[place]}` : "";
+      const button = make("button", { type: "button", title: `sort by ${column.title}${name}` },
+        column.title, arrow);
       button.addEventListener("click", () => {
-        tools.order.value = current && tools.order.value === "up" ? "down" : "up";
+        tools.order.value = current && up ? "down" : "up";
         tools.sort.value = `${column.id}:${place}`;
         refresh();
       });
-      return make("th", {}, button);
+      cell.append(button);
+      return cell;
     }));
 }
 
+function fit() {
+  const needed = SAYS_WIDTH + LOOK_WIDTH * columnsShown().length;
+  table.classList.toggle("cards", table.clientWidth < needed);
+}
+
 function more() {
-  const models = chosen("model").map(Number);
+  const models = modelsShown();
   const columns = columnsShown();
   const next = shown.slice(drawn, drawn + CHUNK);
   table.append(...next.map((question) => block(question, models, columns)));
@@ -246,6 +266,7 @@ function refresh() {
   toHash();
   choose();
   head(columnsShown());
+  fit();
   table.querySelectorAll("tbody").forEach((body) => body.remove());
   drawn = 0;
   document.getElementById("count").textContent =
@@ -258,6 +279,7 @@ function refresh() {
 function open(question, place, column) {
   opened = { question, place, column };
   document.getElementById("large-title").textContent = question.text;
+  document.getElementById("large-answer").textContent = question.answers[place].text;
   const name = data.models.length > 1 ? `${data.models[place]}: ` : "";
   document.getElementById("large-caption").textContent =
     [name + column.title, caption(question, place, column)].filter(Boolean).join(" · ");
@@ -268,19 +290,35 @@ function open(question, place, column) {
   if (!large.open) large.showModal();
 }
 
+// The picture beside it in the row.
 function step(by) {
   const columns = columnsShown().filter((column) => has(opened.question.answers[opened.place], column));
   const place = columns.indexOf(opened.column) + by;
   open(opened.question, opened.place, columns[(place + columns.length) % columns.length]);
 }
 
+// The picture in the same column of the next row that has one.
+function stepRow(by) {
+  const { question, place, column } = opened;
+  const rows = shown.flatMap((one) => modelsShown().map((model) => [one, model]))
+    .filter(([one, model]) => one.answers[model] && has(one.answers[model], column));
+  const next = rows.findIndex(([one, model]) => one === question && model === place) + by;
+  if (rows[next]) open(...rows[next], column);
+}
+
 document.getElementById("close").addEventListener("click", () => large.close());
 document.getElementById("before").addEventListener("click", () => step(-1));
 document.getElementById("after").addEventListener("click", () => step(1));
+document.getElementById("above").addEventListener("click", () => stepRow(-1));
+document.getElementById("below").addEventListener("click", () => stepRow(1));
 large.addEventListener("click", (event) => { if (event.target === large) large.close(); });
 large.addEventListener("keydown", (event) => {
-  if (event.key === "ArrowLeft") step(-1);
-  if (event.key === "ArrowRight") step(1);
+  const steps = { ArrowLeft: [step, -1], ArrowRight: [step, 1], ArrowUp: [stepRow, -1],
+    ArrowDown: [stepRow, 1] };
+  if (!(event.key in steps)) return;
+  const [go, by] = steps[event.key];
+  event.preventDefault();
+  go(by);
 });
 tools.addEventListener("input", refresh);
 tools.addEventListener("submit", (event) => event.preventDefault());
@@ -293,6 +331,7 @@ const nearEnd = new IntersectionObserver((entries) => {
   nearEnd.observe(end);
 }, { rootMargin: "800px" });
 nearEnd.observe(end);
+new ResizeObserver(fit).observe(table.parentElement);
 
 setUp();
 fromHash();
