@@ -22,6 +22,7 @@ from segment_anything.modeling import (
     TwoWayTransformer,
 )
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
+from segment_anything.modeling.transformer import Attention
 from torch import nn
 from torch.nn import functional as F
 
@@ -108,6 +109,17 @@ class Float32PositionEncoding(PositionEmbeddingRandom):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
+class FusedAttention(Attention):
+    """The mask decoder's attention in PyTorch's fused form, which holds no matrix of weights."""
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        heads = [
+            self._separate_heads(project(states), self.num_heads)
+            for project, states in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
+        ]
+        return self.out_proj(self._recombine_heads(F.scaled_dot_product_attention(*heads)))
+
+
 class SamModel(nn.Module):
     """Image encoder, prompt encoder and mask decoder; only the decoder is ever trained."""
 
@@ -148,6 +160,9 @@ class SamModel(nn.Module):
             iou_head_depth=3,
             iou_head_hidden_dim=sizes.prompt_dim,
         )
+        for module in self.mask_decoder.transformer.modules():
+            if type(module) is Attention:
+                module.__class__ = FusedAttention  # the same parameters, another forward
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Image embedding of SAM views.
