@@ -20,9 +20,7 @@ from model.sasp import SaspParams, similarity_map, similarity_to_points
 from model.states import PictureStates, SegStates
 from utils.constants import IGNORE_LABEL
 from utils.errors import InputError
-
-Outcome = tuple[bool, int, int]
-"""Whether the mask has a pixel; pixels in it and in the truth; pixels in either."""
+from utils.variants import Outcome
 
 CELLS_AT_ONCE = 32 * 64 * 64
 """Cells of image embeddings that go through the mask decoder together: 32 masks at full size."""
@@ -38,8 +36,9 @@ def grid(own: SaspParams, budgets: Sequence[int]) -> list[SaspParams]:
 
     Args:
         own: what the model uses.
-        budgets: values of `num_points`.
+        budgets: values of `num_points`; that of `own` is always among them.
     """
+    budgets = sorted({*budgets, own.num_points})
     settings = [own]
     if own.prompt != "text":
         settings.append(replace(own, prompt="text"))

@@ -85,6 +85,12 @@ class EvaluationFlags:
     batch_questions: int = option(
         16, "questions, about any pictures, that are answered together; more take more memory"
     )
+    ablate: bool = option(
+        False, "also tell what other SasP settings would give: text, discrete points, DtoC"
+    )
+    ablate_points: str = option(
+        "10,30,60", "numbers of points for --ablate; the model's own is always among them"
+    )
     skip_broken: bool = option(
         False, "leave broken pictures out and list them, instead of stopping"
     )
