@@ -116,7 +116,7 @@ class Ablation:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.share < 1 / 64:
+                if self.share * CELLS_AT_ONCE < 1:
                     raise InputError(
                         "out of memory with one mask at a time: choose a smaller number format "
                         f"(--precision bf16) or a device with more memory ({error})"
