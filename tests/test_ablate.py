@@ -50,7 +50,7 @@ def run(talking, micro_data):
             "--dataset_dir": micro_data,
             "--vis_save_path": folder,
             "--eval_mode": "both",
-            "--max_new_tokens": 3,
+            "--max_new_tokens": 1,
             "--batch_questions": 4,
         }
         given = [str(part) for pair in flags.items() for part in pair]
@@ -182,7 +182,7 @@ def test_a_run_that_was_cut_goes_on(ablated, run, tmp_path):
 
 def test_an_ablation_is_not_mixed_with_another_one(ablated, talking, micro_data, capsys):
     flags = {"--pretrained_model_path": talking, "--dataset_dir": micro_data}
-    flags |= {"--vis_save_path": ablated, "--eval_mode": "both", "--max_new_tokens": 3}
+    flags |= {"--vis_save_path": ablated, "--eval_mode": "both", "--max_new_tokens": 1}
     given = [str(part) for pair in flags.items() for part in pair]
     for other in ([], ["--ablate", "--ablate_points", "5"]):
         assert test_read.main([*given, *other]) == 2
