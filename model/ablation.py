@@ -8,7 +8,7 @@ also those of several pictures. Legend: see `model.sasp` and `model.sam`; A sett
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,12 @@ import torch
 from model.answer import Answer
 from model.memory_limit import is_out_of_memory
 from model.read_model import ReadForCausalLM
-from model.sasp import SaspParams, similarity_map, similarity_to_points
+from model.sasp import (
+    SaspParams,
+    discrete_to_continuous,
+    similarity_map,
+    similarity_to_points,
+)
 from model.states import PictureStates, SegStates
 from utils.constants import IGNORE_LABEL
 from utils.errors import InputError
@@ -51,6 +56,10 @@ def grid(own: SaspParams, budgets: Sequence[int]) -> list[SaspParams]:
     return settings
 
 
+_Choice = tuple[SaspParams, bool]
+"""How points are chosen, and whether DtoC moves them."""
+
+
 @dataclass
 class _Picture:
     """Answers about a picture: `counts[n]` masks for the n-th, all their states in one row."""
@@ -76,6 +85,17 @@ class Ablation:
     settings: Sequence[SaspParams]
     questions_at_once: int = 16
     share: float = 1.0
+    _choices: list[_Choice] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        most = max((params.num_points for params in self.settings), default=1)
+        wholes = [replace(params, num_points=most) for params in self.settings]
+        self._choices = [
+            (replace(whole, prompt="discrete"), True)
+            if whole.prompt == "points"
+            else (whole, False)
+            for whole in wholes
+        ]
 
     def __call__(
         self, pictures: Sequence[tuple[Sequence[Answer], Sequence[np.ndarray]]]
@@ -138,21 +158,38 @@ class Ablation:
         maps = similarity_map(
             states.image_states.expand(len(picture.seg_states), -1, -1), picture.seg_states
         )
-        most = max(params.num_points for params in self.settings)
-        made: dict[SaspParams, torch.Tensor] = {}
-        prompts = []
-        for params in self.settings:
-            whole = replace(params, num_points=most)
-            if whole not in made:
-                points, labels = similarity_to_points(maps, states.size, whole)
-                made[whole] = sam.sparse_prompt(points, labels, text, states.size, states.sam_size)
-            tokens = made[whole]
-            # Fewer points are the first of more; padding point and text stand behind them.
-            last = tokens.shape[1] - 2
-            if params.prompt != "text" and params.num_points < last:
-                tokens = torch.cat([tokens[:, : params.num_points], tokens[:, last:]], dim=1)
-            prompts.append(tokens)
-        return prompts
+        made = self._points(maps, states.size)
+        tokens: dict[_Choice, torch.Tensor] = {}
+        for length in {points.shape[1] for points, _ in made.values()}:
+            alike = [choice for choice, (points, _) in made.items() if points.shape[1] == length]
+            points, labels = (torch.cat([made[c][part] for c in alike]) for part in (0, 1))
+            texts = text.repeat(len(alike), 1)
+            encoded = sam.sparse_prompt(points, labels, texts, states.size, states.sam_size)
+            tokens.update(zip(alike, encoded.chunk(len(alike)), strict=True))
+        return [
+            text[:, None] if params.prompt == "text" else _first(tokens[choice], params.num_points)
+            for params, choice in zip(self.settings, self._choices, strict=True)
+        ]
+
+    def _points(
+        self, maps: torch.Tensor, size: tuple[int, int]
+    ) -> dict[_Choice, tuple[torch.Tensor, torch.Tensor]]:
+        """As many points as any setting wants, and labels: fewer are the first of more."""
+        chosen = {
+            whole: similarity_to_points(maps, size, whole)
+            for whole, _ in dict.fromkeys(self._choices)
+            if whole.prompt != "text"
+        }
+        made = {(whole, False): found for whole, found in chosen.items()}
+        if chosen and any(moved for _, moved in self._choices):
+            points = [points for points, _ in chosen.values()]
+            side = round(maps.shape[-1] ** 0.5)
+            grids = maps.reshape(-1, side, side)
+            moved = discrete_to_continuous(grids, torch.cat(points, dim=1), size)
+            parts = moved.split([part.shape[1] for part in points], dim=1)
+            for (whole, (_, labels)), part in zip(chosen.items(), parts, strict=True):
+                made[whole, True] = part, labels
+        return made
 
     def _decode(
         self, pictures: Sequence[_Picture], prompts: Sequence[Sequence[torch.Tensor]]
@@ -208,6 +245,14 @@ def _shown(answers: Sequence[Answer], truths: Sequence[np.ndarray]) -> _Picture 
         [len(state.seg_states) for state in states],
         [truth for _, truth in kept],
     )
+
+
+def _first(tokens: torch.Tensor, count: int) -> torch.Tensor:
+    """The prompt with the first `count` of its points; padding point and text stand behind them."""
+    points = tokens.shape[1] - 2
+    if count >= points:
+        return tokens
+    return torch.cat([tokens[:, :count], tokens[:, points:]], dim=1)
 
 
 def _union(masks: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
