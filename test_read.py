@@ -91,7 +91,8 @@ def infer(options: TestOptions, rank: int, world: int, alone: bool) -> None:
     reader = open_reader(options)
     own = reader.model.config.sasp_params
     settings = grid(own, options.budgets()) if options.ablate else [own]
-    vary = Ablation(reader.model, settings[1:], options.batch_questions) if options.ablate else None
+    gathered = 2 * options.batch_questions
+    vary = Ablation(reader.model, settings[1:], gathered) if options.ablate else None
     if not options.resume and alone:
         forget(folder)
     check_run(folder, run_settings(options, [asdict(params) for params in settings], world))

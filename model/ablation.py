@@ -83,7 +83,7 @@ class Ablation:
 
     model: ReadForCausalLM
     settings: Sequence[SaspParams]
-    questions_at_once: int = 16
+    questions_at_once: int = 32
     share: float = 1.0
     _choices: list[_Choice] = field(init=False, repr=False)
 
