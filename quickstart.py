@@ -1,8 +1,8 @@
 """The main job on the embedded default, from drawing the data to a report (see quickstart.sh).
 
 Draws a toy world with every data set, trains the `tiny` preset on their mixture with DeepSpeed,
-validates, merges LoRA, evaluates on unseen pictures, runs the demo, compares the prompts of SasP,
-and writes one HTML page.
+validates, merges LoRA, evaluates on unseen pictures with an ablation of SasP, runs the demo, and
+writes one HTML page.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def fresh_folder(path: str) -> Path:
 
 def run_steps(options: QuickstartOptions, folder: Path) -> Steps:
     """Everything that is a command of its own."""
-    python, steps = sys.executable, Steps(count=8)
+    python, steps = sys.executable, Steps(count=7)
     data, run, merged = folder / "data", folder / "runs" / "tiny", folder / "merged"
     world = ["--out", str(data), "--images", str(options.pictures), "--seed", str(options.seed)]
     steps.run("toy world", [python, "-m", "dataset.toy", *world])
@@ -144,7 +144,7 @@ def run_steps(options: QuickstartOptions, folder: Path) -> Steps:
     steps.run("merging LoRA", ["bash", "merge_lora_weight.sh", str(run), str(merged)])
     evaluation = ["test_read.py", "--pretrained_model_path", str(merged)]
     evaluation += ["--dataset_dir", str(data), "--max_new_tokens", "64"]
-    asked = ["--val_dataset", "ReasonSeg|test", "--eval_mode", "both"]
+    asked = ["--val_dataset", "ReasonSeg|test", "--eval_mode", "both", "--ablate"]
     asked += ["--vis_save_path", str(folder / PREDICTIONS)]
     steps.run("evaluation on unseen pictures", [python, *evaluation, *asked])
     asked = ["--val_dataset", "fprefcoco|val", "--eval_mode", "generated"]
@@ -163,22 +163,6 @@ def unseen_question(data: Path) -> tuple[str, str]:
 
     item = ReasonSegEval(str(data), split="test")[0]
     return item.image_path, item.questions[0].text
-
-
-def ablation(reader: Any, items: Any) -> dict[str, Any]:
-    """Teacher-forced results of the trained model with each prompt for SAM."""
-    from utils.conversation import POSITIVE_ANSWER
-    from utils.evaluator import evaluate, reader_predict
-    from utils.showcase import PROMPTS
-
-    config = reader.model.config
-    stored = config.sasp_params
-    results = {}
-    for prompt, name in PROMPTS.items():
-        config.sasp_params = replace(stored, prompt=prompt)
-        results[prompt] = evaluate(reader_predict(reader, POSITIVE_ANSWER), items, label=name)
-    config.sasp_params = stored
-    return results
 
 
 def mixture_table(run: Path, steps: int) -> Any:
@@ -253,22 +237,18 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
     """Ask the trained model for what the page shows, and write the page."""
     from dataset.reason_seg import ReasonSegEval
     from model import load_read
+    from utils.ablation_page import prompt_table
     from utils.charts import Curve, line_chart
     from utils.curves import read_curves
     from utils.evaluator import reader_predict
-    from utils.predictions import read_results
-    from utils.report import Report, kind_table, table_text, write_report
-    from utils.showcase import ablation_table, answer_examples
-
-    steps.heading("ablation of the prompt")
-    start = time.monotonic()
-    data = str(folder / "data")
-    reader = load_read(folder / "merged")
-    table = ablation_table(ablation(reader, ReasonSegEval(data, split="test")))
-    print(table_text(table), flush=True)
-    steps.seconds["ablation of the prompt"] = time.monotonic() - start
+    from utils.predictions import read_results, read_run
+    from utils.report import Report, kind_table, write_report
+    from utils.scoring import read_ablation
+    from utils.showcase import answer_examples
 
     steps.heading("report")
+    data = str(folder / "data")
+    reader = load_read(folder / "merged")
     curves = read_curves(folder / "runs" / "tiny")
     losses = {"total": "loss", "answer (CE)": "ce_loss", "mask BCE": "mask_bce_loss"}
     losses["mask DICE"] = "mask_dice_loss"
@@ -277,7 +257,8 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
         Curve(name, curves.get(f"val/{key}", []))
         for name, key in {"gIoU": "giou", "cIoU": "ciou"}.items()
     ]
-    results = read_results(folder / PREDICTIONS)
+    run = read_run(folder / PREDICTIONS)
+    results = run.results
     premises = read_results(folder / FALSE_PREMISES)
     predict = reader_predict(reader, max_new_tokens=64)
     unseen = ReasonSegEval(data, split="test", false_premises=True)
@@ -309,7 +290,7 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
                 premises["generated"],
                 note="Half of the sentences name something that is not in the picture.",
             ),
-            table,
+            prompt_table(read_ablation(run)["teacher_forced"]),
             mixture_table(folder / "runs" / "tiny", steps_done),
         ],
         examples=answer_examples(predict, unseen),

@@ -21,7 +21,7 @@ from utils.evaluator import evaluate, reader_predict
 from utils.options import TestOptions
 from utils.predictions import PredictionFile, check_run, fingerprint, forget
 from utils.report import table_text
-from utils.scoring import METRICS_FILE, PAGE_FILE, score_folder
+from utils.scoring import ABLATION_FILE, METRICS_FILE, PAGE_FILE, score_folder
 
 if TYPE_CHECKING:
     from utils.batch import EvalItem
@@ -50,10 +50,18 @@ def items_of(options: TestOptions, mode: str) -> Sequence[EvalItem]:
     )
 
 
-def run_settings(options: TestOptions, sasp: dict[str, Any], world: int) -> dict[str, Any]:
-    """What makes two runs the same one; kept beside the predictions."""
+def run_settings(options: TestOptions, sasp: list[dict[str, Any]], world: int) -> dict[str, Any]:
+    """What makes two runs the same one; kept beside the predictions.
+
+    Args:
+        options: of the command line.
+        sasp: the SasP parameters, and those of the other settings of an ablation.
+        world: number of processes.
+    """
     modes = MODES[options.eval_mode]
+    ablation = {"ablation": sasp[1:]} if options.ablate else {}
     return {
+        **ablation,
         "model": fingerprint(options.pretrained_model_path),
         "dataset_dir": os.path.abspath(options.dataset_dir),
         "data": str(options.validation()),
@@ -63,7 +71,7 @@ def run_settings(options: TestOptions, sasp: dict[str, Any], world: int) -> dict
         "false_premises": options.false_premises,
         "conv_type": options.conv_type,
         "max_new_tokens": options.max_new_tokens,
-        "sasp": sasp,
+        "sasp": sasp[0],
         "world": world,
     }
 
@@ -76,13 +84,18 @@ def infer(options: TestOptions, rank: int, world: int, alone: bool) -> None:
         rank, world: this process and the number of processes.
         alone: no other process writes to the folder at this moment.
     """
+    from model.ablation import Ablation, grid
     from model.opening import open_reader
 
     folder = options.vis_save_path
     reader = open_reader(options)
+    own = reader.model.config.sasp_params
+    settings = grid(own, options.budgets()) if options.ablate else [own]
+    gathered = 2 * options.batch_questions
+    vary = Ablation(reader.model, settings[1:], gathered) if options.ablate else None
     if not options.resume and alone:
         forget(folder)
-    check_run(folder, run_settings(options, asdict(reader.model.config.sasp_params), world))
+    check_run(folder, run_settings(options, [asdict(params) for params in settings], world))
     if rank == 0:
         save(options, Path(folder) / "config.yaml")
     for mode in MODES[options.eval_mode]:
@@ -91,7 +104,11 @@ def infer(options: TestOptions, rank: int, world: int, alone: bool) -> None:
             print(f"{TITLES[mode]}: going on after {len(file.done)} pictures in {file.path}")
         evaluate(
             reader_predict(
-                reader, FORCED_ANSWER[mode], options.max_new_tokens, options.batch_questions
+                reader,
+                FORCED_ANSWER[mode],
+                options.max_new_tokens,
+                options.batch_questions,
+                keep_states=options.ablate,
             ),
             items_of(options, mode),
             rank=rank,
@@ -100,6 +117,7 @@ def infer(options: TestOptions, rank: int, world: int, alone: bool) -> None:
             done=file.done,
             on_item=file.write,
             on_skip=file.skip,
+            vary=vary,
             label=TITLES[mode].lower(),
         )
 
@@ -116,6 +134,8 @@ def show(options: TestOptions) -> None:
     print(f"metrics: {folder / METRICS_FILE}", flush=True)
     if options.report:
         print(f"report:  {folder / PAGE_FILE}", flush=True)
+    if found.ablation:
+        print(f"ablation: {folder / ABLATION_FILE}.json, .csv, .html", flush=True)
 
 
 @cli

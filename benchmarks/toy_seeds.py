@@ -25,6 +25,8 @@ from dataset.reason_seg import ReasonSegEval
 from dataset.toy.questions import KINDS
 from dataset.toy.world import write_world
 from model import load_read
+from model.ablation import Ablation
+from utils.ablation import variant
 from utils.conversation import POSITIVE_ANSWER
 from utils.evaluator import EvalResult, evaluate, reader_predict
 
@@ -54,18 +56,20 @@ def run_seed(seed: int, work: Path) -> dict:
     items = ReasonSegEval(data, "test")
     matched = ReasonSegEval(data, "test", false_premises=True)
     generated = evaluate(reader_predict(reader, max_new_tokens=MAX_NEW_TOKENS), matched)
-    stored, ablation = reader.model.config.sasp_params, {}
-    for prompt in PROMPTS:
-        reader.model.config.sasp_params = replace(stored, prompt=prompt)
-        ablation[prompt] = evaluate(reader_predict(reader, POSITIVE_ANSWER), items)
+    own = reader.model.config.sasp_params
+    others = [prompt for prompt in PROMPTS if prompt != own.prompt]
+    vary = Ablation(reader.model, [replace(own, prompt=prompt) for prompt in others])
+    forced = evaluate(reader_predict(reader, POSITIVE_ANSWER, keep_states=True), items, vary=vary)
+    ablation = {prompt: variant(forced, number) for number, prompt in enumerate(others)}
+    ablation[own.prompt] = forced
     return {
         "seed": seed,
         "minutes": round(minutes, 2),
         "pictures": len(items),
         "see": round(generated.see.accuracy, 4),
         "generated": _kinds(generated),
-        "teacher_forced": _kinds(ablation["points"]),
-        "ablation": {prompt: _kinds(result)["all"] for prompt, result in ablation.items()},
+        "teacher_forced": _kinds(forced),
+        "ablation": {prompt: _kinds(ablation[prompt])["all"] for prompt in PROMPTS},
         "see_per_kind": _see_per_kind(generated),
     }
 

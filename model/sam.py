@@ -21,11 +21,11 @@ from segment_anything.modeling import (
     PromptEncoder,
     TwoWayTransformer,
 )
-from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import nn
 from torch.nn import functional as F
 
+from model.sam_attention import fuse_attention
 from utils.errors import InputError
 
 PATCH = 16
@@ -109,35 +109,6 @@ class Float32PositionEncoding(PositionEmbeddingRandom):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-class FusedAttention(Attention):
-    """The package's attention by PyTorch's fused one: of all scores only their bias is stored.
-
-    With 4096 cells the scores of a picture are the largest thing in the encoder, and the package
-    holds several copies of them.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float[B, h, w, width] -> the same; B pictures or windows of h x w cells."""
-        pictures, height, width, _ = x.shape
-        parts = self.qkv(x).view(pictures, height, width, 3, self.num_heads, -1)
-        cells, key, value = parts.permute(3, 0, 4, 1, 2, 5)
-        along_y = get_rel_pos(height, height, self.rel_pos_h)
-        along_x = get_rel_pos(width, width, self.rel_pos_w)
-        # Contiguous, so that their sum is too: a copy of it would be as large as the scores.
-        bias_y = torch.einsum("bnyxc,ykc->bnyxk", cells, along_y).contiguous()
-        bias_x = torch.einsum("bnyxc,xkc->bnyxk", cells, along_x).contiguous()
-        bias = bias_y[..., :, None] + bias_x[..., None, :]
-        made = nn.functional.scaled_dot_product_attention(
-            cells.flatten(2, 3),
-            key.flatten(2, 3),
-            value.flatten(2, 3),
-            bias.flatten(4, 5).flatten(2, 3),
-            scale=self.scale,
-        )
-        made = made.view(pictures, self.num_heads, height, width, -1).permute(0, 2, 3, 1, 4)
-        return self.proj(made.flatten(3))
-
-
 class SamModel(nn.Module):
     """Image encoder, prompt encoder and mask decoder; only the decoder is ever trained."""
 
@@ -159,8 +130,6 @@ class SamModel(nn.Module):
             window_size=sizes.window_size,
             global_attn_indexes=sizes.global_attn_indexes,
         )
-        for block in self.image_encoder.blocks:
-            block.attn.__class__ = FusedAttention
         self.prompt_encoder = PromptEncoder(
             embed_dim=sizes.prompt_dim,
             image_embedding_size=(cells, cells),
@@ -180,6 +149,7 @@ class SamModel(nn.Module):
             iou_head_depth=3,
             iou_head_hidden_dim=sizes.prompt_dim,
         )
+        fuse_attention(self)
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Image embedding of SAM views.

@@ -107,23 +107,19 @@ def resample_weights(
         yield weights.reshape(count, pictures).astype(np.float64)
 
 
-def bootstrap_intervals(
-    sums: np.ndarray,
-    generator: np.random.Generator,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
+def resampled_metrics(
+    sums: np.ndarray, generator: np.random.Generator, resamples: int = RESAMPLES
 ) -> dict[str, np.ndarray]:
-    """Percentile intervals of every metric in every group.
+    """Every metric of every group in each resample; groups share the draws.
 
     Args:
         sums: float64[G, C, K], see `picture_sums`.
         generator: the source of the draws.
         resamples: R.
-        level: share of the resamples inside the interval.
 
     Returns:
-        name -> float64[G, 2], lower and upper end. NaN for groups of fewer than two pictures,
-        where drawing pictures tells nothing, and where no resample has anything to count.
+        name -> float64[R, G]. NaN where there is nothing to count, and for groups of fewer than two
+        pictures, where drawing pictures tells nothing.
     """
     groups, pictures, width = sums.shape
     flat = sums.transpose(1, 0, 2).reshape(pictures, groups * width)
@@ -135,13 +131,33 @@ def bootstrap_intervals(
     empty = np.full((1, groups, width), np.nan)
     values = metrics_of_sums(np.concatenate(blocks) if blocks else empty)
     alone = (sums[:, :, SUMS.index("questions")] > 0).sum(axis=1) < 2
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    intervals = {}
-    for name, drawn in values.items():
-        found = np.full((groups, 2), np.nan)
-        for group in np.flatnonzero(~alone):
-            counted = drawn[np.isfinite(drawn[:, group]), group]
-            if len(counted):
-                found[group] = np.quantile(counted, ends)
-        intervals[name] = found
-    return intervals
+    for drawn in values.values():
+        drawn[:, alone] = np.nan
+    return values
+
+
+def percentile_interval(drawn: np.ndarray, level: float = LEVEL) -> np.ndarray:
+    """The middle of resampled values: float64[R, G] -> float64[G, 2]; values that are NaN are out.
+
+    NaN for groups without any value.
+    """
+    found = np.full((drawn.shape[1], 2), np.nan)
+    for group, values in enumerate(drawn.T):
+        counted = values[np.isfinite(values)]
+        if len(counted):
+            found[group] = np.quantile(counted, [(1 - level) / 2, (1 + level) / 2])
+    return found
+
+
+def bootstrap_intervals(
+    sums: np.ndarray,
+    generator: np.random.Generator,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> dict[str, np.ndarray]:
+    """Percentile intervals of every metric in every group: name -> float64[G, 2].
+
+    Arguments as in `resampled_metrics` and `percentile_interval`.
+    """
+    values = resampled_metrics(sums, generator, resamples)
+    return {name: percentile_interval(drawn, level) for name, drawn in values.items()}

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from utils.errors import InputError
 from utils.metrics import SeeMetrics, SegmentationMetrics, intersection_and_union
 from utils.rle import encode_truth
+from utils.variants import Outcome, Vary, with_variants
 
 if TYPE_CHECKING:
     from utils.batch import EvalItem
@@ -64,6 +65,7 @@ class Record:
         union: pixels in either mask.
         truth: run-length code of the true mask (see `utils.rle`), if it was kept.
         ignored: run-length code of the pixels that do not count, if there are any.
+        varied: what came out with other settings, in their order, if that was asked for.
     """
 
     item: int
@@ -79,6 +81,7 @@ class Record:
     union: int
     truth: dict[str, Any] | None = None
     ignored: dict[str, Any] | None = None
+    varied: list[Outcome] | None = None
 
     @property
     def iou(self) -> float:
@@ -186,12 +189,14 @@ class ReaderPredict:
         answer: None: the model generates its answer. A text with `[SEG]`: teacher forced.
         max_new_tokens: length limit of a generated answer.
         batch_questions: how many questions are answered at once, about several pictures.
+        keep_states: whether answers in a stream carry what their masks were made from.
     """
 
     reader: Any
     answer: str | None = None
     max_new_tokens: int = 512
     batch_questions: int = 16
+    keep_states: bool = False
 
     def __call__(self, image: np.ndarray, questions: list[str]) -> Sequence[AnswerLike]:
         """Answer questions about one picture."""
@@ -199,7 +204,8 @@ class ReaderPredict:
 
     def stream(self, items: Iterable[Asked]) -> Iterator[Sequence[AnswerLike]]:
         """Answers of each item, in order; items are taken when they are needed."""
-        return self.reader.stream(items, **self._asking)
+        keep = {"keep_states": True} if self.keep_states else {}
+        return self.reader.stream(items, **self._asking, **keep)
 
     @property
     def _asking(self) -> dict[str, Any]:
@@ -215,13 +221,25 @@ def reader_predict(
     answer: str | None = None,
     max_new_tokens: int = 512,
     batch_questions: int = 16,
+    keep_states: bool = False,
 ) -> ReaderPredict:
     """The `predict` of a reader; arguments as in `ReaderPredict`."""
-    return ReaderPredict(reader, answer, max_new_tokens, batch_questions)
+    return ReaderPredict(reader, answer, max_new_tokens, batch_questions, keep_states)
 
 
-def records_of(index: int, item: EvalItem, answers: Sequence[AnswerLike]) -> list[Record]:
+def records_of(
+    index: int,
+    item: EvalItem,
+    answers: Sequence[AnswerLike],
+    varied: Sequence[list[Outcome]] | None = None,
+) -> list[Record]:
     """Compare the answers about one picture with its truth.
+
+    Args:
+        index: of the picture in the data set.
+        item: the picture with its questions.
+        answers: one to each.
+        varied: for each answer what came out with other settings.
 
     Raises:
         ValueError: not one answer per question, or a mask of another size than its truth.
@@ -249,6 +267,7 @@ def records_of(index: int, item: EvalItem, answers: Sequence[AnswerLike]) -> lis
                 union=int(either[0]),
                 truth=truth,
                 ignored=ignored,
+                varied=None if varied is None else varied[number],
             )
         )
     return records
@@ -265,6 +284,7 @@ def evaluate(
     done: Collection[int] = (),
     on_item: Callable[[list[Record], Sequence[AnswerLike]], None] | None = None,
     on_skip: Callable[[int, str], None] | None = None,
+    vary: Vary | None = None,
     label: str = "evaluation",
 ) -> EvalResult:
     """Ask every question of this process' share of `items`.
@@ -281,6 +301,7 @@ def evaluate(
         done: indices of items that are not asked again.
         on_item: called with the records and the answers of each picture as soon as they exist.
         on_skip: called with the index and the message of each picture left out.
+        vary: also tells what came out with other settings (`Record.varied`).
         label: text of the progress bar.
 
     Returns:
@@ -312,10 +333,10 @@ def evaluate(
             asked.append((index, item))
             yield item.image, [question.text for question in item.questions]
 
+    answered = ((*asked.popleft(), answers) for answers in _answers(predict, questions()))
     with bar:
-        for answers in _answers(predict, questions()):
-            index, item = asked.popleft()
-            records = records_of(index, item, answers)
+        for index, item, answers, varied in with_variants(answered, vary):
+            records = records_of(index, item, answers, varied)
             result.records.extend(records)
             if on_item is not None:
                 on_item(records, answers)

@@ -211,6 +211,25 @@ class TestOptions(ReaderOptions, QuestionSetFlags, EvaluationFlags, ProcessFlags
         """Data set and split of the evaluation."""
         return data_checks.selection(self.val_dataset, self.val_split)
 
+    def budgets(self) -> list[int]:
+        """Numbers of points of the ablation.
+
+        Raises:
+            ValueError: `ablate_points` holds something else.
+        """
+        counts = [int(part) for part in self.ablate_points.split(",")]
+        if min(counts) < 1:
+            raise ValueError(f"{min(counts)} points")
+        return counts
+
+    def _ablation_problems(self) -> list[Problem]:
+        try:
+            self.budgets()
+        except ValueError:
+            hint = "give whole numbers from 1 on with commas between them, such as 10,30,60"
+            return [Problem(f"--ablate_points={self.ablate_points}: {hint}")]
+        return []
+
     def problems(self) -> list[Problem]:
         """Everything that keeps this configuration from running."""
         if self.cmd == "metrics":
@@ -220,6 +239,7 @@ class TestOptions(ReaderOptions, QuestionSetFlags, EvaluationFlags, ProcessFlags
         problems += data_checks.evaluation(self)
         problems += checks.template_file(self.templates, TEMPLATE_SETS)
         problems += checks.positive(self, "batch_questions", "world_size")
+        problems += self._ablation_problems()
         if not 0 <= self.process_num < max(self.world_size, 1):
             problems.append(
                 Problem(

@@ -12,6 +12,8 @@ holds one line per question:
     truth, ignored  COCO run-length codes of the true mask and of the pixels that do not count;
                     `ignored` is null if all count; files of older versions lack both
     masks           one COCO run-length code per `[SEG]`, in the order of the answer
+    varied          only with an ablation: for each of its settings (`ablation` in `run.json`)
+                    whether the mask has a pixel, intersection, union
 
 A picture that was left out as broken has a line with `mode`, `item` and `skipped`, the reason.
 """
@@ -56,12 +58,16 @@ class StoredRun:
         masks: (mode, record) -> the masks of a question.
         about: (name, value) pairs that say what was evaluated.
         notes: what a reader of the numbers should know.
+        sasp: SasP's parameters, if they are known.
+        ablation: those of the settings in `Record.varied`, in the same order.
     """
 
     results: dict[str, EvalResult]
     masks: Callable[[str, Record], Masks]
     about: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    sasp: dict[str, Any] = field(default_factory=dict)
+    ablation: list[dict[str, Any]] = field(default_factory=list)
 
 
 def shard_path(folder: str | Path, process: int, world: int) -> Path:
@@ -99,6 +105,10 @@ def _checked(line: Any) -> dict[str, Any]:
         kind = "str" if name == "skipped" else _NEEDED[name]
         if not isinstance(line.get(name), _TYPES[kind]):
             raise ValueError(f"{name!r} is {line.get(name)!r} and should be of type {kind}")
+    for outcome in line.get("varied") or []:
+        present, both, either = outcome
+        if not (isinstance(present, bool) and 0 <= int(both) <= int(either)):
+            raise ValueError(f"{outcome!r} is no outcome of a setting")
     return line
 
 
@@ -234,7 +244,7 @@ class PredictionFile:
         self._append(
             {
                 "mode": self.mode,
-                **asdict(record),
+                **_fields(record),
                 "masks": [encode_mask(segment.mask) for segment in answer.segments],
             }
             for record, answer in zip(records, answers, strict=True)
@@ -256,6 +266,11 @@ class PredictionFile:
                 f"cannot write {self.path} ({error.strerror}): make room, then start the same "
                 "command again; it goes on where it stopped"
             ) from error
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    """All of them; other settings only if there are any."""
+    return {k: v for k, v in asdict(record).items() if k != "varied" or v is not None}
 
 
 def _dump(line: dict[str, Any]) -> str:
@@ -319,7 +334,8 @@ def read_run(folder: str | Path) -> StoredRun:
 
     about: list[tuple[str, str]] = []
     about += [(name, str(run[name])) for name in ("model", "data") if name in run]
-    return StoredRun(results, masks, about)
+    sasp, ablation = run.get("sasp") or {}, run.get("ablation") or []
+    return StoredRun(results, masks, about, sasp=sasp, ablation=ablation)
 
 
 def _refuse_repeats(folder: Path, lines: list[dict[str, Any]]) -> None:

@@ -91,6 +91,12 @@ class EvaluationFlags:
     eval_mode: Literal["teacher_forced", "generated", "both"] = option(
         "generated", "the answer is given, or the model generates it, or both"
     )
+    ablate: bool = option(
+        False, "also tell what other SasP settings would give: text, discrete points, DtoC"
+    )
+    ablate_points: str = option(
+        "10,30,60", "numbers of points for --ablate; the model's own is always among them"
+    )
     skip_broken: bool = option(
         False, "leave broken pictures out and list them, instead of stopping"
     )

@@ -1,16 +1,19 @@
 """Metrics of a finished run from its predictions alone: no model, no data set, no GPU.
 
 `score_folder` reads the predictions of a folder (ours, or the original's layout) and writes
-`metrics.json` and the page `report.html` beside them.
+`metrics.json` and the page `report.html` beside them; after an ablation also `ablation.json`,
+`ablation.csv` and `ablation.html`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from utils.ablation import SettingScores, ablation_csv, ablation_json, score_settings
+from utils.ablation_page import ablation_page, ablation_tables
 from utils.errors import InputError
 from utils.mode_scores import ModeScores, score
 from utils.original_masks import read_original
@@ -21,19 +24,22 @@ from utils.score_report import score_page, score_tables
 
 METRICS_FILE = "metrics.json"
 PAGE_FILE = "report.html"
+ABLATION_FILE = "ablation"
+"""Without the ending: there are three of them."""
 
 
 @dataclass
 class FolderScores:
-    """What `score_folder` found: the run on the disk, and mode -> its metrics."""
+    """What `score_folder` found: the run on the disk, mode -> its metrics, mode -> settings."""
 
     run: StoredRun
     modes: dict[str, ModeScores]
+    ablation: dict[str, list[SettingScores]] = field(default_factory=dict)
 
     @property
     def tables(self) -> list[Table]:
         """The numbers for the terminal (`utils.report.table_text`)."""
-        return score_tables(self.modes)
+        return [*score_tables(self.modes), *ablation_tables(self.ablation)]
 
     def as_dict(self) -> dict[str, Any]:
         return {mode: scores.as_dict() for mode, scores in self.modes.items()}
@@ -77,7 +83,29 @@ def score_folder(
     if page:
         roots = [folder, *([Path(picture_folder)] if picture_folder else [])]
         _write(folder / PAGE_FILE, score_page(found.run, found.modes, roots))
+    if run.ablation:
+        found.ablation = read_ablation(run)
+        _write_ablation(folder, found, page)
     return found
+
+
+def read_ablation(run: StoredRun) -> dict[str, list[SettingScores]]:
+    """The numbers of each setting, for each way of asking.
+
+    Raises:
+        InputError: see `score_settings`.
+    """
+    return {
+        mode: score_settings(result, run.sasp, run.ablation) for mode, result in run.results.items()
+    }
+
+
+def _write_ablation(folder: Path, found: FolderScores, page: bool) -> None:
+    numbers = json.dumps(ablation_json(found.ablation), indent=1, allow_nan=False)
+    _write(folder / f"{ABLATION_FILE}.json", numbers + "\n")
+    _write(folder / f"{ABLATION_FILE}.csv", ablation_csv(found.ablation))
+    if page:
+        _write(folder / f"{ABLATION_FILE}.html", ablation_page(found.ablation, found.run.about))
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""What a report shows of a trained model: unseen pictures, and the ablation of its prompt."""
+"""Which answers about unseen pictures a report shows."""
 
 from __future__ import annotations
 
@@ -6,16 +6,8 @@ import random
 from collections.abc import Sequence
 
 from utils.batch import EvalItem
-from utils.evaluator import EvalResult, Predict, records_of
-from utils.report import Example, Table, example_of, number
-
-PROMPTS = {
-    "text": "text only",
-    "discrete": "text + discrete points",
-    "points": "text + DtoC points",
-}
-"""Values of `SaspParams.prompt`, as the paper's ablation names them."""
-PUBLISHED_ABLATION = "The paper reports 51.2/57.6, 56.4/64.6 and 59.8/67.6 (7B, ReasonSeg val)."
+from utils.evaluator import Predict, records_of
+from utils.report import Example, example_of
 
 
 def pick_questions(
@@ -65,20 +57,3 @@ def answer_examples(predict: Predict, items: Sequence[EvalItem], count: int = 10
             )
         )
     return examples
-
-
-def ablation_table(results: dict[str, EvalResult]) -> Table:
-    """gIoU and cIoU for each kind of prompt.
-
-    Args:
-        results: `SaspParams.prompt` -> teacher-forced result.
-    """
-    rows = [
-        [PROMPTS[prompt], number(result.giou), number(result.ciou)]
-        for prompt, result in results.items()
-    ]
-    note = (
-        "Prompts for SAM, exchanged in the trained model without training anew (the paper trains "
-        f"each). {PUBLISHED_ABLATION}"
-    )
-    return Table("Ablation of the prompt", ["prompt", "gIoU", "cIoU"], rows, note)

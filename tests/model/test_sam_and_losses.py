@@ -7,7 +7,8 @@ import torch
 from segment_anything.modeling.image_encoder import Attention
 
 from model.losses import bce_per_mask, dice_per_mask, mask_losses, token_loss, zero_of
-from model.sam import FusedAttention, SamModel, sam_sizes
+from model.sam import SamModel, sam_sizes
+from model.sam_attention import EncoderAttention
 from tests.released_tiny import SMALL_SAM, fill_by_formula
 
 
@@ -139,7 +140,7 @@ def test_fused_attention_is_the_packages(global_layers):
     picture = torch.randn(2, 3, sizes["image_size"], sizes["image_size"], generator=generator)
     fused = encoder(picture)
     for block in encoder.blocks:
-        assert type(block.attn) is FusedAttention
+        assert type(block.attn) is EncoderAttention
         block.attn.__class__ = Attention
     plain = encoder(picture)
     assert (fused - plain).abs().max() <= 1e-5 * plain.abs().max()

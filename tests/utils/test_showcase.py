@@ -1,4 +1,4 @@
-"""Which answers a report shows, the ablation's table, and curves read back from a run."""
+"""Which answers a report shows, and curves read back from a run."""
 
 from types import SimpleNamespace
 
@@ -7,8 +7,7 @@ import pytest
 
 from utils.batch import EvalItem, EvalQuestion
 from utils.curves import read_curves
-from utils.evaluator import EvalResult, Record
-from utils.showcase import PROMPTS, ablation_table, answer_examples, pick_questions
+from utils.showcase import answer_examples, pick_questions
 
 
 def make_item(index: int, absent: bool = True) -> EvalItem:
@@ -54,14 +53,6 @@ def test_examples_show_the_answer_and_its_verdict():
     assert first.right and "IoU 1.00" in first.verdict
     assert fourth.right and "rightly denied" in fourth.verdict
     assert [caption for caption, _ in fourth.tiles] == ["picture", "mask", "truth"]
-
-
-def test_the_ablation_names_every_prompt_and_whose_numbers_are_whose():
-    result = EvalResult([Record(0, 0, 1, "a.png", "q", "", "a", True, True, 50, 100)])
-    table = ablation_table(dict.fromkeys(PROMPTS, result))
-    assert [row[0] for row in table.rows] == list(PROMPTS.values())
-    assert table.rows[0][1:] == ["0.500", "0.500"]
-    assert "The paper reports" in table.note
 
 
 def test_curves_of_a_run(tmp_path):
