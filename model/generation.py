@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from model.kv_cache import TURN, Layers, RowCache, row_attention
+from model.kv_cache import CACHE_ARGUMENT, TURN, Layers, RowCache, row_attention
 from model.llava import splice_image
 from model.read_model import ReadForCausalLM
 
@@ -78,8 +78,8 @@ def encode_prefix(model: ReadForCausalLM, ids: list[int], features: torch.Tensor
             inputs_embeds=spliced.embeds,
             attention_mask=spliced.attention_mask,
             position_ids=torch.arange(length, device=model.device)[None],
-            past_key_values=cache,
             use_cache=True,
+            **{CACHE_ARGUMENT: cache},
         ).last_hidden_state
     first = int(spliced.image_start[0])
     layers: Any = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr]
@@ -184,9 +184,9 @@ class AnswerRows:
             return self.model.model(
                 inputs_embeds=self.model.model.embed_tokens(ids),
                 position_ids=positions,
-                past_key_values=self.cache,
                 use_cache=True,
                 rows=self.cache,
+                **{CACHE_ARGUMENT: self.cache},
             ).last_hidden_state
 
     def _read_given(self, request: Request, hidden: torch.Tensor) -> None:

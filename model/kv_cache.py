@@ -14,9 +14,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
-from transformers import AttentionInterface, PreTrainedConfig
+from transformers import AttentionInterface, LlamaModel, PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicLayer
 
 CHUNK = 32
@@ -24,6 +25,10 @@ CHUNK = 32
 
 NAME = "rows_of_pictures"
 """Of the attention, among those of transformers."""
+
+_ARGUMENTS = signature(LlamaModel.forward).parameters
+CACHE_ARGUMENT = "cache" if "cache" in _ARGUMENTS else "past_key_values"
+"""What transformers' forward calls its cache: another name since 5.24."""
 
 TURN = threading.RLock()
 """Held by a forward of the language model, since its attention is a setting of the whole model."""

@@ -105,8 +105,9 @@ class Reader:
         """`segment_batch` for any number of pictures: items are taken when they are needed.
 
         Arguments as in `segment_batch`; `keep_states` gives each answer what its masks were made
-        from (`Answer.states`), to make them again by `model.states`. The memory in use depends on `batch_questions` and on the
-        number of questions about one picture, not on the number of items.
+        from (`Answer.states`), to make them again by `model.states`. The memory in use depends on
+        `batch_questions` and on the number of questions about one picture, not on the number of
+        items.
 
         Yields:
             for each item, in order, one `Answer` a question.

@@ -35,7 +35,7 @@ def test_the_same_masks_again(talking, answers, no_encoders):
         made = masks_of(talking.model, answer.states)
         for n, segment in enumerate(answer.segments):
             torch.testing.assert_close(made.logits[n].numpy(), segment.logits)
-            np.testing.assert_array_equal(made.points[n].numpy(), segment.points)
+            np.testing.assert_allclose(made.points[n].numpy(), segment.points, atol=1e-4)
             assert float(made.scores[n]) == pytest.approx(segment.score, abs=1e-6)
 
 
@@ -53,7 +53,7 @@ def test_other_parameters_are_those_of_a_model_that_has_them(talking, picture, a
     talking.model.config.sasp = dataclasses.asdict(params)
     fresh = talking.segment(picture, QUESTION, max_new_tokens=8, force_seg=True)
     assert made.points.shape[1] == 7
-    np.testing.assert_array_equal(made.points[0].numpy(), fresh.segments[0].points)
+    np.testing.assert_allclose(made.points[0].numpy(), fresh.segments[0].points, atol=1e-4)
     np.testing.assert_allclose(made.logits[0].numpy(), fresh.segments[0].logits, atol=1e-5)
 
 

@@ -1,0 +1,176 @@
+"""What an analysis of `[SEG]` found about a question, as lines on disk.
+
+An analysis folder holds a folder for each model with `questions.jsonl` (one line a question, in the
+order of the data), and the pictures that its lines name. Maps have the names of `MAPS`, masks those
+of `MASKS`; a map or mask that a model cannot give is absent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from utils.errors import InputError
+
+QUESTIONS_FILE = "questions.jsonl"
+
+MAPS = {
+    "clip": "[SEG] x CLIP",
+    "llava": "[SEG] x LLaVA",
+    "sam": "[SEG] x SAM decoder",
+    "word": "word x CLIP",
+}
+"""Similarity maps: name -> heading."""
+
+MASKS = {
+    "sam_points": "SAM, points only",
+    "text": "text only",
+    "discrete": "text + discrete points",
+    "points": "text + DtoC points",
+}
+"""Masks by what SAM is given: name -> heading. `sam_points` is SAM before training, if its weights
+are at hand; the others are the model's."""
+
+
+@dataclass(frozen=True)
+class MapScore:
+    """Agreement of a similarity map with the true mask.
+
+    Args:
+        s_iou: IoU with the truth, the map cut at the stated threshold.
+        best_s_iou: the highest over all thresholds.
+        best_threshold: where that is, on the map scaled to [0, 1].
+    """
+
+    s_iou: float
+    best_s_iou: float
+    best_threshold: float
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Correlation of two maps over the cells of the coarser one; None: one of them is constant."""
+
+    pearson: float | None
+    rank: float | None
+
+
+@dataclass(frozen=True)
+class PointScore:
+    """Where the points of a question fell.
+
+    Args:
+        positive, negative: how many there are.
+        positive_inside: how many of the positive ones lie inside the truth.
+        negative_outside: how many of the negative ones lie outside it.
+    """
+
+    positive: int
+    negative: int
+    positive_inside: int
+    negative_outside: int
+
+
+@dataclass(frozen=True)
+class QuestionAnalysis:
+    """One question, seen by one model.
+
+    Args:
+        picture: index of the picture in the data.
+        number: index of the question among those about this picture.
+        image: path of the picture.
+        question, answer: what was asked and what the model said.
+        kind: group of the data set, such as "short" or "long"; may be empty.
+        present: the model's answer has a mask that is not empty.
+        truth_present: the object is there; None if the truth is not known.
+        size: (H, W) of the picture.
+        masks: name in `MASKS` -> (intersection, union) with the truth, in pixels.
+        maps: name in `MAPS` -> its score; empty without a true mask.
+        layers: best S-IoU of `[SEG]` x LLaVA for the layers that were asked for.
+        correlations: "first second" (names in `MAPS`) -> their correlation.
+        points: None without a true mask.
+        pictures: what is shown -> file, relative to the model's folder.
+    """
+
+    picture: int
+    number: int
+    image: str
+    question: str
+    answer: str
+    kind: str
+    present: bool
+    truth_present: bool | None
+    size: tuple[int, int]
+    masks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    maps: dict[str, MapScore] = field(default_factory=dict)
+    layers: dict[int, float] = field(default_factory=dict)
+    correlations: dict[str, Correlation] = field(default_factory=dict)
+    points: PointScore | None = None
+    pictures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """The same for the same question to another model."""
+        return self.picture, self.number
+
+    def iou(self, mask: str) -> float | None:
+        """IoU of a mask with the truth, 1 where both are empty; None where it is not known."""
+        if mask not in self.masks:
+            return None
+        intersection, union = self.masks[mask]
+        return intersection / union if union else 1.0
+
+
+def to_line(found: QuestionAnalysis) -> str:
+    """One line of JSON."""
+    return json.dumps(asdict(found), ensure_ascii=False)
+
+
+def from_line(line: str) -> QuestionAnalysis:
+    """A line as it was written.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none.
+    """
+    raw = json.loads(line)
+    raw["size"] = tuple(raw["size"])
+    raw["masks"] = {name: tuple(pair) for name, pair in raw["masks"].items()}
+    raw["maps"] = {name: MapScore(**score) for name, score in raw["maps"].items()}
+    raw["layers"] = {int(layer): value for layer, value in raw["layers"].items()}
+    raw["correlations"] = {pair: Correlation(**both) for pair, both in raw["correlations"].items()}
+    raw["points"] = PointScore(**raw["points"]) if raw["points"] else None
+    return QuestionAnalysis(**raw)
+
+
+def read_analysis(folder: str | Path) -> Iterator[QuestionAnalysis]:
+    """The questions that one model's folder holds.
+
+    Raises:
+        InputError: no such file, or a line that is none of ours (the last one may be half written
+            and is left out then).
+    """
+    path = Path(folder) / QUESTIONS_FILE
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise InputError(
+            f"no analysis at {path} ({error.strerror}); write one with analyze_read.py"
+        ) from error
+    yield from _parsed(path, lines)
+
+
+def _parsed(path: Path, lines: list[str]) -> Iterable[QuestionAnalysis]:
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            yield from_line(line)
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                return
+            raise InputError(
+                f"{path}, line {number} is not a question's analysis ({error}); remove the line, "
+                "or analyse again with --no_resume"
+            ) from error
