@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ LOGIT_BYTES = 4 << 30
 """For the masks of one answer, before they are reduced to a bit a pixel."""
 FEWEST_TOKENS = 32
 MOST_POINTS = 400
+LARGEST = 1e9
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,14 @@ def read_settings(settings: Mapping[str, Any], default: SaspParams) -> SaspParam
 
 
 def read_number(value: Any, name: str) -> float:
-    """A finite number.
+    """A number of at most `LARGEST`.
 
     Raises:
         InputError: something else.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InputError(f"{name} is no number")
-    return float(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST:
+        return float(value)
+    raise InputError(f"{name} is no number that can be used here.")
 
 
 def read_place(place: Any, size: tuple[int, int]) -> tuple[float, float]:
@@ -156,13 +156,13 @@ def read_place(place: Any, size: tuple[int, int]) -> tuple[float, float]:
     return x, y
 
 
-def read_layers(chosen: Any, count: int) -> list[int]:
-    """Numbers of layers, from 0, in order.
+def read_layers(given: Any, count: int) -> list[int]:
+    """A list of numbers of layers, from 0, in order.
 
     Raises:
         InputError: something else than numbers of the `count` layers there are.
     """
-    given = chosen if isinstance(chosen, list) else [chosen]
-    if any(isinstance(n, bool) or not isinstance(n, int) or not 0 <= n < count for n in given):
+    numbers = given if isinstance(given, list) else [None]
+    if not all(type(number) is int and 0 <= number < count for number in numbers):
         raise InputError("There is no such layer.")
-    return sorted(set(given))
+    return sorted(set(numbers))

@@ -24,11 +24,8 @@ INTRODUCTION = (
     "<code>[SEG]</code> to the picture says where to look; its high and low places become points "
     "for SAM."
 )
-EXAMPLES = (
-    "Which object can roll? Please output segmentation mask.",
-    "Please segment the red circle in this image.",
-    "Where is the green triangle? Please output segmentation mask.",
-)
+ASK_FOR_MASK = " Please output segmentation mask."
+EXAMPLES = ("Which object can roll?", "Where is the green triangle?", "What is red and round?")
 WAITING = "Open a picture and ask about it."
 STYLE = (Path(__file__).parent / "page.css").read_text("utf-8")
 THEME = gr.themes.Default(
@@ -73,7 +70,7 @@ class Page:
         self.blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600))
         with self.blocks:
             gr.HTML(f"<h1>{TITLE}</h1><p>{INTRODUCTION}</p>", elem_id="head", padding=False)
-            with gr.Row(equal_height=False):
+            with gr.Row(equal_height=False, elem_id="main"):
                 with gr.Column(scale=5, min_width=320):
                     self._ask_part(force_seg)
                 with gr.Column(scale=7, min_width=320):
@@ -89,7 +86,7 @@ class Page:
             image_mode=None,
             sources=["upload", "clipboard"],
             buttons=[],
-            height=300,
+            height=260,
             elem_id="picture",
         )
         self.question = gr.Textbox(
@@ -102,10 +99,7 @@ class Page:
             elem_id="question",
         )
         with gr.Row(elem_id="examples"):
-            self.examples = [
-                gr.Button(text.partition(" Please output")[0], size="sm", min_width=120)
-                for text in EXAMPLES
-            ]
+            self.examples = [gr.Button(text, size="sm", min_width=150) for text in EXAMPLES]
         with gr.Row(equal_height=True):
             self.force = gr.Checkbox(force_seg, label="Always make a mask", min_width=150)
             self.ask = gr.Button("Ask", variant="primary", min_width=120, elem_id="ask")
@@ -115,43 +109,53 @@ class Page:
             height=260,
             buttons=[],
             render_markdown=False,
-            placeholder="Follow-up questions reuse what the model made of the picture.",
+            placeholder="Questions and answers. Another question reuses what is known already.",
             elem_id="talk",
         )
 
     def _answer_part(self, params: SaspParams, side: int) -> None:
+        gr.HTML("<h2>Mask and points</h2>", padding=False)
         self.overlay = gr.Image(
-            label="Mask and points: click to change them",
+            label="Mask and points",
+            show_label=False,
             format="png",
             interactive=False,
             buttons=["fullscreen"],
             elem_id="overlay",
         )
-        with gr.Row(equal_height=True, elem_id="editing"):
+        with gr.Row(equal_height=False, elem_id="editing"):
             self.mode = gr.Radio(
-                [("+ point", MODES[0]), ("\N{MINUS SIGN} point", MODES[1]), ("remove", MODES[2])],
+                [
+                    ("+ point", MODES[0]),
+                    ("\N{MINUS SIGN} point", MODES[1]),
+                    ("\N{MULTIPLICATION SIGN} remove", MODES[2]),
+                ],
                 value=MODES[0],
-                label="A click adds or removes",
+                label="A click on it",
                 scale=3,
-                min_width=230,
+                min_width=320,
                 elem_id="mode",
             )
-            self.points = gr.Checkbox(True, label="Show points", scale=1, min_width=120)
-            self.reset = gr.Button("Reset points", size="sm", scale=1, min_width=110)
+            with gr.Column(scale=1, min_width=150):
+                self.points = gr.Checkbox(True, label="Show points", container=False)
+                self.reset = gr.Button("Reset points", size="sm", elem_id="reset")
         with gr.Row(visible=False) as self.layers_row:
             self.shown = gr.CheckboxGroup([], label="Layers", scale=3, elem_id="layers")
             self.chosen = gr.Dropdown([], label="Points and map of", scale=1, min_width=150)
         self.files = gr.HTML("", elem_id="files", padding=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=280):
+                gr.HTML("<h2>Similarity of [SEG] to the picture</h2>", padding=False)
                 self.similarity = gr.Image(
                     label="Similarity of [SEG] to the picture",
+                    show_label=False,
                     format="png",
                     interactive=False,
                     buttons=["fullscreen"],
                     elem_id="similarity",
                 )
             with gr.Column(scale=1, min_width=280, elem_id="sliders"):
+                gr.HTML("<h2>From similarity to points</h2>", padding=False)
                 self._sliders(params, side)
 
     def _sliders(self, params: SaspParams, side: int) -> None:
@@ -172,7 +176,7 @@ class Page:
                 0, 1, params.t_pos, step=0.01, label="Positive from", elem_id="t_pos"
             ),
             "t_neg": gr.Slider(0, 1, params.t_neg, step=0.01, label="Negative up to"),
-            "std_factor": gr.Slider(0, 3, params.std_factor, step=0.05, label="k"),
+            "std_factor": gr.Slider(0, 3, params.std_factor, step=0.05, label="k of the std"),
             "num_points": gr.Slider(
                 1,
                 max(100, params.num_points),
@@ -236,7 +240,8 @@ class Page:
         self.shown.input(self._showed, [self.shown, self.points], drawn, **private, **masks)
         self.chosen.input(self._chose, [self.chosen, self.points], drawn, **private, **masks)
         for button, text in zip(self.examples, EXAMPLES, strict=True):
-            button.click(None, None, self.question, js=f"() => {text!r}", api_visibility="private")
+            asked = f"() => {text + ASK_FOR_MASK!r}"
+            button.click(None, None, self.question, js=asked, api_visibility="private")
         self.blocks.unload(self._left)
 
     def _opened(self, request: gr.Request, picture: Any) -> Updates:
@@ -270,7 +275,7 @@ class Page:
             session.open(source)
             for words in session.ask(question, _named(settings), bool(force)):
                 said = [*session.talk, (str(question).strip(), words or "\N{HORIZONTAL ELLIPSIS}")]
-                yield {self.talk: _talk(said)}
+                yield {self.talk: _talk(said), self.status: _said("\N{HORIZONTAL ELLIPSIS}", words)}
         except InputError as error:
             talk = self.visitors.find(request.session_hash)
             yield {self.status: _told(error), self.talk: _talk(talk.talk if talk else [])}
@@ -386,10 +391,13 @@ def _told(error: InputError) -> str:
 def _summary(session: Session) -> str:
     if session.answer is None:
         return _note(WAITING)
-    see, say, segment = (html.escape(text) for text in summary(session.answer))
-    kind = "yes" if session.answer.present else "no"
+    return _said(*summary(session.answer), kind="yes" if session.answer.present else "no")
+
+
+def _said(see: str, say: str, segment: str = "\N{HORIZONTAL ELLIPSIS}", kind: str = "") -> str:
+    see, say, segment = (html.escape(text) for text in (see, say, segment))
     return (
-        f'<dl><dt>See</dt><dd class="{kind}">{see}</dd><dt>Say</dt><dd>{say}</dd>'
+        f'<dl class="{kind}"><dt>See</dt><dd>{see}</dd><dt>Say</dt><dd>{say}</dd>'
         f"<dt>Segment</dt><dd>{segment}</dd></dl>"
     )
 

@@ -182,7 +182,7 @@ class Session:
     def choose(self, layer: Any) -> None:
         """Whose points and similarity map are shown, and are edited."""
         with self._lock:
-            (self.chosen,) = allowed.read_layers(layer, len(self._base))
+            (self.chosen,) = allowed.read_layers([layer], len(self._base))
 
     def _params(self, settings: Mapping[str, Any]) -> SaspParams:
         return allowed.read_settings(settings, self.engine.params)
