@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-DEFAULTS = ["points", 30, 2, "fixed", 0.8, 0.2, 0.5]
+DEFAULTS = ("points", 30, 2, "fixed", 0.8, 0.2, 0.5)
 """Settings of the small model in the order of the page."""
 
 
@@ -74,10 +75,8 @@ class Client:
         return dict(zip(names, last["output"]["data"], strict=True))
 
     def ask(
-        self, picture: Any, question: Any, force: Any = False, *settings: Any
+        self, picture: Any, question: Any, settings: Sequence[Any] = DEFAULTS
     ) -> dict[str, Any]:
         """Ask about a picture."""
-        given = list(settings) or DEFAULTS
-        return self.run(
-            self.event(4 + len(given), "click"), [picture, question, force, True, *given]
-        )
+        event = self.event(4 + len(DEFAULTS), "click")
+        return self.run(event, [picture, question, False, True, *settings])
