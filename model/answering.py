@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
 
 from model.answer import Answer, Segment, answer_of, segments_of
-from model.generation import AnswerRows, Prefix, Request, encode_prefix
+from model.generation import AnswerRows, Prefix, Request
 from model.memory_limit import MemoryLimit, is_out_of_memory
+from model.open_picture import Item, OpenPicture, Watch
 from model.pictures import ImageLike, PictureViews, load_views
 from model.read_model import ReadForCausalLM
 from model.states import PictureStates, SegStates
@@ -29,8 +30,6 @@ from utils.errors import InputError
 
 WINDOW = 4
 """Questions between being read and being handed out, in multiples of the rows."""
-
-Watch = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,7 @@ class Asking:
 class _Picture:
     """A picture with its questions, from being read to being handed out."""
 
+    kept: OpenPicture | None = None
     views: Future[PictureViews] | None = None
     questions: list[str] = field(default_factory=list)
     shared_ids: list[int] = field(default_factory=list)
@@ -110,13 +110,18 @@ class Answering:
         self.owner: dict[Request, _Picture] = {}
         self.exhausted = False
 
-    @torch.no_grad()
-    def stream(self, items: Iterable[tuple[ImageLike, Sequence[str]]]) -> Iterator[list[Answer]]:
+    def stream(self, items: Iterable[Item]) -> Iterator[list[Answer]]:
         """Answer each item's questions; one list an item, in order.
 
         Raises:
             InputError: an unusable picture or question, once all items before it are handed out.
         """
+        with closing(self.steps(items)) as steps:
+            yield from (answers for answers in steps if answers is not None)
+
+    @torch.no_grad()
+    def steps(self, items: Iterable[Item]) -> Generator[list[Answer] | None, None, None]:
+        """`stream`, with a None before every piece of the work."""
         source = iter(items)
         with ThreadPoolExecutor(1, thread_name_prefix="pictures") as reading:
             try:
@@ -126,15 +131,23 @@ class Answering:
                         yield self._hand_out(self.pictures.popleft())
                     if not self.pictures and self.exhausted:
                         return
+                    yield None
                     self._guarded(self._work)
             finally:
                 reading.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def words(self) -> str:
+        """What the first question that is not yet handed out has been answered so far."""
+        if not self.pictures or not self.pictures[0].requests:
+            return ""
+        text = self.pictures[0].texts[0]
+        # A character of several bytes may have come in part.
+        return text or self.wording.text(self.pictures[0].requests[0].tokens).rstrip("\ufffd")
+
     # --- pictures come and go ---------------------------------------------------------------
 
-    def _pull(
-        self, source: Iterator[tuple[ImageLike, Sequence[str]]], reading: ThreadPoolExecutor
-    ) -> None:
+    def _pull(self, source: Iterator[Item], reading: ThreadPoolExecutor) -> None:
         """Take items until there is enough to do: a full batch waiting, within the window."""
         rows = self.asking.batch_questions
         while not self.exhausted:
@@ -154,9 +167,12 @@ class Answering:
             self.pictures.append(picture)
 
     def _open(
-        self, image: ImageLike, questions: Sequence[str], reading: ThreadPoolExecutor
+        self, image: ImageLike | OpenPicture, questions: Sequence[str], reading: ThreadPoolExecutor
     ) -> _Picture:
-        picture = _Picture(questions=list(questions))
+        kept = image if isinstance(image, OpenPicture) else None
+        if kept is not None and kept.model is not self.model:
+            raise InputError("the picture was opened by another reader; open it with this one")
+        picture = _Picture(questions=list(questions), kept=kept)
         for question in picture.questions:
             check_question(question)
             picture.shared_ids, ids = self.wording.prompt(question)
@@ -180,7 +196,9 @@ class Answering:
         request.answer_start = len(self.wording.prompt(question)[1])
         request.ids = self.wording.prompt(question, answer)[1]
 
-    def _prepare(self, image: ImageLike) -> PictureViews:
+    def _prepare(self, image: ImageLike | OpenPicture) -> PictureViews:
+        if isinstance(image, OpenPicture):
+            return image.views
         with self.watch("read pictures (thread)"):
             return load_views(image, self.model.views)
 
@@ -249,13 +267,11 @@ class Answering:
 
     def _read(self, picture: _Picture) -> Prefix:
         """Run CLIP and the shared part of the prompts."""
-        with self.watch("clip"):
-            features = self.model.encode_clip(self._views(picture).clip[None])
-        with self.watch("shared prefix"):
-            prefix = encode_prefix(self.model, picture.shared_ids, features)
+        made = picture.kept or OpenPicture(self.model, self._views(picture))
+        prefix = made.prefix(picture.shared_ids, self.watch)
         picture.prefix, picture.image_states = prefix, prefix.image_states
         if self.asking.keep_states:
-            picture.clip_features = features[0]
+            picture.clip_features = made.clip_features
         return prefix
 
     def _note(self, finished: list[Request]) -> None:
@@ -305,8 +321,7 @@ class Answering:
         indices = [index for request in picture.requests for index in request.seg_index]
         if not states or picture.image_states is None:
             return []
-        with self.watch("sam encoder"):
-            embedding = self.model.encode_sam(views.sam[None], [views.sam_size])
+        embedding = (picture.kept or OpenPicture(self.model, views)).embedding(self.watch)
         if self.asking.keep_states and picture.clip_features is not None:
             picture.states = PictureStates(
                 views.size,
@@ -364,6 +379,8 @@ class Answering:
             self.waiting.appendleft((self.owner[request], request))
         for picture in self.pictures:
             picture.prefix = None
+            if picture.kept is not None:
+                picture.kept.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if not self.limit.told:

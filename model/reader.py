@@ -5,14 +5,16 @@ What it does at scale is in `model.answering`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from transformers import PreTrainedTokenizerBase
 
 from model.answer import EMPTY_MASK, NO_SEG, Answer, Segment
-from model.answering import Answering, Asking, Watch
+from model.answering import Answering, Asking
 from model.memory_limit import MemoryLimit
-from model.pictures import ImageLike, load_pixels
+from model.open_picture import Item, OpenPicture, Watch
+from model.pictures import ImageLike, load_pixels, load_views
 from model.read_model import ReadForCausalLM
 from model.wording import Wording, check_question
 from utils.stopwatch import no_watch
@@ -54,7 +56,7 @@ class Reader:
 
     def segment(
         self,
-        image: ImageLike,
+        image: ImageLike | OpenPicture,
         question: str,
         answer: str | None = None,
         max_new_tokens: int = 512,
@@ -65,7 +67,7 @@ class Reader:
 
     def segment_batch(
         self,
-        items: Iterable[tuple[ImageLike, Sequence[str]]],
+        items: Iterable[Item],
         answer: str | None = None,
         max_new_tokens: int = 512,
         force_seg: bool = False,
@@ -75,7 +77,8 @@ class Reader:
 
         Args:
             items: pairs of a picture (path, URL, PIL image or uint8[H, W, 3] RGB) and questions.
-                A question is used as typed; the user turn is `<image>`, a line feed, the question.
+                Also one that `open` gave. A question is used as typed; the user turn is `<image>`,
+                a line feed, the question.
             answer: given words instead of generated ones ("teacher forced").
             max_new_tokens: most tokens of a generated answer (greedy decoding).
             force_seg: append the positive answer where the model gave no `[SEG]`.
@@ -95,7 +98,7 @@ class Reader:
 
     def stream(
         self,
-        items: Iterable[tuple[ImageLike, Sequence[str]]],
+        items: Iterable[Item],
         answer: str | None = None,
         max_new_tokens: int = 512,
         force_seg: bool = False,
@@ -119,13 +122,51 @@ class Reader:
         asking = Asking(answer, max_new_tokens, force_seg, batch_questions, keep_states)
         return self._stream(items, asking)
 
-    def _stream(
-        self, items: Iterable[tuple[ImageLike, Sequence[str]]], asking: Asking
-    ) -> Iterator[list[Answer]]:
+    def open(self, image: ImageLike) -> OpenPicture:
+        """A picture for several questions that come one after the other.
+
+        It is given in the place of a picture to any method here; CLIP, the shared part of the
+        prompts and SAM's encoder then run for the first question only.
+
+        Raises:
+            InputError: the picture cannot be read.
+        """
+        return OpenPicture(self.model, load_views(image, self.model.views))
+
+    def say(
+        self,
+        image: ImageLike | OpenPicture,
+        question: str,
+        max_new_tokens: int = 512,
+        force_seg: bool = False,
+        keep_states: bool = False,
+    ) -> Iterator[str | Answer]:
+        """Ask one question and hear the answer while it is being made.
+
+        Arguments as in `stream`.
+
+        Yields:
+            before every piece of the work the words so far, at first none; in the end the
+            `Answer`.
+
+        Raises:
+            InputError: an unusable picture or question.
+        """
+        asking = Asking(None, max_new_tokens, force_seg, 1, keep_states)
+        with self._answering(asking) as answering:
+            for answers in answering.steps([(image, [question])]):
+                yield answering.words if answers is None else answers[0]
+
+    def _stream(self, items: Iterable[Item], asking: Asking) -> Iterator[list[Answer]]:
+        with self._answering(asking) as answering:
+            yield from answering.stream(items)
+
+    @contextmanager
+    def _answering(self, asking: Asking) -> Iterator[Answering]:
         was_training = self.model.training
         self.model.eval()
         try:
             wording = Wording(self.model, self.tokenizer)
-            yield from Answering(self.model, wording, asking, self._limit, self.watch).stream(items)
+            yield Answering(self.model, wording, asking, self._limit, self.watch)
         finally:
             self.model.train(was_training)

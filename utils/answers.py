@@ -22,8 +22,8 @@ from utils.visualize import (
 OUTPUT_FORMATS = ("png", "rle", "json")
 
 
-def describe(answer: Any) -> str:
-    """Three lines: is it there, what does the model say, what is covered.
+def summary(answer: Any) -> tuple[str, str, str]:
+    """See, Say, Segment: is it there, what does the model say, what is covered.
 
     Args:
         answer: `model.reader.Answer`.
@@ -36,7 +36,13 @@ def describe(answer: Any) -> str:
         segment = f"{several}{int(answer.mask.sum())} pixels ({share:.1f} %), score {scores}"
     else:
         segment = "nothing"
-    return f"See:     {see}\nSay:     {answer.text}\nSegment: {segment}"
+    return see, answer.text, segment
+
+
+def describe(answer: Any) -> str:
+    """`summary` as three lines."""
+    see, say, segment = summary(answer)
+    return f"See:     {see}\nSay:     {say}\nSegment: {segment}"
 
 
 def answer_data(question: str, answer: Any) -> dict[str, Any]:

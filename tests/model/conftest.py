@@ -1,4 +1,4 @@
-"""A small READ: the language model and CLIP of the golden values, SAM with fewer cells."""
+"""A small READ; see `tests.small_read`."""
 
 from pathlib import Path
 
@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from model import ReadConfig, Reader, ReadForCausalLM, load_read
-from model.builder import save_model
-from model.sam import sam_sizes, sam_sizes_dict
-from tests.released_tiny import CLIP, GOLDEN, SMALL_SAM, fill_by_formula
-from utils.tokenization import load_tokenizer, seg_token_id
+from model import Reader, load_read
+from tests.released_tiny import GOLDEN
+from tests.small_read import write_small_read
 
 QUESTION = "Please segment the red circle in this image."
 """With `talking`, the model answers it with a `[SEG]` within six tokens."""
@@ -19,16 +17,7 @@ QUESTION = "Please segment the red circle in this image."
 @pytest.fixture(scope="session")
 def small_folder(tmp_path_factory) -> Path:
     """A checkpoint as this project writes it."""
-    config = ReadConfig.from_pretrained(GOLDEN / "released_tiny")
-    config.sam = sam_sizes_dict(sam_sizes(SMALL_SAM))
-    model = ReadForCausalLM(config)
-    fill_by_formula(model)
-    model.load_vision_tower(CLIP)
-    tokenizer = load_tokenizer(GOLDEN / "released_tiny")
-    config.seg_token_id = seg_token_id(tokenizer)
-    folder = tmp_path_factory.mktemp("small") / "read"
-    save_model(model, tokenizer, folder)
-    return folder
+    return write_small_read(tmp_path_factory.mktemp("small") / "read")
 
 
 @pytest.fixture

@@ -1,0 +1,91 @@
+"""What a visitor sees of an answer. Legend: as in `utils.visualize`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from utils.visualize import (
+    DISPLAY_SIDE,
+    display_scale,
+    enlarge,
+    fit,
+    heat_map,
+    paint_mask,
+    paint_points,
+)
+
+LONGEST = 1024
+"""Longest side of a shown picture in pixels, before a small one is enlarged."""
+COLOURS = {
+    "cyan": (0, 225, 255),
+    "magenta": (255, 70, 200),
+    "yellow": (255, 214, 10),
+    "lime": (150, 235, 60),
+    "orange": (255, 149, 0),
+    "violet": (175, 110, 255),
+}
+"""Of layers, from the first on and then again."""
+
+
+def colour_name(layer: int) -> str:
+    """Of a layer, counted from 0."""
+    return list(COLOURS)[layer % len(COLOURS)]
+
+
+class Canvas:
+    """A picture in the size in which it is shown.
+
+    Args:
+        image: uint8[H, W, 3].
+    """
+
+    def __init__(self, image: np.ndarray):
+        self._small = fit(image, LONGEST)
+        self._scale = display_scale(self._small.shape[:2], DISPLAY_SIDE)
+        self.plain = enlarge(self._small, self._scale)
+        self._shrunk = self._small.shape[1] / image.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of what is shown."""
+        return self.plain.shape[:2]
+
+    def in_picture(self, x: float, y: float) -> tuple[float, float]:
+        """A place on what is shown -> (x, y) in pixels of the picture, 0 at a pixel's centre."""
+        factor = self._scale * self._shrunk
+        return (x + 0.5) / factor - 0.5, (y + 0.5) / factor - 0.5
+
+    def overlay(
+        self, segments: Sequence[Any], shown: Sequence[int], points_of: int | None
+    ) -> np.ndarray:
+        """Masks, each in its colour, and the points of one layer.
+
+        Args:
+            segments: with `mask`, `points` and `point_labels`, as `model.reader.Segment`.
+            shown: which of their masks are drawn.
+            points_of: whose points are drawn; None: nobody's.
+        """
+        painted = self.plain
+        for layer in shown:
+            mask = fit(segments[layer].mask, LONGEST)
+            colour = COLOURS[colour_name(layer)]
+            painted = paint_mask(painted, mask, colour, scale=self._scale)
+        if points_of is not None:
+            segment = segments[points_of]
+            points = (np.asarray(segment.points) + 0.5) * self._shrunk - 0.5
+            painted = paint_points(painted, points, segment.point_labels, self._scale)
+        return painted
+
+    def similarity(self, values: np.ndarray) -> np.ndarray:
+        """A similarity map float32[side, side] over the picture."""
+        return heat_map(self._small, values, self._scale)
+
+
+def png(image: np.ndarray) -> bytes:
+    """uint8[H, W] or uint8[H, W, 3] as PNG, made fast rather than small."""
+    channels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".png", channels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()

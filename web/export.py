@@ -1,0 +1,58 @@
+"""An answer's mask as a file to take along."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from utils.polygons import rings_of
+from utils.rle import encode_mask
+from utils.visualize import mask_picture
+from web.drawing import colour_name, png
+
+FILES = {"mask.png": "image/png", "mask_rle.json": "application/json"} | {
+    "polygons.json": "application/json"
+}
+"""Names of the files, and what they are."""
+
+
+def export(name: str, segments: Sequence[Any], shown: Sequence[int]) -> bytes:
+    """One of `FILES`.
+
+    * `mask.png`: uint8[H, W] without loss, 255 where one of the layers is.
+    * `mask_rle.json`: COCO's run-length code of the same, and of each layer.
+    * `polygons.json`: the rings of each layer; see `utils.polygons`.
+
+    Args:
+        name: of the file.
+        segments: at least one; with `mask` and `score`, as `model.reader.Segment`.
+        shown: which of them go into it.
+
+    Raises:
+        KeyError: no such file.
+    """
+    if name not in FILES:
+        raise KeyError(name)
+    mask = np.zeros(segments[0].mask.shape, bool)
+    for layer in shown:
+        mask |= segments[layer].mask
+    if name == "mask.png":
+        return png(mask_picture(mask))
+    layers = [
+        {
+            "layer": layer + 1,
+            "colour": colour_name(layer),
+            "score": round(float(segments[layer].score), 4),
+            **_form(name, segments[layer].mask),
+        }
+        for layer in shown
+    ]
+    whole = encode_mask(mask) if name == "mask_rle.json" else {"size": list(mask.shape)}
+    return json.dumps({**whole, "layers": layers}).encode()
+
+
+def _form(name: str, mask: np.ndarray) -> dict[str, Any]:
+    return encode_mask(mask) if name == "mask_rle.json" else {"rings": rings_of(mask)}

@@ -1,0 +1,168 @@
+"""What of the web server can be reached. gradio offers far more than the page needs.
+
+Only the addresses of `OPEN` answer. No request makes the server open a URL or a file that was not
+uploaded, and no request is larger than it has to be.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from web.limits import Limits
+from web.uploads import Uploads
+
+OPEN = re.compile(
+    r"""(?:GET|HEAD)\ /(?:
+            |(?:assets|static|svelte|_app)/.*
+            |config/?|theme\.css|favicon\.ico|manifest\.json|pwa_icon(?:/\d+)?|robots\.txt
+            |download/[\w-]+/[\w.]+
+            |gradio_api/(?:info/?|startup-events|app_id/?|heartbeat/\w+|upload_progress)
+            |gradio_api/queue/data
+            |gradio_api/file=(?P<file>.+)
+        )
+        |POST\ /gradio_api/(?P<post>upload|queue/join|cancel|reset/?)""",
+    re.VERBOSE,
+)
+BODY_BYTES = 1 << 20
+"""Of a request that is no upload."""
+ENVELOPE_BYTES = 1 << 16
+"""Around the file in an upload."""
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' "
+    "blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'"
+)
+HEADERS = [
+    (b"content-security-policy", POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+Scope = dict[str, Any]
+
+
+class Refused(Exception):
+    """A request that is not let through.
+
+    Args:
+        status: of the response.
+        why: for people.
+    """
+
+    def __init__(self, status: int, why: str):
+        super().__init__(why)
+        self.status = status
+
+
+class Gate:
+    """ASGI middleware.
+
+    Args:
+        app: behind it.
+        uploads: the folder that may be read.
+        limits: of what is accepted.
+    """
+
+    def __init__(self, app: Callable, uploads: Uploads, limits: Limits):
+        self.app = app
+        self.uploads = uploads
+        self.limits = limits
+
+    async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+
+        async def send_safely(message: Scope) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
+            await send(message)
+
+        try:
+            receive = await self._checked(scope, receive)
+        except Refused as refusal:
+            await _answer(send_safely, refusal)
+            return
+        await self.app(scope, receive, send_safely)
+
+    async def _checked(self, scope: Scope, receive: Callable) -> Callable:
+        """What the request is received by, once it has been found harmless.
+
+        Raises:
+            Refused: it is not.
+        """
+        found = OPEN.fullmatch(f"{scope['method']} {scope['path']}")
+        if found is None:
+            raise Refused(404, "There is nothing here.")
+        if found["file"] is not None and not self.uploads.holds(found["file"]):
+            raise Refused(403, "This file is not for visitors.")
+        if found["post"] == "upload":
+            _check_length(scope, self.limits.upload_bytes + ENVELOPE_BYTES)
+            if not self.uploads.has_room():
+                raise Refused(507, "The server is full. Please try again later.")
+        if found["post"] in (None, "upload"):
+            return receive
+        _check_length(scope, BODY_BYTES)
+        body = await _read(receive)
+        try:
+            sent = json.loads(body or b"null")
+        except (ValueError, RecursionError) as error:
+            raise Refused(400, "The request is not JSON.") from error
+        if not all(map(self.uploads.holds, _paths(sent))):
+            raise Refused(403, "Only files that were uploaded here can be used.")
+        return _replay(body, receive)
+
+
+def _paths(sent: Any) -> Iterator[Any]:
+    """Whatever stands for a file in a request."""
+    left = [sent]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            if "path" in value:
+                yield value["path"]
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+
+
+def _check_length(scope: Scope, most: int) -> None:
+    """The server reads no more of a request than the request says it has."""
+    length = dict(scope["headers"]).get(b"content-length", b"")
+    if not length.isdigit():
+        raise Refused(411, "The request does not tell its length.")
+    if int(length) > most:
+        raise Refused(413, f"The request is larger than {most:,} bytes.")
+
+
+async def _read(receive: Callable) -> bytes:
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise Refused(400, "The request ended early.")
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Callable) -> Callable:
+    """A `receive` that gives the body that was read, and then what the first one gives."""
+    left = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Scope:
+        return left.pop() if left else await receive()
+
+    return again
+
+
+async def _answer(send: Callable, refusal: Refused) -> None:
+    body = json.dumps({"detail": str(refusal)}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

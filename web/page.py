@@ -1,0 +1,410 @@
+"""The page: what stands where, and what happens on a click. Needs gradio."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from model.sasp import SaspParams
+from utils.answers import summary
+from utils.errors import InputError
+from web.drawing import colour_name, png
+from web.export import FILES
+from web.session import MODES, SET_ASIDE, Session
+from web.uploads import Uploads
+from web.visitors import Visitors
+
+TITLE = "READ: reasoning to attend"
+INTRODUCTION = (
+    "Ask about a picture in a sentence, and get an answer in words and a mask. The similarity of "
+    "<code>[SEG]</code> to the picture says where to look; its high and low places become points "
+    "for SAM."
+)
+ASK_FOR_MASK = " Please output segmentation mask."
+EXAMPLES = ("Which object can roll?", "Where is the green triangle?", "What is red and round?")
+WAITING = "Open a picture and ask about it."
+STYLE = (Path(__file__).parent / "page.css").read_text("utf-8")
+THEME = gr.themes.Default(
+    primary_hue="teal",
+    neutral_hue="slate",
+    font=("system-ui", "-apple-system", "Segoe UI", "Liberation Sans", "sans-serif"),
+    font_mono=("ui-monospace", "Liberation Mono", "monospace"),
+)
+SETTINGS = (
+    "prompt",
+    "num_points",
+    "down_sample",
+    "thresholds",
+    "t_pos",
+    "t_neg",
+    "std_factor",
+)
+Updates = dict[Any, Any]
+
+
+class Page:
+    """The page and its handlers.
+
+    Args:
+        visitors: their sessions.
+        uploads: where their files are.
+        params: the model's own.
+        side: of the model's grid of image tokens.
+        force_seg: whether a mask is asked for even when the model answers without one.
+    """
+
+    def __init__(
+        self,
+        visitors: Visitors,
+        uploads: Uploads,
+        params: SaspParams,
+        side: int,
+        force_seg: bool = False,
+    ):
+        self.visitors = visitors
+        self.uploads = uploads
+        self.blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600))
+        with self.blocks:
+            gr.HTML(f"<h1>{TITLE}</h1><p>{INTRODUCTION}</p>", elem_id="head", padding=False)
+            with gr.Row(equal_height=False, elem_id="main"):
+                with gr.Column(scale=5, min_width=320):
+                    self._ask_part(force_seg)
+                with gr.Column(scale=7, min_width=320):
+                    self._answer_part(params, side)
+            self._connect()
+
+    # --- what stands where ----------------------------------------------------------------------
+
+    def _ask_part(self, force_seg: bool) -> None:
+        self.picture = gr.Image(
+            label="Picture",
+            type="filepath",
+            image_mode=None,
+            sources=["upload", "clipboard"],
+            buttons=[],
+            height=260,
+            elem_id="picture",
+        )
+        self.question = gr.Textbox(
+            label="Question",
+            placeholder="Which part lets the plane steer?",
+            lines=2,
+            max_lines=6,
+            max_length=self.uploads.limits.question,
+            submit_btn=False,
+            elem_id="question",
+        )
+        with gr.Row(elem_id="examples"):
+            self.examples = [gr.Button(text, size="sm", min_width=150) for text in EXAMPLES]
+        with gr.Row(equal_height=True):
+            self.force = gr.Checkbox(force_seg, label="Always make a mask", min_width=150)
+            self.ask = gr.Button("Ask", variant="primary", min_width=120, elem_id="ask")
+        self.status = gr.HTML(_note(WAITING), elem_id="status", padding=False)
+        self.talk = gr.Chatbot(
+            label="Talk about this picture",
+            height=260,
+            buttons=[],
+            render_markdown=False,
+            placeholder="Questions and answers. Another question reuses what is known already.",
+            elem_id="talk",
+        )
+
+    def _answer_part(self, params: SaspParams, side: int) -> None:
+        gr.HTML("<h2>Mask and points</h2>", padding=False)
+        self.overlay = gr.Image(
+            label="Mask and points",
+            show_label=False,
+            format="png",
+            interactive=False,
+            buttons=["fullscreen"],
+            elem_id="overlay",
+        )
+        with gr.Row(equal_height=False, elem_id="editing"):
+            self.mode = gr.Radio(
+                [
+                    ("+ point", MODES[0]),
+                    ("\N{MINUS SIGN} point", MODES[1]),
+                    ("\N{MULTIPLICATION SIGN} remove", MODES[2]),
+                ],
+                value=MODES[0],
+                label="A click on it",
+                scale=3,
+                min_width=320,
+                elem_id="mode",
+            )
+            with gr.Column(scale=1, min_width=150):
+                self.points = gr.Checkbox(True, label="Show points", container=False)
+                self.reset = gr.Button("Reset points", size="sm", elem_id="reset")
+        with gr.Row(visible=False) as self.layers_row:
+            self.shown = gr.CheckboxGroup([], label="Layers", scale=3, elem_id="layers")
+            self.chosen = gr.Dropdown([], label="Points and map of", scale=1, min_width=150)
+        self.files = gr.HTML("", elem_id="files", padding=False)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=1, min_width=280):
+                gr.HTML("<h2>Similarity of [SEG] to the picture</h2>", padding=False)
+                self.similarity = gr.Image(
+                    label="Similarity of [SEG] to the picture",
+                    show_label=False,
+                    format="png",
+                    interactive=False,
+                    buttons=["fullscreen"],
+                    elem_id="similarity",
+                )
+            with gr.Column(scale=1, min_width=280, elem_id="sliders"):
+                gr.HTML("<h2>From similarity to points</h2>", padding=False)
+                self._sliders(params, side)
+
+    def _sliders(self, params: SaspParams, side: int) -> None:
+        self.controls: dict[str, Any] = {
+            "prompt": gr.Radio(
+                [("text + DtoC points", "points"), ("text + discrete", "discrete")]
+                + [("text only", "text")],
+                value=params.prompt,
+                label="Prompt for SAM",
+                elem_id="prompt",
+            ),
+            "thresholds": gr.Radio(
+                [("fixed", "fixed"), ("mean \N{PLUS-MINUS SIGN} k std", "std")],
+                value=params.thresholds,
+                label="Thresholds",
+            ),
+            "t_pos": gr.Slider(
+                0, 1, params.t_pos, step=0.01, label="Positive from", elem_id="t_pos"
+            ),
+            "t_neg": gr.Slider(0, 1, params.t_neg, step=0.01, label="Negative up to"),
+            "std_factor": gr.Slider(0, 3, params.std_factor, step=0.05, label="k of the std"),
+            "num_points": gr.Slider(
+                1,
+                max(100, params.num_points),
+                params.num_points,
+                step=1,
+                label="Points",
+                elem_id="num_points",
+            ),
+            "down_sample": gr.Slider(
+                1,
+                max(2, side // 2, params.down_sample),
+                params.down_sample,
+                step=1,
+                label="Map reduced by",
+            ),
+        }
+
+    # --- what happens ---------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        settings = [self.controls[name] for name in SETTINGS]
+        drawn = [self.status, self.overlay, self.similarity]
+        result = [*drawn, self.talk, self.files, self.layers_row, self.shown, self.chosen]
+        private: dict[str, Any] = {"api_visibility": "private", "preprocess": False}
+        model: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
+        masks: dict[str, Any] = {
+            "concurrency_id": "masks",
+            "concurrency_limit": 4,
+            "show_progress": "hidden",
+        }
+        gr.on(
+            [self.picture.change],
+            self._opened,
+            [self.picture],
+            result,
+            show_progress="hidden",
+            **private,
+        )
+        gr.on(
+            [self.ask.click, self.question.submit],
+            self._asked,
+            [self.picture, self.question, self.force, self.points, *settings],
+            result,
+            show_progress="minimal",
+            show_progress_on=[self.status],
+            **private,
+            **model,
+        )
+        gr.on(
+            [control.input for control in settings],
+            self._set,
+            [self.points, *settings],
+            drawn,
+            trigger_mode="always_last",
+            **private,
+            **masks,
+        )
+        self.overlay.select(self._clicked, [self.mode, self.points], drawn, **private, **masks)
+        self.reset.click(self._reset, [self.points], drawn, **private, **masks)
+        self.points.input(self._drawn, [self.points], drawn, **private, **masks)
+        self.shown.input(self._showed, [self.shown, self.points], drawn, **private, **masks)
+        self.chosen.input(self._chose, [self.chosen, self.points], drawn, **private, **masks)
+        for button, text in zip(self.examples, EXAMPLES, strict=True):
+            asked = f"() => {text + ASK_FOR_MASK!r}"
+            button.click(None, None, self.question, js=asked, api_visibility="private")
+        self.blocks.unload(self._left)
+
+    def _opened(self, request: gr.Request, picture: Any) -> Updates:
+        source = self.uploads.path(picture)
+        if source is None:
+            self.visitors.leave(request.session_hash)
+            return self._everything(None, _note(WAITING))
+        session = None
+        try:
+            session = self._enter(request)
+            session.open(source)
+        except InputError as error:
+            return self._everything(session, _told(error))
+        height, width = session.size
+        return self._everything(session, _note(f"{width} x {height} pixels. Ask about it."))
+
+    def _asked(
+        self,
+        request: gr.Request,
+        picture: Any,
+        question: Any,
+        force: Any,
+        points: Any,
+        *settings: Any,
+    ) -> Iterator[Updates]:
+        try:
+            source = self.uploads.path(picture)
+            if source is None:
+                raise InputError("Please open a picture first.")
+            session = self._enter(request)
+            session.open(source)
+            for words in session.ask(question, _named(settings), bool(force)):
+                said = [*session.talk, (str(question).strip(), words or "\N{HORIZONTAL ELLIPSIS}")]
+                yield {self.talk: _talk(said), self.status: _said("\N{HORIZONTAL ELLIPSIS}", words)}
+        except InputError as error:
+            talk = self.visitors.find(request.session_hash)
+            yield {self.status: _told(error), self.talk: _talk(talk.talk if talk else [])}
+            return
+        yield self._everything(session, None, bool(points))
+
+    def _set(self, request: gr.Request, points: Any, *settings: Any) -> Updates:
+        session = self.visitors.find(request.session_hash)
+        if session is None or session.answer is None:
+            return {self.status: gr.skip()}
+        return self._change(request, points, lambda found: found.set(_named(settings)))
+
+    def _clicked(
+        self, request: gr.Request, place: gr.SelectData, mode: Any, points: Any
+    ) -> Updates:
+        return self._change(request, points, lambda found: found.click(place.index, mode))
+
+    def _reset(self, request: gr.Request, points: Any) -> Updates:
+        return self._change(request, points, Session.reset_points)
+
+    def _drawn(self, request: gr.Request, points: Any) -> Updates:
+        return self._change(request, points, lambda found: None)
+
+    def _showed(self, request: gr.Request, shown: Any, points: Any) -> Updates:
+        return self._change(request, points, lambda found: found.show(shown))
+
+    def _chose(self, request: gr.Request, chosen: Any, points: Any) -> Updates:
+        def choose(found: Session) -> None:
+            found.choose(chosen)
+
+        return self._change(request, points, choose, similarity=True)
+
+    def _left(self, request: gr.Request) -> None:
+        self.visitors.leave(request.session_hash)
+
+    def _enter(self, request: gr.Request) -> Session:
+        if not request.session_hash:
+            raise InputError("The browser sent no name of its session. Please load the page again.")
+        return self.visitors.enter(request.session_hash)
+
+    # --- what is sent back ----------------------------------------------------------------------
+
+    def _change(
+        self,
+        request: gr.Request,
+        points: Any,
+        change: Callable[[Session], None],
+        similarity: bool = False,
+    ) -> Updates:
+        """Change the answer and show it."""
+        try:
+            session = self.visitors.find(request.session_hash)
+            if session is None or session.answer is None:
+                raise InputError(SET_ASIDE)
+            change(session)
+        except InputError as error:
+            return {self.status: _told(error)}
+        updates: Updates = {
+            self.status: _summary(session),
+            self.overlay: self._image(session.overlay(bool(points))),
+        }
+        if similarity:
+            updates[self.similarity] = self._image(session.similarity())
+        return updates
+
+    def _everything(
+        self, session: Session | None, status: str | None, points: bool = True
+    ) -> Updates:
+        """All that shows an answer, or that there is none yet."""
+        segments, shown = session.layers() if session else ([], [])
+        names = [
+            (f"{n + 1}: {colour_name(n)}, score {segment.score:.2f}", n)
+            for n, segment in enumerate(segments)
+        ]
+        return {
+            self.status: status if status is not None or session is None else _summary(session),
+            self.overlay: self._image(session.overlay(points)) if session else None,
+            self.similarity: self._image(session.similarity()) if session else None,
+            self.talk: _talk(session.talk if session else []),
+            self.files: _links(session.token) if session and segments else "",
+            self.layers_row: gr.Row(visible=len(segments) > 1),
+            self.shown: gr.CheckboxGroup(choices=names, value=shown),
+            self.chosen: gr.Dropdown(
+                choices=[(f"layer {n + 1}", n) for n in range(len(segments))],
+                value=0 if segments else None,
+            ),
+        }
+
+    def _image(self, image: Any) -> str | None:
+        return None if image is None else str(self.uploads.write(png(image), ".png"))
+
+
+def _named(settings: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip(SETTINGS, settings, strict=True))
+
+
+def _talk(said: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [
+        {"role": role, "content": text}
+        for pair in said
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{html.escape(text)}</p>'
+
+
+def _told(error: InputError) -> str:
+    return f'<p class="error" role="alert">{html.escape(str(error))}</p>'
+
+
+def _summary(session: Session) -> str:
+    if session.answer is None:
+        return _note(WAITING)
+    return _said(*summary(session.answer), kind="yes" if session.answer.present else "no")
+
+
+def _said(see: str, say: str, segment: str = "\N{HORIZONTAL ELLIPSIS}", kind: str = "") -> str:
+    see, say, segment = (html.escape(text) for text in (see, say, segment))
+    return (
+        f'<dl class="{kind}"><dt>See</dt><dd>{see}</dd><dt>Say</dt><dd>{say}</dd>'
+        f"<dt>Segment</dt><dd>{segment}</dd></dl>"
+    )
+
+
+def _links(token: str) -> str:
+    names = {"mask.png": "Mask (PNG)", "mask_rle.json": "COCO RLE", "polygons.json": "Polygons"}
+    links = [
+        f'<a href="download/{token}/{name}" download="{name}">{names[name]}</a>' for name in FILES
+    ]
+    return f"<span>Download</span>{''.join(links)}"
