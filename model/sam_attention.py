@@ -52,6 +52,9 @@ class DecoderAttention(PackageDecoderAttention):
 
 def fuse_attention(sam: nn.Module) -> None:
     """Give the package's attention modules in `sam` the fused forward; parameters stay."""
-    fused = {PackageEncoderAttention: EncoderAttention, PackageDecoderAttention: DecoderAttention}
+    fused: dict[type[nn.Module], type[nn.Module]] = {
+        PackageEncoderAttention: EncoderAttention,
+        PackageDecoderAttention: DecoderAttention,
+    }
     for module in sam.modules():
         module.__class__ = fused.get(type(module), type(module))
