@@ -20,7 +20,7 @@ def large(tmp_path_factory) -> str:
 
 
 def questions(page) -> list[str]:
-    return page.locator(".asked q").all_inner_texts()
+    return page.locator(".asked q").all_text_contents()
 
 
 def things(page) -> list[int]:
