@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.analysed import write_analysis
+from tests.analysed import analysed, draw_one, write_analysis
 from tests.browser import DESKTOP, PHONE
+from utils.analysis_records import to_line
 from utils.dashboard import write_dashboard
 
 
@@ -20,7 +21,7 @@ def large(tmp_path_factory) -> str:
 
 
 def questions(page) -> list[str]:
-    return page.locator(".asked q").all_inner_texts()
+    return page.locator(".asked q").all_text_contents()
 
 
 def things(page) -> list[int]:
@@ -89,6 +90,26 @@ def test_pictures_stay_large_enough_whatever_is_shown(visit, small, columns, wid
     box = tall.first.bounding_box()
     assert box["width"] / box["height"] == pytest.approx(60 / 100, 0.05)
     assert seen.errors == []
+
+
+def test_odd_texts_and_names_of_a_single_model(visit, tmp_path):
+    folder = write_analysis(tmp_path, 0, models=1)
+    own = (folder / "model 0").rename(folder / "a#1 %41?<b>")
+    odd = "</script><img src=x onerror=alert(1)> \"'<!-- & 图"
+    found = analysed(0, pictures=draw_one(own, 0), question=odd, answer=odd, kind=odd)
+    (own / "questions.jsonl").write_text(to_line(found) + "\n", encoding="utf-8")
+    seen = visit(write_dashboard(folder).as_uri())
+    page = seen.page
+    assert questions(page) == [odd] and page.inner_text(".answer") == odd
+    assert not page.locator("#models").is_visible() and page.locator(".shot img").count() > 8
+    page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth)")
+    page.locator(".shot").first.click()
+    assert page.inner_text("#large-title") == odd
+    page.keyboard.press("Escape")
+    page.select_option("[name=kind]", odd)
+    page.reload()
+    assert questions(page) == [odd] and page.input_value("[name=kind]") == odd
+    assert seen.errors == [] and seen.outside == []
 
 
 def test_filters_and_a_view_that_can_be_shared(visit, small):

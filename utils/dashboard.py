@@ -145,7 +145,6 @@ def _question(row: Sequence[QuestionAnalysis | None]) -> dict[str, Any]:
 def _answer(found: QuestionAnalysis) -> dict[str, Any]:
     """What a model made of a question. Pictures: one name's beginning, and the names behind it."""
     scores = {name: found.iou(name) for name in found.masks}
-    scores.setdefault("final", found.iou("points"))
     scores |= {name: score.best_s_iou for name, score in found.maps.items()}
     points = found.points
     layers = {name: file for name, file in found.pictures.items() if name != "picture"}

@@ -61,13 +61,6 @@ def test_scores_that_are_no_numbers_stay_out():
     assert set(question["answers"][0]["scores"]) == {"points", "final"}
 
 
-def test_the_final_mask_of_older_lines_is_that_of_the_points():
-    found = analysed(5, masks={"points": (1, 4)})
-    assert page_data([ModelAnalysis("a", [found], {})])["questions"][0]["answers"][0]["scores"] == {
-        "final": 0.25, "points": 0.25, "llava": 0.605
-    }  # fmt: skip
-
-
 def test_files_of_layers_are_told_shortly_or_in_full(tmp_path):
     plain = {
         "picture": "pictures/abc.png",

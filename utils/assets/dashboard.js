@@ -175,7 +175,7 @@ const has = (answer, column) =>
   column.id === "picture" ? Boolean(answer.picture) : layerFile(answer, column.id) !== undefined;
 
 function lookCell(question, place, column) {
-  const cell = make("td", { className: "look" });
+  const cell = make("td", { role: "cell", className: "look" });
   if (!has(question.answers[place], column)) {
     cell.classList.add("none");
     cell.append(make("span", { textContent: "–", title: `no ${column.title}` }));
@@ -192,7 +192,7 @@ function lookCell(question, place, column) {
 
 function saysCell(question, place) {
   const answer = question.answers[place];
-  const cell = make("td", { className: "says" });
+  const cell = make("td", { role: "cell", className: "says" });
   if (data.models.length > 1) cell.append(make("b", { textContent: data.models[place] }));
   cell.append(make("span", { className: "answer", textContent: answer.text || "(no words)" }));
   const right = question.truth === null || question.truth === answer.present;
@@ -208,12 +208,12 @@ function saysCell(question, place) {
 function block(question, models, columns) {
   const truth = question.truth === null ? "" : `truth: ${question.truth ? "present" : "absent"}`;
   const about = [question.kind, truth, question.image.split("/").pop()].filter(Boolean).join(" · ");
-  const asked = make("td", { colSpan: columns.length + 1 },
+  const asked = make("td", { role: "cell", ariaColSpan: columns.length + 1 },
     make("q", { textContent: question.text }),
     make("div", { className: "quiet", textContent: about, title: question.image }));
-  const body = make("tbody", {}, make("tr", { className: "asked" }, asked));
+  const body = make("tbody", { role: "rowgroup" }, make("tr", { role: "row", className: "asked" }, asked));
   for (const place of models.filter((model) => question.answers[model])) {
-    body.append(make("tr", { className: "made" }, saysCell(question, place),
+    body.append(make("tr", { role: "row", className: "made" }, saysCell(question, place),
       ...columns.map((column) => lookCell(question, place, column))));
   }
   return body;
@@ -221,11 +221,10 @@ function block(question, models, columns) {
 
 function head(columns) {
   const sortable = new Set([...tools.sort.options].map((entry) => entry.value.split(":")[0]));
-  const first = make("th", { scope: "col", textContent: "dialogue" });
-  first.style.width = `${SAYS_WIDTH}px`;
-  document.getElementById("head").replaceChildren(first,
+  document.getElementById("head").replaceChildren(
+    make("th", { role: "columnheader", textContent: "dialogue" }),
     ...columns.map((column) => {
-      const cell = make("th", { scope: "col" });
+      const cell = make("th", { role: "columnheader" });
       if (!sortable.has(column.id)) {
         cell.textContent = column.title;
         return cell;
@@ -250,7 +249,10 @@ function head(columns) {
 }
 
 function fit() {
-  const needed = SAYS_WIDTH + LOOK_WIDTH * columnsShown().length;
+  const looks = columnsShown().length;
+  const needed = SAYS_WIDTH + LOOK_WIDTH * looks;
+  table.style.setProperty("--says", `${SAYS_WIDTH}px`);
+  table.style.setProperty("--looks", Math.max(1, looks));
   table.classList.toggle("cards", table.clientWidth < needed);
 }
 
