@@ -1,8 +1,7 @@
 """Pictures of an analysed question: the picture, and see-through layers that lie upon it.
 
 Layers keep the files small: a similarity map is stored at its own resolution and enlarged by the
-page that shows it, a mask or a set of points is a drawing in a few colours. All are lossless PNG,
-but for photographs.
+page that shows it, a mask or a set of points is a drawing in a few colours. All are lossless PNG.
 """
 
 from __future__ import annotations
@@ -28,8 +27,6 @@ SHOWN_SIDE = 320
 """Longer side of what is drawn, in pixels."""
 MAP_SIDE = 96
 """Longer side of a similarity map as it is stored; finer ones are reduced."""
-LARGEST_PNG = 40_000
-"""Bytes that a lossless picture may take; a larger one, a photograph, is stored as JPEG."""
 FOLDER = "pictures"
 POINTS = "marks"
 """Name of the layer with the points."""
@@ -181,17 +178,12 @@ def _shrink(mask: np.ndarray, shown: tuple[int, int]) -> np.ndarray:
 
 def _base(image: np.ndarray, shown: tuple[int, int], folder: Path) -> str:
     """The picture itself, under a name made from its pixels; written if it is not there yet."""
-    start = f"{FOLDER}/{hashlib.sha256(image.tobytes()).hexdigest()[:16]}"
-    for name in (f"{start}.png", f"{start}.jpg"):
-        if (folder / name).is_file():
-            return name
-    small = fit(image, max(shown))
-    if small.shape[:2] != shown:
-        small = cv2.resize(small, (shown[1], shown[0]), interpolation=cv2.INTER_CUBIC)
-    name, encoded = f"{start}.png", _png(small)
-    if len(encoded) > LARGEST_PNG:
-        name, encoded = f"{start}.jpg", _jpeg(small)
-    (folder / name).write_bytes(encoded)
+    name = f"{FOLDER}/{hashlib.sha256(image.tobytes()).hexdigest()[:16]}.png"
+    if not (folder / name).is_file():
+        small = fit(image, max(shown))
+        if small.shape[:2] != shown:
+            small = cv2.resize(small, (shown[1], shown[0]), interpolation=cv2.INTER_CUBIC)
+        (folder / name).write_bytes(_png(small))
     return name
 
 
@@ -200,9 +192,3 @@ def _png(picture: np.ndarray) -> bytes:
     order = cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR
     level = [cv2.IMWRITE_PNG_COMPRESSION, 6]
     return cv2.imencode(".png", cv2.cvtColor(picture, order), level)[1].tobytes()
-
-
-def _jpeg(picture: np.ndarray) -> bytes:
-    """RGB as JPEG."""
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 88]
-    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)[1].tobytes()

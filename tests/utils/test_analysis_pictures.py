@@ -6,7 +6,6 @@ import pytest
 
 from tests.analysed import SIZES, draw_one
 from utils.analysis_pictures import (
-    LARGEST_PNG,
     MAP_SIDE,
     SHOWN_SIDE,
     draw_question,
@@ -92,22 +91,6 @@ def test_a_picture_is_stored_once(tmp_path):
     other = draw_question(image + 1, {}, *nothing, {}, None, tmp_path, "c")
     assert one["picture"] == two["picture"] != other["picture"]
     assert "truth" not in one
-
-
-def test_a_photograph_is_stored_smaller(tmp_path):
-    small = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-    photo = cv2.resize(small, (640, 480), interpolation=cv2.INTER_CUBIC)
-    photo[::2] ^= 1
-    photo = np.clip(photo + np.random.default_rng(1).normal(0, 6, photo.shape), 0, 255)
-    photo = photo.astype(np.uint8)
-    nothing = np.zeros((0, 2)), np.zeros(0)
-    one, two = (
-        draw_question(photo, {}, *nothing, {}, None, tmp_path, stem)["picture"] for stem in "ab"
-    )
-    assert one == two and one.endswith(".jpg")
-    assert (tmp_path / one).stat().st_size < LARGEST_PNG
-    shown = cv2.resize(photo, (SHOWN_SIDE, SHOWN_SIDE * 3 // 4), interpolation=cv2.INTER_AREA)
-    assert np.abs(read(tmp_path / one).astype(int) - shown).mean() < 4
 
 
 @pytest.mark.parametrize("shape", [(3000, 2000), (40, 60)])
