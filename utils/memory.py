@@ -224,8 +224,8 @@ def describe(options: TrainOptions, counts: list[int]) -> str:
             table_of_memory(options, counts, sizes),
             "",
             "* the run's own --zero_stage. Computed, not measured: leave 10 % for CUDA and gaps.",
-            f"With ZeRO-3 a validation gathers all weights, {whole:.2f} GiB, on each GPU; --no_eval "
-            "needs no room for that.",
+            f"With ZeRO-3 a validation gathers all weights, {whole:.2f} GiB, on each GPU; "
+            "--no_eval needs no room for that.",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""16-bit weights that compute in float32: the same states as from float32 weights, half the size."""
+"""16-bit weights that compute in float32 give what float32 weights give."""
 
 import copy
 
