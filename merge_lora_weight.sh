@@ -6,8 +6,9 @@
 # EXP_DIR  the run folder, such as runs/read_7b; its config.yaml says everything about the model
 # OUT      folder to write (default: EXP_DIR/merged)
 #
-# Takes the best checkpoint; --checkpoint latest takes the newest. Hardware: no GPU; main memory
-# for the model in float32 (an estimate: 32 GB for 7B, 60 GB for 13B).
+# Takes the best checkpoint; --checkpoint latest takes the newest. Any ZeRO stage and any number of
+# ranks may have written it. Hardware: no GPU; main memory for the model, its frozen weights in 16
+# bits, and one of its files (computed: 18 GB for 7B and 31 GB for 13B, and the file).
 set -euo pipefail
 if [[ $# -lt 1 || "$1" == --* ]]; then
   echo "usage: bash merge_lora_weight.sh EXP_DIR [OUT] [flags]" >&2

@@ -16,8 +16,9 @@
 # Scratch and 13B-stage1 need --vision_pretrained, SAM's sam_vit_h_4b8939.pth. Flags behind the port
 # win over the preset: bash train_read.sh ReasonSeg 8 24999 --dataset_dir /data --epochs 4
 #
-# Several machines: HOSTFILE=FILE bash train_read.sh ..., lines "host slots=8" as for deepspeed
-# --hostfile, with ssh between them. Or by torchrun, on each machine with its own RANK of 0 to N-1:
+# Several machines, those in a file of lines "HOST slots=8" as of deepspeed --hostfile, over ssh:
+#   HOSTFILE=FILE bash train_read.sh ReasonSeg 8 24999
+# Or by torchrun, on each machine with its own RANK of 0 to N-1:
 #   torchrun --nnodes N --node_rank RANK --nproc_per_node 8 --master_addr HOST --master_port 24999 \
 #     train_read.py --config configs/read_7b.yaml
 # SIGTERM saves and ends with code 143; so does SIGUSR1, sent to every process of a job (Slurm:

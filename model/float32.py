@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -45,19 +46,19 @@ def float32_linears(model: PeftModel | ReadForCausalLM, folded: bool = False) ->
         folded: LoRA is added to the widened weights instead of running beside them, as it will be
             when it is folded in for good.
     """
-    lora = {}
+    lora: dict[nn.Module, Any] = {}
     if folded:
         lora = {m.base_layer: m for m in model.modules() if isinstance(m, LoraLayer)}
     stored: dict[nn.Module, torch.Tensor] = {}
 
-    def widen(layer: nn.Module, _: object) -> None:
+    def widen(layer: Any, _: object) -> None:
         stored[layer] = layer.weight.data
         layer.weight.data = stored[layer].float()
         if layer in lora:
             for name in lora[layer].active_adapters:
                 layer.weight.data = layer.weight.data + lora[layer].get_delta_weight(name)
 
-    def narrow(layer: nn.Module, _: object, __: object) -> None:
+    def narrow(layer: Any, _: object, __: object) -> None:
         layer.weight.data = stored.pop(layer)
 
     with ExitStack() as held:

@@ -6,10 +6,13 @@ Nothing is loaded; everything follows from the sizes of the model. Per GPU, with
     weights      W * P; ZeRO-3: / N, and W for each parameter that is gathered at a time, of which
                  DeepSpeed keeps up to 1e9
     gradients    4 * T, the sums over the micro steps that every rank keeps in float32,
-                 + 2 * W * T, handed over and reduced; the reduced half with ZeRO-2 and 3: / N
+                 + 2 * W * T, handed over and reduced; the reduced half with ZeRO-2: / N.
+                 ZeRO-3: W * T, those of one micro step, + 8 * T / N, the reduced sums in float32
+                 and the optimiser's copy of them
     optimiser    AdamW's two moments, and a float32 copy of T if W is 2: 8 * T or 12 * T; / N
     activations  see `activations`: they depend on the batch, not on N
 
+With ZeRO-3 a validation gathers all weights, W * P on every GPU, and keeps few activations.
 CUDA's own context and the allocator's gaps come on top: leave about 3 GB, or 10 %. Without
 `--vision_tower` or `--version` on this machine their sizes follow from the name.
 """
@@ -167,10 +170,12 @@ def memory(options: TrainOptions, stage: int, gpus: int, sizes: Sizes | None = N
         everything = sum(part.parameters for part in found)
         gathered = min(MOST_GATHERED, everything) * weights / everything
         weights = weights / gpus + gathered * (1 - 1 / gpus)
-    reduced = width * trained / (gpus if stage >= 2 else 1)
+    gradients = (4 + width) * trained + width * trained / (gpus if stage == 2 else 1)
+    if stage == 3:
+        gradients = width * trained + 8 * trained / gpus
     return Memory(
         weights=weights,
-        gradients=(4 + width) * trained + reduced,
+        gradients=gradients,
         optimiser=trained * (8 if width == 4 else 12) / gpus,
         activations=activations(options, sizes),
     )
@@ -208,6 +213,7 @@ def describe(options: TrainOptions, counts: list[int]) -> str:
         InputError: the size of a model is unknown.
     """
     sizes = sizes_of(options)
+    whole = memory(options, 1, 1, sizes).weights / GIB
     checkpointing = "with" if options.gradient_checkpointing else "without"
     return "\n".join(
         [
@@ -222,6 +228,8 @@ def describe(options: TrainOptions, counts: list[int]) -> str:
             table_of_memory(options, counts, sizes),
             "",
             "* the run's own --zero_stage. Computed, not measured: leave 10 % for CUDA and gaps.",
+            f"With ZeRO-3 a validation gathers all weights, {whole:.2f} GiB, on each GPU; "
+            "--no_eval needs no room for that.",
         ]
     )
 

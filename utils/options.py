@@ -172,6 +172,13 @@ class TrainOptions(
             problems.append(
                 Problem(f"--start_epoch={self.start_epoch} leaves none of --epochs={self.epochs}")
             )
+        if self.zero_stage == 3 and (self.load_in_4bit or self.load_in_8bit):
+            problems.append(
+                Problem(
+                    "--zero_stage=3 cannot spread quantised weights over the ranks; give "
+                    "--zero_stage=2 with --load_in_4bit and --load_in_8bit"
+                )
+            )
         if self.resume is not None:
             problems += checks.folder(
                 "resume", self.resume, "a run's ckpt_model folder", "give RUN/ckpt_model"

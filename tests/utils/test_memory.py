@@ -84,6 +84,7 @@ def test_formulas_by_hand():
     assert two.gradients == (4 + 2 + 2 / 8) * trained
     three = memory.memory(chosen, 3, 8)
     assert three.weights == pytest.approx(2 * (trained + frozen) / 8 + 2e9 * 7 / 8)
+    assert three.gradients == (2 + 8 / 8) * trained
     assert memory.memory(chosen, 3, 1).weights == pytest.approx(one.weights)
     full = memory.memory(options(precision="fp32"), 2, 1)
     assert (full.weights, full.optimiser) == (2 * one.weights, 8 * trained)

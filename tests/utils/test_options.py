@@ -144,7 +144,7 @@ def test_a_usable_training_has_no_problem(usable):
         ("--sasp_t_neg=0.9", ["--sasp_t_neg=0.9", "--sasp_t_pos=0.8"]),
         ("--sasp_t_pos=1.5", ["--sasp_t_pos=1.5", "from 0 to 1"]),
         ("--sasp_num_points=0", ["--sasp_num_points=0", "above 0"]),
-        ("--zero_stage=3", ["--zero_stage=3", "one of 1, 2"]),
+        ("--zero_stage=4", ["--zero_stage=4", "one of 1, 2, 3"]),
         ("--lr=-1", ["--lr=-1", "above 0"]),
         ("--beta1=1", ["--beta1=1", "not including, 1"]),
         ("--lora_target_modules=", ["--lora_target_modules is empty"]),
@@ -167,6 +167,8 @@ def test_exclusive_flags(usable):
     assert "exclude each other" in messages(TrainOptions, *usable, "--eval_only", "--no_eval")[0]
     both = messages(TrainOptions, *usable, "--load_in_4bit", "--load_in_8bit")
     assert "exclude each other" in both[0]
+    spread = messages(TrainOptions, *usable, "--zero_stage=3", "--load_in_4bit", missing=False)
+    assert "cannot spread quantised weights" in spread[0]
 
 
 def test_an_optional_package_that_is_not_there(usable, monkeypatch):
