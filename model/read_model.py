@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -299,7 +300,8 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         batch = batch.to(self.device)
         clip_pixels, sam_pixels, input_sizes = self._views_of(batch)
         # First, since what the language model keeps for the backward pass adds to its memory.
-        embeddings = self._embeddings(batch, sam_pixels, input_sizes)
+        used = self._pictures_with_seg(batch)
+        embeddings = self.encode_sam(sam_pixels[used], [input_sizes[i] for i in used.tolist()])
         states = self.prompt_states(
             batch.input_ids,
             batch.attention_mask,
@@ -307,7 +309,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             batch.image_index,
         )
         ce_loss = self.config.ce_loss_weight * self._token_loss(states, batch.labels)
-        predictions = self._teacher_forced_masks(batch, states, embeddings, input_sizes)
+        predictions = self._teacher_forced_masks(batch, states, used, embeddings, input_sizes)
         pair = losses.mask_losses([p.logits for p in predictions], batch.masks)
         if pair is None:
             # Zero gradients instead of none: every rank reduces the same parameters.
@@ -340,48 +342,34 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         before = states.hidden[row, states.text_position[row, column] - 1]
         return losses.token_loss(self.lm_head(before), labels[row, column])
 
-    def _embeddings(
-        self, batch: Batch, sam_pixels: torch.Tensor, input_sizes: Sequence[tuple[int, int]]
-    ) -> torch.Tensor:
-        """SAM's embeddings float[b, C, h', w'] of the pictures with a `[SEG]`, in their order."""
+    def _pictures_with_seg(self, batch: Batch) -> torch.Tensor:
+        """int64[b], the pictures that a `[SEG]` is about, in their order."""
         has_seg = (batch.input_ids == self.seg_token_id).any(dim=1)
-        used = torch.unique(batch.image_index[has_seg])
-        return self.encode_sam(sam_pixels[used], [input_sizes[i] for i in used.tolist()])
+        return torch.unique(batch.image_index[has_seg])
 
     def _teacher_forced_masks(
         self,
         batch: Batch,
         states: PromptStates,
+        used: torch.Tensor,
         embeddings: torch.Tensor,
         input_sizes: Sequence[tuple[int, int]],
     ) -> list[MaskPrediction]:
         seg = locate_seg(batch.input_ids, states.text_position, self.seg_token_id)
-        sizes = batch.original_sizes
-        if len(seg.row) == 0:
-            return [self._no_masks(size) for size in sizes]
-        order = batch.image_index[seg.row]
-        used, image_of_mask = torch.unique(order, return_inverse=True)
-        chosen = used.tolist()
+        chosen, sizes = used.tolist(), batch.original_sizes
+        none = partial(MaskPrediction.none, image_tokens=self.image_tokens, device=self.device)
+        if not chosen:
+            return [none(size) for size in sizes]
         made = self.predict_masks(
             states.hidden[seg.row, seg.state_position],
             image_states(states.hidden[seg.row], states.image_start[seg.row], self.image_tokens),
-            image_of_mask,
+            torch.searchsorted(used, batch.image_index[seg.row]),
             embeddings,
             [input_sizes[i] for i in chosen],
             [sizes[i] for i in chosen],
         )
         by_image = dict(zip(chosen, made, strict=True))
-        return [by_image.get(i) or self._no_masks(size) for i, size in enumerate(sizes)]
-
-    def _no_masks(self, size: tuple[int, int]) -> MaskPrediction:
-        empty = torch.zeros((0,), device=self.device)
-        return MaskPrediction(
-            logits=empty.new_zeros((0, *size)),
-            scores=empty,
-            similarity=empty.new_zeros((0, self.image_tokens)),
-            points=empty.new_zeros((0, 0, 2)),
-            point_labels=torch.zeros((0, 0), dtype=torch.int64, device=self.device),
-        )
+        return [by_image.get(i) or none(size) for i, size in enumerate(sizes)]
 
     @property
     def seg_token_id(self) -> int:
