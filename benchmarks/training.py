@@ -1,6 +1,6 @@
 """A training step, compared with the original's way of working.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.training                two CPU cores, about 6 minutes
+    OMP_NUM_THREADS=1 python -m benchmarks.training                one CPU core, about 6 minutes
     python -m benchmarks.training --size 7b --device cuda          full size, engine only
 
 On a CPU: a random model with the proportions of the 7B one (`training_steps.py`), LoRA, two
