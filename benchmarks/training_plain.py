@@ -3,7 +3,7 @@
 Every expression is a row of its own with the whole picture in it, and CLIP runs for each of them.
 The projection runs on every position; `lm_head` gives float32 logits of every position. SAM's
 encoder sees one picture at a time. SasP weighs a map of the whole picture for each point
-(`sasp_reference.py`).
+(`sasp_reference.py`). The modules themselves (attention, LoRA, SAM) are those of the project.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def row(questions: int, **changes) -> dict:
         "parameters_m": {"LLM": 1.0},
         "losses": [{}],
     }
-    kept = {"ratio": 2.5, "cpu_ratio": 2.4, "memory": 0.4, "difference": 1e-7}
+    kept = {"ratio": 2.5, "wall_ratio": 2.4, "memory": 0.4, "difference": 1e-7}
     return {"questions": questions, **kept, "ours": side, "plain": side, **changes}
 
 

@@ -15,7 +15,7 @@ from utils.conversation import POSITIVE_ANSWER, build_prompt, user_turn
 
 YES, NO = POSITIVE_ANSWER, "No, I do not see it."
 LONG = "There are several of them here, and the one that was asked for is [SEG]."
-TOLERANCE = 2e-5
+TOLERANCE = 1e-5
 """Of a loss, and of a gradient as a part of the largest one in its parameter (float32)."""
 
 V = 4
