@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Lint and the whole test suite; further arguments go to pytest, such as: bash run_tests.sh -k sasp
-# Needs Python >= 3.10 and, the first time, the package index. No GPU, no model hub.
+# Needs Python >= 3.10 and, the first time, the package index. No GPU, no model hub. Tests of pages
+# run in Chromium, which is installed if that can be done; READ_CHROMIUM=/path/to/it names another.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . utils/venv.sh
+. tests/browser.sh
 make_venv "$PWD" requirements.txt
 make_venv "$PWD" requirements-dev.txt
+get_browser
 
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import torch
 import yaml
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from tests.browser import DESKTOP, Visit, open_chromium
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TOKENIZER = REPOSITORY / "tests" / "data" / "golden" / "released_tiny"
@@ -204,3 +206,28 @@ def write_preset(tmp_path: Path, micro_settings: dict) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator:
+    """A running browser; see `tests.browser`."""
+    with open_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(chromium) -> Iterator[Callable[..., Visit]]:
+    """A function that opens a fresh page, `width` CSS pixels wide, and loads `url` in it."""
+    contexts = []
+
+    def open_page(url: str | None = None, width: int = DESKTOP, height: int = 900) -> Visit:
+        viewport = {"width": width, "height": height}
+        contexts.append(chromium.new_context(viewport=viewport, accept_downloads=True))
+        visit = Visit(contexts[-1].new_page())
+        if url is not None:
+            visit.page.goto(url)
+        return visit
+
+    yield open_page
+    for context in contexts:
+        context.close()
