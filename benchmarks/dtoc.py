@@ -21,7 +21,7 @@ from model.sasp import SaspParams, similarity_to_points
 from utils.conversation import POSITIVE_ANSWER
 
 ROOT = Path(__file__).resolve().parents[1]
-SIDE, MAPS, QUESTIONS = 24, 100, 200
+SIDE, MAPS, QUESTIONS = 24, 50, 100
 SIZES = ((480, 640), (1080, 1920))
 Case = tuple[torch.Tensor, tuple[int, int], SaspParams]
 
@@ -62,7 +62,7 @@ def measure(cases: Iterator[Case]) -> tuple[float, torch.Tensor, torch.Tensor]:
 
         points = labels >= 0
         shifts.append((moved(similarity) - before).norm(dim=-1)[points])
-        slope = torch.autograd.functional.jacobian(moved, similarity)
+        slope = torch.autograd.functional.jacobian(moved, similarity, vectorize=True)
         spread = similarity.max() - similarity.min()
         gradients.append(slope.abs().amax(dim=(1, 2))[points] * spread)
         cells.append(min(size) / similarity.numel() ** 0.5)

@@ -201,6 +201,24 @@ def test_two_processes_are_merged_to_the_numbers_of_one(ablated, run, tmp_path):
     assert numbers == json.loads((ablated / "ablation.json").read_text())
 
 
+def test_several_masks_in_an_answer_and_pixels_that_do_not_count(talking, micro_data):
+    """An answer's masks are joined, 255 is left out, and an answer may hold none."""
+    reader = load_read(talking)
+    items = [ReasonSegEval(micro_data, "val")[n] for n in range(3)]
+    for item in items:
+        item.questions[0].truth[:15] = 255
+    settings = grid(reader.model.config.sasp_params, [3])
+    for answer in ("It is [SEG] and [SEG].", "There is none."):
+        predict = reader_predict(reader, answer, keep_states=True)
+        vary = Ablation(reader.model, settings[1:], questions_at_once=2)
+        varied = evaluate(predict, items, vary=vary, progress=False)
+        for number, params in enumerate(settings[1:]):
+            other = load_read(talking)
+            other.model.config.sasp_params = params
+            alone = evaluate(reader_predict(other, answer), items, progress=False)
+            assert [record.varied[number] for record in varied.records] == outcomes(alone)
+
+
 def test_running_out_of_memory_halves_what_goes_together(talking, micro_data, monkeypatch):
     reader = load_read(talking)
     items = ReasonSegEval(micro_data, "val")
