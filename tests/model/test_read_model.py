@@ -222,11 +222,15 @@ def modules_run(reader, samples: list[Sample]) -> list[str]:
     """Names of the innermost modules in the order in which forward and backward come to them."""
     model = add_lora(copy.deepcopy(reader.model), r=0)
     names: list[str] = []
+
+    def note(name: str, output: torch.Tensor) -> None:
+        names.append(name)
+        if output.requires_grad:
+            output.register_hook(lambda _: names.append(f"backward {name}"))
+
     for name, module in model.named_modules():
-        if list(module.children()):
-            continue
-        module.register_forward_pre_hook(lambda *_, name=name: names.append(name))
-        module.register_full_backward_hook(lambda *_, name=name: names.append(f"backward {name}"))
+        if not list(module.children()):
+            module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
     model(collate(samples, reader.tokenizer)).loss.backward()
     return names
 
