@@ -223,10 +223,11 @@ def modules_run(reader, samples: list[Sample]) -> list[str]:
     model = add_lora(copy.deepcopy(reader.model), r=0)
     names: list[str] = []
 
-    def note(name: str, output: torch.Tensor) -> None:
+    def note(name: str, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
         names.append(name)
-        if output.requires_grad:
-            output.register_hook(lambda _: names.append(f"backward {name}"))
+        for tensor in output if isinstance(output, tuple) else (output,):
+            if tensor.requires_grad:
+                tensor.register_hook(lambda _: names.append(f"backward {name}"))
 
     for name, module in model.named_modules():
         if not list(module.children()):
