@@ -48,6 +48,8 @@ KEPT = (
     "out_dim", "lora_r", "lora_alpha", "lora_target_modules", "train_mask_decoder", "precision",
 )  # fmt: skip
 """What must not change when a run is continued: its checkpoints would not fit."""
+KEPT_IN_TRAINING = (*KEPT, "zero_stage")
+"""The same where the optimiser's state is needed, too."""
 
 
 def build_model(options: TrainOptions) -> tuple[PeftModel | ReadForCausalLM, Built]:
@@ -122,7 +124,7 @@ def check_same_run(options: TrainOptions, saved_file: Path) -> None:
     differing = [
         f"--{name}={getattr(options, name)} differs from {getattr(saved, name)} in {saved_file}; "
         "a continued run keeps it: use that value, or another --exp_name"
-        for name in KEPT
+        for name in (KEPT if options.eval_only else KEPT_IN_TRAINING)
         if same_place(name, getattr(options, name)) != same_place(name, getattr(saved, name))
     ]
     if differing:

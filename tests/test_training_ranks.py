@@ -76,10 +76,11 @@ def alone(preset) -> Path:
 
 @pytest.fixture(scope="module", params=RUNS)
 def several(request, preset) -> Path:
-    """The run of several ranks, interrupted in the middle and continued."""
+    """The run of several ranks; that of two is interrupted in the middle and continued."""
     stage, world = RUNS[request.param]
     flags = [f"--zero_stage={stage}", f"--grad_accumulation_steps={PICTURES // world}"]
-    train(preset, request.param, world, *flags, f"--max_steps={STEPS // 2 + 1}")
+    if world == 2:
+        train(preset, request.param, world, *flags, f"--max_steps={STEPS // 2 + 1}")
     train(preset, request.param, world, *flags)
     return preset.parent / "runs" / request.param
 

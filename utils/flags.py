@@ -132,8 +132,8 @@ def convert(flag: Flag, value: Any) -> Any:
     Raises:
         ValueError: the value does not fit; the message says what does.
     """
-    nothing = value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
-    if nothing or (flag.optional and value == ""):
+    nothing = ("none", "null", "") if flag.optional else ("none", "null")
+    if value is None or (isinstance(value, str) and value.lower() in nothing):
         if flag.optional:
             return None
         raise ValueError(f"--{flag.name}={value}: give {flag.expects}")

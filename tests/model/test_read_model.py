@@ -206,3 +206,59 @@ def test_a_model_that_does_not_know_seg_says_so(reader):
     reader.model.config.seg_token_id = None
     with pytest.raises(InputError, match=r"id of \[SEG\]"):
         logits_of(reader, [make_sample((40, 64), [YES])])
+
+
+# --- ranks in step --------------------------------------------------------------------------
+
+UNEVEN = [[[YES], [NO]], [[NO], [NO, NO]], [[YES, NO, YES], ["[SEG] and [SEG]."]]]
+"""Answers about two pictures: a mask for one of them, for none, for both."""
+
+
+def two_pictures(answers: list[list[str]]) -> list[Sample]:
+    return [make_sample(size, a, 5) for size, a in zip([(40, 64), (52, 33)], answers, strict=True)]
+
+
+def modules_run(reader, samples: list[Sample]) -> list[str]:
+    """Names of the innermost modules in the order in which forward and backward come to them."""
+    model = add_lora(copy.deepcopy(reader.model), r=0)
+    names: list[str] = []
+
+    def note(name: str, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        names.append(name)
+        for tensor in output if isinstance(output, tuple) else (output,):
+            if tensor.requires_grad:
+                tensor.register_hook(lambda _: names.append(f"backward {name}"))
+
+    for name, module in model.named_modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+    model(collate(samples, reader.tokenizer)).loss.backward()
+    return names
+
+
+def test_in_step_every_batch_runs_the_same_modules(reader):
+    runs = [modules_run(reader, two_pictures(answers)) for answers in UNEVEN]
+    assert runs[0] != runs[1]
+    reader.model.in_step = True
+    runs = [modules_run(reader, two_pictures(answers)) for answers in UNEVEN]
+    assert runs[0] == runs[1] == runs[2]
+    assert any("backward model.visual_model.mask_decoder" in name for name in runs[0])
+
+
+@pytest.mark.parametrize("answers", UNEVEN)
+def test_in_step_losses_and_gradients_are_the_same(reader, answers):
+    found = []
+    for in_step in (False, True):
+        reader.model.in_step = in_step
+        reader.model.zero_grad()
+        model, output = trained(reader, two_pictures(answers))
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        found.append((output, gradients))
+    (one, expected), (other, gradients) = found
+    for name in ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss"):
+        torch.testing.assert_close(getattr(other, name), getattr(one, name), rtol=1e-5, atol=1e-6)
+    for name, value in expected.items():
+        if name in gradients:
+            torch.testing.assert_close(gradients[name], value, rtol=1e-3, atol=1e-5, msg=name)
+        else:
+            assert not value.any()
