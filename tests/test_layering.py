@@ -5,9 +5,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FORBIDDEN = {
-    "utils": {"model", "dataset", "tiny", "tests", "benchmarks"},
-    "dataset": {"model", "tiny", "tests", "benchmarks"},
-    "model": {"dataset", "tiny", "tests", "benchmarks"},
+    "utils": {"model", "dataset", "web", "tiny", "tests", "benchmarks"},
+    "dataset": {"model", "web", "tiny", "tests", "benchmarks"},
+    "model": {"dataset", "web", "tiny", "tests", "benchmarks"},
+    "web": {"dataset", "tiny", "tests", "benchmarks"},
 }
 ENTRIES = {path.stem for path in ROOT.glob("*.py")}
 
@@ -35,7 +36,7 @@ def test_imports_point_down():
 
 
 def test_files_are_short():
-    folders = [ROOT / name for name in ("utils", "dataset", "model", "tiny", "tests", "benchmarks")]
+    folders = [ROOT / name for name in (*FORBIDDEN, "tiny", "tests", "benchmarks")]
     files = [*ROOT.glob("*.py"), *(path for folder in folders for path in folder.rglob("*.py"))]
     lengths = {str(path): len(path.read_text("utf-8").splitlines()) for path in files}
     assert {name: length for name, length in lengths.items() if length > 400} == {}
