@@ -24,7 +24,7 @@ from statistics import median, quantiles
 import torch
 from PIL import Image
 
-from dataset.toy.world import write_world
+from dataset.toy.world import MIN_IMAGES, write_world
 from model import load_read
 from model.reader import Reader
 from tests.browser import open_chromium

@@ -55,7 +55,6 @@ class Session:
     def __init__(self, engine: Engine, limits: Limits):
         self.engine = engine
         self.limits = limits
-        self.token = secrets.token_urlsafe(24)
         self._lock = threading.RLock()
         self.close()
 
