@@ -19,10 +19,17 @@ MAX_LINES = 4
 
 @dataclass(frozen=True)
 class Curve:
-    """A named line through (x, y) pairs; pairs that are not finite are left out."""
+    """A named line through (x, y) pairs; pairs that are not finite are left out.
+
+    Args:
+        name: in the legend.
+        pairs: (x, y).
+        band: (x, low, high), shaded around the line; rising x.
+    """
 
     name: str
     pairs: Sequence[tuple[float, float]]
+    band: Sequence[tuple[float, float, float]] = ()
 
     @property
     def finite(self) -> list[tuple[float, float]]:
@@ -72,7 +79,8 @@ def line_chart(
     if not pairs:
         return '<p class="quiet">No values were recorded.</p>'
     across = ticks(min(x for x, _ in pairs), max(x for x, _ in pairs))
-    low, high = y_limits or (min(0.0, *(y for _, y in pairs)), max(y for _, y in pairs))
+    reached = [y for _, y in pairs] + [y for c in curves for _, *ends in c.band for y in ends]
+    low, high = y_limits or (min(0.0, *reached), max(reached))
     up = ticks(low, high)
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -95,6 +103,10 @@ def line_chart(
     middle = f'x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle"'
     parts.append(f"<text {middle}>{escape(x_label)}</text>")
     for number, curve in enumerate(curves):
+        if curve.band:
+            around = [(x, y) for x, _, y in curve.band] + [(x, y) for x, y, _ in curve.band[::-1]]
+            corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*pair) for pair in around))
+            parts.append(f'<polygon class="band line-{number}" points="{corners}"/>')
         if window > 1:
             parts.append(_polyline(f"faint line-{number}", [place(*p) for p in curve.finite]))
         smooth = moving_average(curve.finite, window)
