@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from model.sasp import SaspParams
 from utils.errors import InputError
@@ -242,12 +243,12 @@ class Page:
         self.blocks.unload(self._left)
 
     def _opened(self, request: gr.Request, picture: Any) -> Updates:
-        source = self.uploads.path(picture)
-        if source is None:
-            self.visitors.leave(request.session_hash)
-            return self._everything(None, parts.note(parts.WAITING))
         session = None
         try:
+            source = self.uploads.path(picture)
+            if source is None:
+                self.visitors.leave(request.session_hash)
+                return self._everything(None, parts.note(parts.WAITING))
             session = self._enter(request)
             session.open(source)
         except InputError as error:
@@ -332,10 +333,10 @@ class Page:
             return {self.status: parts.told(error)}
         updates: Updates = {
             self.status: parts.about(session),
-            self.overlay: self._image(session.overlay(bool(points))),
+            self.overlay: self._image(session, session.overlay(bool(points))),
         }
         if similarity:
-            updates[self.similarity] = self._image(session.similarity())
+            updates[self.similarity] = self._image(session, session.similarity())
         return updates
 
     def _everything(
@@ -349,20 +350,20 @@ class Page:
         ]
         return {
             self.status: status if status is not None or session is None else parts.about(session),
-            self.overlay: self._image(session.overlay(points)) if session else None,
-            self.similarity: self._image(session.similarity()) if session else None,
+            self.overlay: self._image(session, session.overlay(points)) if session else None,
+            self.similarity: self._image(session, session.similarity()) if session else None,
             self.talk: parts.talk(session.talk if session else []),
             self.files: parts.links(session.token) if session and segments else "",
             self.layers_row: gr.Row(visible=len(segments) > 1),
             self.shown: gr.CheckboxGroup(choices=names, value=shown),
             self.chosen: gr.Dropdown(
                 choices=[(f"layer {n + 1}", n) for n in range(len(segments))],
-                value=0 if segments else None,
+                value=session.chosen if session and segments else None,
             ),
         }
 
-    def _image(self, image: Any) -> str | None:
-        return None if image is None else str(self.uploads.write(png(image), ".png"))
+    def _image(self, session: Session, image: np.ndarray | None) -> str | None:
+        return None if image is None else str(self.uploads.write(png(image), session.drawn))
 
 
 def _named(settings: tuple[Any, ...]) -> dict[str, Any]:
