@@ -1,4 +1,5 @@
-"""Ask READ about a picture: a chat in the terminal, or one question (`--image --prompt`).
+"""Ask READ about a picture: a chat in the terminal, one question (`--image --prompt`), or a page
+in the browser (`--web`).
 
 See: is the object there? Say: the model's words. Segment: mask, overlay with the points, and the
 similarity map, as files.
@@ -21,6 +22,7 @@ from utils.answers import describe, save_answer
 from utils.config import parse
 from utils.errors import InputError, cli
 from utils.options import DemoOptions
+from web.serving import serve
 
 LEAVE = ("quit", "exit", "q", "/quit", "/exit")
 WELCOME = "Ask about a picture. Another picture: /image PATH. Leave: quit (or end of file)."
@@ -115,6 +117,9 @@ class Demo:
 @cli
 def main(argv: list[str] | None = None) -> None:
     options = parse(DemoOptions, argv, prog="demo.py", show=False)
+    if options.web:
+        serve(open_reader(options), options)
+        return
     if options.image is None or options.prompt is None:
         Demo(open_reader(options), options, input, print).chat()
         return

@@ -5,6 +5,7 @@
 #
 # MODEL  folder or hub id (default: quickstart_output/merged, written by quickstart.sh)
 #
+# A page in the browser: bash demo.sh MODEL --web  (needs gradio: pip install -r requirements-web.txt)
 # One question only: bash demo.sh MODEL --image photo.jpg --prompt "Which part lets the plane steer?"
 # Reproduces no number. Hardware: the tiny default needs a CPU; 7B (estimates) 24 GB, or 8 GB with
 # --load_in_4bit.

@@ -45,7 +45,7 @@ SCRIPTS = {
         "some/model 1 --no_resume",
     ],
     "test_read.sh": ["", "some/model", "some/model 2 fprefcocog|val --skip_broken"],
-    "demo.sh": ["", "some/model", "some/model --force_seg", "--load_in_4bit"],
+    "demo.sh": ["", "some/model", "some/model --force_seg", "--load_in_4bit", "--web --port 0"],
     "analyze_read.sh": ["", "some/model", "some/model --images pictures --layers 0-32"],
     "merge_lora_weight.sh": ["runs/tiny", "runs/tiny out", "runs/tiny --checkpoint latest"],
     "quickstart.sh": ["", "--fast"],

@@ -166,3 +166,34 @@ def test_a_folder_that_cannot_be_written_is_named(run, picture, tmp_path):
     blocked = tmp_path / "file" / "out"
     code, _, err = run("--image", picture, "--prompt", "the sky", "--vis_save_dir", blocked)
     assert code == 2 and str(blocked) in err and "Traceback" not in err
+
+
+def test_a_page_is_served_with_the_same_reader(run, monkeypatch):
+    served = []
+    monkeypatch.setattr(demo, "serve", lambda *given: served.append(given))
+    code, _, _ = run("--web", "--port", "0", "--max_megapixels", "3")
+    ((reader, options),) = served
+    assert code == 0 and reader is run.reader and options.port == 0
+    assert options.host == "127.0.0.1" and options.max_megapixels == 3
+
+
+@pytest.mark.parametrize(
+    ("gradio", "wanted"), [("none", True), ("5.49.1", True), ("6.0.0", False), ("6.31.0", False)]
+)
+def test_a_page_without_gradio_names_the_remedy(run, monkeypatch, gradio, wanted):
+    monkeypatch.setattr(demo, "serve", lambda *given: None)
+    found = None if gradio == "none" else "found"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: found)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: gradio)
+    code, _, err = run("--web")
+    assert (code == 2) == wanted
+    assert ("pip install -r requirements-web.txt" in err and gradio in err) == wanted
+
+
+def test_bad_flags_of_the_page_are_told_together(run, picture):
+    code, _, err = run(
+        "--web", "--image", picture, "--port", "99999", "--max_visitors", "0", "--max_megapixels", 0
+    )
+    assert code == 2
+    for part in ("excludes --image", "--port=99999", "--max_visitors=0", "--max_megapixels=0"):
+        assert part in err

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,24 @@ def package(name: str, flag: str) -> list[Problem]:
     if importlib.util.find_spec(name):
         return []
     return [Problem(f"--{flag} needs the package {name}: pip install {name}", missing=True)]
+
+
+def web(options: Any) -> list[Problem]:
+    """What a page in the browser needs."""
+    problems = positive(options, "max_megapixels", "max_visitors")
+    if options.image is not None or options.prompt is not None:
+        problems.append(Problem("--web excludes --image and --prompt: both are given on the page"))
+    if not 0 <= options.port <= 65535:
+        problems.append(Problem(f"--port={options.port}: give 0 to 65535, 0 for a free one"))
+    found = metadata.version("gradio") if importlib.util.find_spec("gradio") else "none"
+    if found.partition(".")[0] != "6":
+        problems.append(
+            Problem(
+                f"--web needs gradio 6, there is {found}: pip install -r requirements-web.txt",
+                missing=True,
+            )
+        )
+    return problems
 
 
 def sasp(options: Any) -> list[Problem]:

@@ -24,6 +24,7 @@ from utils.reader_flags import (
     QuestionSetFlags,
     ReaderFlags,
     SaspOverrides,
+    WebFlags,
 )
 from utils.train_flags import (
     DataFlags,
@@ -314,8 +315,8 @@ def model_name(path: str) -> str:
 
 
 @dataclass(frozen=True)
-class DemoOptions(ReaderOptions, QuestionFlags, PictureFlags):
-    """Ask READ about a picture: a chat in the terminal, or one question."""
+class DemoOptions(ReaderOptions, QuestionFlags, PictureFlags, WebFlags):
+    """Ask READ about a picture: a chat in the terminal, one question, or a page."""
 
     def problems(self) -> list[Problem]:
         """Everything that keeps this configuration from running."""
@@ -325,7 +326,7 @@ class DemoOptions(ReaderOptions, QuestionFlags, PictureFlags):
         if self.image is not None and "://" not in self.image:
             hint = "give the path or URL of a picture"
             problems += checks.file("image", self.image, "a picture", hint)
-        return problems
+        return problems + (checks.web(self) if self.web else [])
 
 
 @dataclass(frozen=True)

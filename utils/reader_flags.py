@@ -141,6 +141,19 @@ class PictureFlags:
 
 
 @dataclass(frozen=True)
+class WebFlags:
+    """In the browser."""
+
+    web: bool = option(
+        False, "serve a page instead of a chat; needs gradio: pip install -r requirements-web.txt"
+    )
+    host: str = option("127.0.0.1", "interface to serve on; 0.0.0.0: every one of this machine")
+    port: int = option(7860, "port to serve on; 0: a free one")
+    max_megapixels: float = option(25.0, "largest picture that a visitor may send")
+    max_visitors: int = option(8, "visitors whose pictures are kept at a time")
+
+
+@dataclass(frozen=True)
 class MergeFlags:
     """Merging."""
 

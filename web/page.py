@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from model.sasp import SaspParams
-from utils.answers import summary
 from utils.errors import InputError
+from web import parts
 from web.drawing import colour_name, png
-from web.export import FILES
 from web.session import MODES, SET_ASIDE, Session
 from web.uploads import Uploads
 from web.visitors import Visitors
@@ -26,7 +25,6 @@ INTRODUCTION = (
 )
 ASK_FOR_MASK = " Please output segmentation mask."
 EXAMPLES = ("Which object can roll?", "Where is the green triangle?", "What is red and round?")
-WAITING = "Open a picture and ask about it."
 STYLE = (Path(__file__).parent / "page.css").read_text("utf-8")
 THEME = gr.themes.Default(
     primary_hue="teal",
@@ -103,7 +101,7 @@ class Page:
         with gr.Row(equal_height=True):
             self.force = gr.Checkbox(force_seg, label="Always make a mask", min_width=150)
             self.ask = gr.Button("Ask", variant="primary", min_width=120, elem_id="ask")
-        self.status = gr.HTML(_note(WAITING), elem_id="status", padding=False)
+        self.status = gr.HTML(parts.note(parts.WAITING), elem_id="status", padding=False)
         self.talk = gr.Chatbot(
             label="Talk about this picture",
             height=260,
@@ -245,18 +243,18 @@ class Page:
         self.blocks.unload(self._left)
 
     def _opened(self, request: gr.Request, picture: Any) -> Updates:
-        source = self.uploads.path(picture)
-        if source is None:
-            self.visitors.leave(request.session_hash)
-            return self._everything(None, _note(WAITING))
         session = None
         try:
+            source = self.uploads.path(picture)
+            if source is None:
+                self.visitors.leave(request.session_hash)
+                return self._everything(None, parts.note(parts.WAITING))
             session = self._enter(request)
             session.open(source)
         except InputError as error:
-            return self._everything(session, _told(error))
+            return self._everything(session, parts.told(error))
         height, width = session.size
-        return self._everything(session, _note(f"{width} x {height} pixels. Ask about it."))
+        return self._everything(session, parts.note(f"{width} x {height} pixels. Ask about it."))
 
     def _asked(
         self,
@@ -274,11 +272,11 @@ class Page:
             session = self._enter(request)
             session.open(source)
             for words in session.ask(question, _named(settings), bool(force)):
-                said = [*session.talk, (str(question).strip(), words or "\N{HORIZONTAL ELLIPSIS}")]
-                yield {self.talk: _talk(said), self.status: _said("\N{HORIZONTAL ELLIPSIS}", words)}
+                said = [*session.talk, (str(question).strip(), words or parts.PENDING)]
+                yield {self.talk: parts.talk(said), self.status: parts.said(parts.PENDING, words)}
         except InputError as error:
             talk = self.visitors.find(request.session_hash)
-            yield {self.status: _told(error), self.talk: _talk(talk.talk if talk else [])}
+            yield {self.status: parts.told(error), self.talk: parts.talk(talk.talk if talk else [])}
             return
         yield self._everything(session, None, bool(points))
 
@@ -332,13 +330,13 @@ class Page:
                 raise InputError(SET_ASIDE)
             change(session)
         except InputError as error:
-            return {self.status: _told(error)}
+            return {self.status: parts.told(error)}
         updates: Updates = {
-            self.status: _summary(session),
-            self.overlay: self._image(session.overlay(bool(points))),
+            self.status: parts.about(session),
+            self.overlay: self._image(session, session.overlay(bool(points))),
         }
         if similarity:
-            updates[self.similarity] = self._image(session.similarity())
+            updates[self.similarity] = self._image(session, session.similarity())
         return updates
 
     def _everything(
@@ -351,60 +349,22 @@ class Page:
             for n, segment in enumerate(segments)
         ]
         return {
-            self.status: status if status is not None or session is None else _summary(session),
-            self.overlay: self._image(session.overlay(points)) if session else None,
-            self.similarity: self._image(session.similarity()) if session else None,
-            self.talk: _talk(session.talk if session else []),
-            self.files: _links(session.token) if session and segments else "",
+            self.status: status if status is not None or session is None else parts.about(session),
+            self.overlay: self._image(session, session.overlay(points)) if session else None,
+            self.similarity: self._image(session, session.similarity()) if session else None,
+            self.talk: parts.talk(session.talk if session else []),
+            self.files: parts.links(session.token) if session and segments else "",
             self.layers_row: gr.Row(visible=len(segments) > 1),
             self.shown: gr.CheckboxGroup(choices=names, value=shown),
             self.chosen: gr.Dropdown(
                 choices=[(f"layer {n + 1}", n) for n in range(len(segments))],
-                value=0 if segments else None,
+                value=session.chosen if session and segments else None,
             ),
         }
 
-    def _image(self, image: Any) -> str | None:
-        return None if image is None else str(self.uploads.write(png(image), ".png"))
+    def _image(self, session: Session, image: np.ndarray | None) -> str | None:
+        return None if image is None else str(self.uploads.write(png(image), session.drawn))
 
 
 def _named(settings: tuple[Any, ...]) -> dict[str, Any]:
     return dict(zip(SETTINGS, settings, strict=True))
-
-
-def _talk(said: list[tuple[str, str]]) -> list[dict[str, str]]:
-    return [
-        {"role": role, "content": text}
-        for pair in said
-        for role, text in zip(("user", "assistant"), pair, strict=True)
-    ]
-
-
-def _note(text: str) -> str:
-    return f'<p class="note">{html.escape(text)}</p>'
-
-
-def _told(error: InputError) -> str:
-    return f'<p class="error" role="alert">{html.escape(str(error))}</p>'
-
-
-def _summary(session: Session) -> str:
-    if session.answer is None:
-        return _note(WAITING)
-    return _said(*summary(session.answer), kind="yes" if session.answer.present else "no")
-
-
-def _said(see: str, say: str, segment: str = "\N{HORIZONTAL ELLIPSIS}", kind: str = "") -> str:
-    see, say, segment = (html.escape(text) for text in (see, say, segment))
-    return (
-        f'<dl class="{kind}"><dt>See</dt><dd>{see}</dd><dt>Say</dt><dd>{say}</dd>'
-        f"<dt>Segment</dt><dd>{segment}</dd></dl>"
-    )
-
-
-def _links(token: str) -> str:
-    names = {"mask.png": "Mask (PNG)", "mask_rle.json": "COCO RLE", "polygons.json": "Polygons"}
-    links = [
-        f'<a href="download/{token}/{name}" download="{name}">{names[name]}</a>' for name in FILES
-    ]
-    return f"<span>Download</span>{''.join(links)}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,30 @@ from web.visitors import Visitors
 
 WAITING = 64
 """Questions in the queue; more are refused."""
+
+
+def serve(reader: Reader, options: Any, say: Callable[[str], None] = print) -> None:
+    """Serve until Ctrl+C or SIGTERM.
+
+    Args:
+        reader: answers.
+        options: `utils.options.DemoOptions`.
+        say: prints.
+
+    Raises:
+        InputError: see `serving`.
+    """
+    limits = Limits(pixels=round(options.max_megapixels * 1e6), new_tokens=options.max_new_tokens)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    port = options.port or None
+    try:
+        with serving(
+            reader, options.host, port, limits, options.max_visitors, options.force_seg
+        ) as address:
+            say(f"READ is served on {address} (to stop it: Ctrl+C)")
+            threading.Event().wait()
+    except KeyboardInterrupt:
+        say("stopped")
 
 
 @contextmanager

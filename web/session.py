@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from web import limits as allowed
 from web.drawing import Canvas
 from web.engine import Engine
 from web.limits import Limits
+from web.uploads import remove
 
 NEAR = 0.04
 """How far from a click a point may be that it removes, in parts of the picture's longer side."""
@@ -55,13 +58,15 @@ class Session:
     def __init__(self, engine: Engine, limits: Limits):
         self.engine = engine
         self.limits = limits
-        self.token = secrets.token_urlsafe(24)
+        self.drawn: deque[Path] = deque()
         self._lock = threading.RLock()
         self.close()
 
     def close(self) -> None:
         """Let go of everything."""
         with self._lock:
+            while self.drawn:
+                remove(self.drawn.popleft())
             self.token = secrets.token_urlsafe(24)
             self.source: str | None = None
             self.canvas: Canvas | None = None

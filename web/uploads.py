@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,10 @@ from web.limits import Limits
 
 MOST_BYTES = 2 << 30
 """Of all files together; each is kept for an hour."""
+
+
+KEPT = 16
+"""Pictures of a visitor that a browser may still be fetching."""
 
 
 class Uploads:
@@ -53,10 +59,25 @@ class Uploads:
         files = (path for path in self.folder.rglob("*") if path.is_file())
         return sum(path.stat().st_size for path in files) < MOST_BYTES
 
-    def write(self, content: bytes, suffix: str) -> Path:
-        """Store something for a browser to fetch, under a name that cannot be guessed."""
+    def write(self, content: bytes, earlier: deque[Path]) -> Path:
+        """Store a PNG for a browser to fetch, under a name that cannot be guessed.
+
+        Args:
+            content: of the file.
+            earlier: what was stored for the same visitor; the oldest make room.
+        """
         folder = self.folder / secrets.token_hex(16)
         folder.mkdir()
-        path = folder / f"picture{suffix}"
+        path = folder / "picture.png"
         path.write_bytes(content)
+        earlier.append(path)
+        while len(earlier) > KEPT:
+            remove(earlier.popleft())
         return path
+
+
+def remove(path: Path) -> None:
+    """Delete what `Uploads.write` stored, if it is still there."""
+    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        path.parent.rmdir()

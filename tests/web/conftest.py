@@ -46,7 +46,7 @@ def upload(picture, tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def server(reader):
     """Address of the page. The model takes its time for a token, so that one sees it come."""
-    thinking = reader.model.lm_head.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+    thinking = reader.model.lm_head.register_forward_pre_hook(lambda *_: time.sleep(0.01))
     with serving(reader, limits=LIMITS, most_visitors=12) as address:
         yield address.rstrip("/")
     thinking.remove()

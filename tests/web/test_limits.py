@@ -2,6 +2,7 @@
 
 import time
 import tracemalloc
+from collections import deque
 
 import numpy as np
 import pytest
@@ -87,13 +88,21 @@ def test_only_files_of_the_folder_are_opened(tmp_path):
             uploads.path({"path": name})
     with pytest.raises(InputError):
         uploads.path(str(inside / "mine.png"))
-    written = uploads.write(b"png", ".png")
+    written = uploads.write(b"png", deque())
     assert uploads.holds(str(written)) and written.read_bytes() == b"png"
+
+
+def test_drawn_pictures_make_room(tmp_path, monkeypatch):
+    monkeypatch.setattr("web.uploads.KEPT", 2)
+    uploads, drawn = Uploads(tmp_path, LIMITS), deque()
+    paths = [uploads.write(b"png", drawn) for _ in range(4)]
+    assert [path.exists() for path in paths] == [False, False, True, True]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_folder_is_full_at_some_time(tmp_path, monkeypatch):
     uploads = Uploads(tmp_path, LIMITS)
     assert uploads.has_room()
-    uploads.write(b"12345", ".png")
+    uploads.write(b"12345", deque())
     monkeypatch.setattr("web.uploads.MOST_BYTES", 5)
     assert not uploads.has_room()

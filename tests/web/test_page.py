@@ -28,6 +28,14 @@ WATCH_WORDS = """() => {
 }"""
 
 
+def calm(seen: Visit) -> bool:
+    """Nothing went wrong, and nobody else was asked for anything.
+
+    Some releases of gradio name a script of another host, which the page's policy keeps away.
+    """
+    return seen.outside == [] and all("iframe-resizer" in error for error in seen.errors)
+
+
 def open_picture(seen: Visit, path: str) -> None:
     seen.page.set_input_files("#picture input[type=file]", path)
     seen.page.wait_for_selector("#status >> text=80 x 60 pixels")
@@ -103,7 +111,7 @@ def test_upload_ask_move_a_slider_click_and_download(visit, server, reader, uplo
     page.click("#layers label >> nth=0")
     after(seen, fourth)
     assert np.array_equal(mask_of(seen), expected[1])
-    assert seen.errors == [] and seen.outside == []
+    assert calm(seen)
 
 
 def test_follow_up_questions_and_examples(visit, server, reader, upload, picture):
@@ -125,7 +133,7 @@ def test_follow_up_questions_and_examples(visit, server, reader, upload, picture
     seen.page.wait_for_function(
         "document.querySelector('#question textarea').value.includes('can roll?')"
     )
-    assert seen.errors == [] and seen.outside == []
+    assert calm(seen)
 
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])

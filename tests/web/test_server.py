@@ -4,15 +4,22 @@ import html
 import http.server
 import io
 import itertools
+import os
 import re
+import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.model.babble import QUESTIONS, pictures
+from tests.small_read import write_small_read
 from tests.web import hostile
 from tests.web.client import DEFAULTS, Client
 from tests.web.conftest import LIMITS
@@ -218,3 +225,30 @@ def test_a_port_in_use_is_told(server, reader):
     port = int(server.rpartition(":")[2])
     with pytest.raises(InputError, match=f"--port={port}"), serving(reader, port=port):
         pass
+
+
+def test_the_command_serves_and_stops_cleanly(tmp_path):
+    model = write_small_read(tmp_path / "read")
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    command = [sys.executable, "demo.py", "--web", "--port", "0", "--pretrained_model_path", model]
+    process = subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = next(
+            found[1] for line in process.stdout if (found := re.search(r"(http://[\d.:]+)", line))
+        )
+        assert address.startswith("http://127.0.0.1:")
+        assert "READ: reasoning to attend" in httpx.get(address).text
+        assert list(folder.glob("read_web_*"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0 and process.stdout.read().strip().endswith("stopped")
+    finally:
+        process.kill()
+        process.stdout.close()
+    assert not list(folder.glob("read_web_*"))

@@ -12,6 +12,7 @@ from tests.web.conftest import LIMITS
 from utils.errors import InputError
 from web.engine import Engine
 from web.session import MODES, Session
+from web.uploads import Uploads
 from web.visitors import Visitors
 
 QUESTION = QUESTIONS[0]
@@ -257,7 +258,7 @@ def test_many_visitors_at_once(reader, upload, picture):
         assert session.talk[0][0] == question
 
 
-def test_visitors_make_room_and_leave(session):
+def test_visitors_make_room_and_leave(session, tmp_path):
     now = [0.0]
     made = []
 
@@ -268,7 +269,9 @@ def test_visitors_make_room_and_leave(session):
     visitors = Visitors(make, most=2, seconds=10, clock=lambda: now[0])
     one, two = visitors.enter("one"), visitors.enter("two")
     assert visitors.enter("one") is one and visitors.by_token(two.token) is two
+    drawn = Uploads(tmp_path, LIMITS).write(b"png", two.drawn)
     three = visitors.enter("three")
+    assert not drawn.exists()
     assert visitors.find("two") is None and visitors.find("one") is one and len(visitors) == 2
     now[0] = 9.0
     assert visitors.find("three") is three

@@ -1,0 +1,63 @@
+"""Pieces of HTML that the page shows. What visitors and the model say is escaped."""
+
+from __future__ import annotations
+
+import html
+
+from utils.answers import summary
+from utils.errors import InputError
+from web.session import Session
+
+WAITING = "Open a picture and ask about it."
+PENDING = "\N{HORIZONTAL ELLIPSIS}"
+FILES = {"mask.png": "Mask (PNG)", "mask_rle.json": "COCO RLE", "polygons.json": "Polygons"}
+"""Names as in `web.export`, and what is said of them."""
+
+
+def talk(said: list[tuple[str, str]]) -> list[dict[str, str]]:
+    """Questions and answers as messages of a chat."""
+    return [
+        {"role": role, "content": text}
+        for pair in said
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+
+
+def note(text: str) -> str:
+    """What is to be done next."""
+    return f'<p class="note">{html.escape(text)}</p>'
+
+
+def told(error: InputError) -> str:
+    """What was refused, and the remedy."""
+    return f'<p class="error" role="alert">{html.escape(str(error))}</p>'
+
+
+def about(session: Session) -> str:
+    """See, Say, Segment of the session's answer."""
+    if session.answer is None:
+        return note(WAITING)
+    return said(*summary(session.answer), kind="yes" if session.answer.present else "no")
+
+
+def said(see: str, say: str, segment: str = PENDING, kind: str = "") -> str:
+    """See, Say, Segment.
+
+    Args:
+        see, say, segment: their texts.
+        kind: "yes" or "no" once it is known.
+    """
+    see, say, segment = (html.escape(text) for text in (see, say, segment))
+    return (
+        f'<dl class="{kind}"><dt>See</dt><dd>{see}</dd><dt>Say</dt><dd>{say}</dd>'
+        f"<dt>Segment</dt><dd>{segment}</dd></dl>"
+    )
+
+
+def links(token: str) -> str:
+    """Links to the files of the session with this token."""
+    made = [
+        f'<a href="download/{token}/{name}" download="{name}">{shown}</a>'
+        for name, shown in FILES.items()
+    ]
+    return f"<span>Download</span>{''.join(made)}"
