@@ -21,6 +21,7 @@ from utils.analysis_records import (
     MAPS,
     MASKS,
     QUESTIONS_FILE,
+    SUMMARY_FILE,
     QuestionAnalysis,
     read_analysis,
     to_line,
@@ -30,7 +31,6 @@ from utils.errors import InputError
 from utils.predictions import RUN_FILE
 
 PICTURES = "pictures"
-SUMMARY_FILE = "summary.json"
 
 
 class AnalysisFile:

@@ -15,6 +15,7 @@ from pathlib import Path
 from utils.errors import InputError
 
 QUESTIONS_FILE = "questions.jsonl"
+SUMMARY_FILE = "summary.json"
 
 MAPS = {
     "clip": "[SEG] x CLIP",

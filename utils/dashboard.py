@@ -16,13 +16,20 @@ from typing import Any
 from markupsafe import Markup
 
 from utils.analysis_pictures import POINTS
-from utils.analysis_records import MAPS, MASKS, QUESTIONS_FILE, QuestionAnalysis, read_analysis
+from utils.analysis_records import (
+    FINAL,
+    MAPS,
+    MASKS,
+    QUESTIONS_FILE,
+    SUMMARY_FILE,
+    QuestionAnalysis,
+    read_analysis,
+)
 from utils.charts import MAX_LINES, Curve, line_chart
 from utils.errors import InputError
 from utils.report import ASSETS, fill_template, number
 
 DASHBOARD_FILE = "dashboard.html"
-SUMMARY_FILE = "summary.json"
 CONFIG_FILE = "config.yaml"
 ALL = "all"
 
@@ -106,7 +113,7 @@ def page(models: Sequence[ModelAnalysis]) -> str:
 def page_data(models: Sequence[ModelAnalysis]) -> dict[str, Any]:
     """What the page's script shows: columns, models, and the questions with what each model made.
 
-    Scores of a question: "final" and names of masks are IoUs, names of maps best S-IoUs. Models
+    Scores of a question: `FINAL` and names of masks are IoUs, names of maps best S-IoUs. Models
     stand together where key, words and file name agree: others saw other data.
     """
     by_key: dict[tuple[tuple[int, int], str, str], list[QuestionAnalysis | None]] = {}
@@ -125,7 +132,7 @@ def page_data(models: Sequence[ModelAnalysis]) -> dict[str, Any]:
 
 
 def _columns() -> Iterable[dict[str, Any]]:
-    order = {"picture": "picture", **MAPS, POINTS: "points", **MASKS, "final": "final mask"}
+    order = {"picture": "picture", **MAPS, POINTS: "points", **MASKS, FINAL: "final mask"}
     for name, title in {**order, "truth": "truth"}.items():
         yield {"id": name, "title": title, "shown": name not in HIDDEN_AT_FIRST}
 
@@ -194,8 +201,10 @@ def _cell(measure: dict[str, float | None] | None) -> tuple[str, str]:
     if not measure or measure["value"] is None:
         return number(None), ""
     low, high = measure.get("low"), measure.get("high")
-    between = "" if low is None or high is None else f"{number(low)}–{number(high)}"
-    return number(measure["value"]), between
+    if low is None or high is None:
+        return number(measure["value"]), ""
+    joint = "–" if low >= 0 else " to "
+    return number(measure["value"]), f"{number(low)}{joint}{number(high)}"
 
 
 def layer_chart(models: Sequence[ModelAnalysis]) -> str | None:
