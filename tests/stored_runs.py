@@ -1,6 +1,5 @@
-"""The same random evaluation as predictions of ours, and as the original lays them out."""
+"""A random evaluation as predictions of ours."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,38 +101,3 @@ def write_ours(folder, items, world: int = 1, broken=()) -> None:
             on_item=file.write,
             on_skip=file.skip,
         )
-
-
-def entries_of(items) -> list[tuple[dict, np.ndarray, np.ndarray]]:
-    """(what the JSON tells, predicted mask, true mask) for every question."""
-    return [
-        (
-            {
-                "image_path": item.image_path,
-                "question": question.text,
-                "prediction": answer.text,
-                "gt_exists": question.exists,
-                "kind": question.kind,
-            },
-            answer.mask,
-            question.truth,
-        )
-        for item in items
-        for question, answer in zip(item.questions, answers_to(item), strict=True)
-    ]
-
-
-def write_original(folder, items, parts: int = 1, dataset: str = "fprefcoco") -> None:
-    """One .npz for each question, named in its entry."""
-    folder = Path(folder)
-    masks = folder / "segmentation_mask"
-    masks.mkdir(parents=True, exist_ok=True)
-    entries = entries_of(items)
-    for number, (entry, pred, truth) in enumerate(entries):
-        name = f"{dataset}_mask_{number}.npz"
-        np.savez_compressed(masks / name, pred=pred, gt=truth)
-        entry["segmentation_path"] = f"somewhere/else/segmentation_mask/{name}"
-    for part in range(parts):
-        told = [entry for entry, _, _ in entries[part::parts]]
-        path = folder / f"preds_{dataset}_{part}_of_{parts}.json"
-        path.write_text(json.dumps(told), encoding="utf-8")

@@ -1,119 +1,103 @@
-"""Predictions in the layout in which the original published its own.
+"""Predictions as the original's evaluation writes them.
 
-    preds_{dataset}_{p}_of_{n}.json     answers of process p of n
-    segmentation_mask/*.npz             predicted and true masks
+    preds_{dataset}_{p}_of_{n}.json     of process p (from 0) of n: image path -> its questions
+    segmentation_mask/*.npz             one file for each image
 
-Only the names of the files are fixed, so the reader takes several names for the same thing.
+An image has `conversation_list` (n questions), `pred_sent` (answers), `gt_exists`, `pred_exists`,
+`ref_ids` and `sent_ids` (numbers of the questions in the data set), and `segmentation_path`: only
+the file's name in it is used, since the folder may come from another machine. The file holds `pred`
+int32[n, H, W] (0/1) and `gt` int32[m, H, W] (0/1/255). ReasonSeg has two truths for its question:
+the first n of the m truths belong to the n questions.
 
-* The JSON is a list of entries, or an object with such a list under one of `LISTS`, or an object
-  of entries (or of lists of entries) by picture. An entry is one question; or it is one picture
-  whose fields are lists with one value per question, or whose questions are objects of their own.
-* The keys of an entry are those of `KEYS`. Picture, question, and the answer or its presence are
-  needed. The presence of an object that is not told is read off the true mask.
-* The masks stand in an .npz file under `PREDICTED` and `TRUE`, [H, W] or [n, H, W], or in the
-  entry as COCO run-length codes. The file is named by the entry (relative to the folder or to
-  `segmentation_mask`), else by the position of the entry; see `utils.original_masks`.
-* Predicted presence: the answer holds `[SEG]` (or the entry says that there is a prediction), and
-  the mask is not empty.
+Rules of the original: See is the share of questions with `pred_exists` = `gt_exists`, as written;
+cIoU sums intersections and unions of `pred` and `gt` over all questions, absent objects included.
 
-Every part p of n must be there. Evaluation on several processes may repeat questions so that
-every process has the same number: an entry that stands in two parts counts once.
+The original's sampler repeats images so that every process has equally many: an image with the same
+`ref_ids` and `sent_ids` in a later part is not counted again.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import Path
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from utils.constants import SEG_TOKEN
+import numpy as np
+from tqdm import tqdm
+
+from utils.constants import IGNORE_LABEL
 from utils.errors import InputError
+from utils.evaluator import EvalResult, Record
+from utils.metrics import intersection_and_union
+from utils.predictions import Masks, StoredRun
 
 FILE_NAME = re.compile(r"preds_(?P<dataset>.+)_(?P<part>\d+)_of_(?P<parts>\d+)\.json")
-LISTS = ("predictions", "preds", "results", "entries", "data", "samples", "questions")
-KEYS: dict[str, tuple[str, ...]] = {
-    "image": (
-        "image", "image_path", "img_path", "image_file", "image_name", "img_name", "img",
-        "file_name", "filename", "image_id", "img_id",
-    ),
-    "question": (
-        "question", "questions", "query", "sent", "sentence", "sents", "input_text", "prompt",
-        "expression", "phrase", "instruction", "text", "gt_question",
-    ),
-    "answer": (
-        "answer", "answers", "prediction", "predictions", "pred_sent", "pred_text",
-        "pred_answer", "output_text", "text_output", "text_outputs", "output", "outputs",
-        "response", "generated_text", "pred",
-    ),
-    "truth_present": (
-        "truth_present", "gt_exists", "gt_exist", "gt_present", "gt_presence", "exists", "exist",
-        "is_present",
-    ),
-    "truth_absent": ("is_false_premise", "false_premise", "gt_absent"),
-    "present": (
-        "present", "pred_exists", "pred_exist", "pred_present", "pred_presence",
-        "prediction_exists", "has_seg",
-    ),
-    "file": (
-        "segmentation_path", "segmentation_file", "segmentation_mask", "segmentation", "seg_path",
-        "seg_file", "seg_mask", "mask_path", "mask_file", "pred_mask_path", "pred_mask",
-        "pred_masks", "npz", "npz_path", "npz_file", "mask", "masks",
-    ),
-    "truth_file": (
-        "gt_mask_path", "gt_path", "gt_segmentation_path", "truth_path", "gt_mask", "gt_masks",
-        "truth",
-    ),
-    "ignored": ("ignored",),
-    "position": ("mask_index", "mask_position", "index_in_file"),
-    "id": ("id", "question_id", "sent_id", "uid", "index"),
-    "kind": ("kind", "type"),
-}  # fmt: skip
-"""What a field means -> the keys under which it is looked for, the first one found counts."""
+MASK_FOLDER = "segmentation_mask"
+LISTS = {"conversation_list": str, "pred_sent": str, "gt_exists": bool, "pred_exists": bool}
+"""Keys with one value per question -> type of the value."""
+OTHERS = {"ref_ids": list, "sent_ids": list, "segmentation_path": str}
+MODE = "generated"
+THREADS = 8
 
 
-@dataclass
-class Entry:
-    """One question as the JSON tells it; masks are not read yet.
-
-    Args:
-        where: file and position, for messages.
-        dataset, part, parts, place: which file, and which entry of it.
-        image, question, answer, kind: texts.
-        present: whether a `[SEG]` was answered; None if nothing says so.
-        truth_present: whether the object is there; None if nothing says so.
-        file, truth_file: path of a mask file, or masks as run-length codes, or None.
-        ignored: run-length code of the pixels that do not count.
-        position: which of several masks in the file; None: counted off.
-        name: the entry's own number, if it has one.
-    """
+@dataclass(frozen=True)
+class ImageAnswers:
+    """What a JSON file tells of an image; `where` names file and image in messages."""
 
     where: str
-    dataset: str
-    part: int
-    parts: int
-    place: int
     image: str
-    question: str
-    answer: str
-    kind: str
-    present: bool | None
-    truth_present: bool | None
-    file: Any
-    truth_file: Any
-    ignored: Any
-    position: int | None
-    name: str | None
+    told: dict[str, Any]
+    file: Path
 
+    def masks(self) -> tuple[np.ndarray, np.ndarray]:
+        """`pred` and `gt` of the n questions: int[n, H, W] each."""
+        count, found = len(self.told["pred_sent"]), "other values"
+        try:
+            with np.load(self.file, allow_pickle=False) as arrays:
+                pred, truth = arrays["pred"], arrays["gt"]
+            found = f"pred {pred.dtype}{list(pred.shape)}, gt {truth.dtype}{list(truth.shape)}"
+            integers = pred.dtype.kind in "iu" and truth.dtype.kind in "iu"
+            truth = truth[:count]
+            if integers and pred.ndim == 3 and len(pred) == count and pred.shape == truth.shape:
+                known = (truth == 0) | (truth == 1) | (truth == IGNORE_LABEL)
+                if known.all() and ((pred == 0) | (pred == 1)).all():
+                    return pred, truth
+                found = "values other than these"
+        except (OSError, ValueError, EOFError, LookupError, TypeError, AttributeError) as error:
+            found = str(error)
+        except (zipfile.BadZipFile, zlib.error) as error:
+            found = str(error)
+        raise InputError(
+            f"cannot read {self.file} ({found}), the masks of {self.where}: expected the integer "
+            f"arrays pred [{count}, H, W] of 0 and 1, and gt [{count} or more, H, W] of 0, 1 and "
+            f"{IGNORE_LABEL}; copy {MASK_FOLDER} of the run to its JSON files again"
+        )
 
-@dataclass
-class Listing:
-    """All entries of a data set; `repeated` of them stood in a second part as well."""
-
-    entries: list[Entry] = field(default_factory=list)
-    repeated: int = 0
+    def records(self, item: int) -> list[Record]:
+        """The outcome of every question about this image, the one with index `item`."""
+        pairs = zip(*intersection_and_union(*self.masks()), strict=True)
+        rows = zip(*(self.told[name] for name in LISTS), pairs, strict=True)
+        return [
+            Record(
+                item=item,
+                number=number,
+                count=len(self.told["pred_sent"]),
+                image=self.image,
+                question=question,
+                kind="expression" if there else "absent",
+                answer=answer,
+                present=present,
+                truth_present=there,
+                intersection=int(intersection),
+                union=int(union),
+            )
+            for number, (question, answer, there, present, (intersection, union)) in enumerate(rows)
+        ]
 
 
 def has_original_layout(folder: str | Path) -> bool:
@@ -121,175 +105,96 @@ def has_original_layout(folder: str | Path) -> bool:
     return any(FILE_NAME.fullmatch(path.name) for path in Path(folder).glob("preds_*.json"))
 
 
-def list_entries(folder: str | Path) -> dict[str, Listing]:
-    """The entries of all prediction files, by data set.
+def read_original(folder: str | Path, progress: bool = True) -> StoredRun:
+    """A run of the original; `progress` shows a bar while the masks are read.
+
+    Returns:
+        One result, "generated", or one for each data set ("generated, NAME") if there are several.
 
     Raises:
-        InputError: a part is missing, or something cannot be understood, with file and entry.
+        InputError: a part or a mask file is missing, damaged, or of another form.
     """
-    listings = {}
-    for dataset, paths in sorted(_parts(Path(folder)).items()):
-        listing = listings[dataset] = Listing()
-        seen: Counter[str] = Counter()
-        for part, path in paths:
-            mine: Counter[str] = Counter()
-            for place, raw in enumerate(_questions(path)):
-                text = json.dumps(raw, sort_keys=True)
-                mine[text] += 1
-                if mine[text] <= seen[text]:
-                    listing.repeated += 1
-                    continue
-                where = f"{path}, question {place}"
-                listing.entries.append(_entry(where, dataset, part, len(paths), place, raw))
-            seen |= mine
-        if not listing.entries:
-            raise InputError(f"{paths[0][1]} holds no question: give a folder with predictions")
-    return listings
+    parts = _parts(Path(folder))
+    results, images, notes = {}, {}, []
+    for dataset, paths in parts.items():
+        mode = MODE if len(parts) == 1 else f"{MODE}, {dataset}"
+        found, repeated = _images(paths)
+        with ThreadPoolExecutor(THREADS) as pool:
+            coming = pool.map(ImageAnswers.records, found, range(len(found)))
+            bar = tqdm(coming, f"masks of {dataset}", len(found), disable=not progress)
+            try:
+                results[mode] = EvalResult([record for records in bar for record in records])
+            except InputError:
+                pool.shutdown(cancel_futures=True)
+                raise
+        images[mode] = found
+        if repeated:
+            notes.append(f"{dataset}: {repeated} images stood in two parts and are counted once")
+
+    def masks(mode: str, record: Record) -> Masks:
+        pred, truth = images[mode][record.item].masks()
+        return pred[record.number] == 1, truth[record.number].astype(np.uint8)
+
+    about = [("data", ", ".join(parts)), ("layout", f"preds_*.json and {MASK_FOLDER}/*.npz")]
+    return StoredRun(results, masks, about, notes)
 
 
-def _parts(folder: Path) -> dict[str, list[tuple[int, Path]]]:
-    """Data set -> its files in order, with all parts there."""
-    found: dict[str, dict[int, Path]] = {}
-    totals: dict[str, int] = {}
+def _parts(folder: Path) -> dict[str, list[Path]]:
+    """Data set -> the files of its processes, in order."""
+    found: dict[str, dict[tuple[int, int], Path]] = {}
     for path in sorted(folder.glob("preds_*.json")):
-        match = FILE_NAME.fullmatch(path.name)
-        if match is None:
-            continue
-        dataset, parts = match["dataset"], int(match["parts"])
-        if totals.setdefault(dataset, parts) != parts:
+        if match := FILE_NAME.fullmatch(path.name):
+            key = int(match["part"]), int(match["parts"])
+            found.setdefault(match["dataset"], {})[key] = path
+    for dataset, paths in found.items():
+        world = max(parts for _, parts in paths)
+        wanted = {(part, world) for part in range(world)}
+        if set(paths) != wanted:
+            lacks = [f"preds_{dataset}_{p}_of_{n}.json" for p, n in sorted(wanted - set(paths))]
+            extra = [paths[key].name for key in sorted(set(paths) - wanted)]
+            told = f"missing: {', '.join(lacks) or 'none'}; not of it: {', '.join(extra) or 'none'}"
             raise InputError(
-                f"{folder} holds predictions on {dataset} by {totals[dataset]} and by {parts} "
-                "processes: keep those of one run"
+                f"{folder} should hold the parts 0 to {world - 1} of one run on {dataset}, and no "
+                f"others ({told})"
             )
-        found.setdefault(dataset, {})[int(match["part"])] = path
-    for dataset, numbered in found.items():
-        parts = totals[dataset]
-        first = 1 if parts in numbered and 0 not in numbered else 0
-        wanted = range(first, first + parts)
-        missing = [f"preds_{dataset}_{p}_of_{parts}.json" for p in wanted if p not in numbered]
-        if missing or len(numbered) != parts:
-            extra = [path.name for part, path in numbered.items() if part not in wanted]
-            told = f"is missing {', '.join(missing)}" if missing else f"has {', '.join(extra)}"
-            raise InputError(
-                f"{folder} {told}: the predictions on {dataset} are those of {parts} processes, "
-                "and every part is needed once"
+    return {dataset: [paths[key] for key in sorted(paths)] for dataset, paths in found.items()}
+
+
+def _images(paths: list[Path]) -> tuple[list[ImageAnswers], int]:
+    """The images of all parts in alphabetical order, and how many stood there again."""
+    found: dict[tuple[str, str], ImageAnswers] = {}
+    seen = 0
+    for path in paths:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"cannot read {path} ({error}): copy the file again") from error
+        if not isinstance(content, dict) or not content:
+            raise InputError(f"{path}: expected an object of images that is not empty")
+        for image, told in content.items():
+            if problem := _problem(told):
+                raise InputError(
+                    f"{path}, image {image}: {problem}; expected lists of one length "
+                    f"({', '.join(LISTS)}), and {', '.join(OTHERS)}, as the original writes them"
+                )
+            seen += 1
+            name = PureWindowsPath(told["segmentation_path"]).name  # splits at / and at \
+            answers = ImageAnswers(
+                f"{path}, image {image}", image, told, path.parent / MASK_FOLDER / name
             )
-    return {dataset: sorted(numbered.items()) for dataset, numbered in found.items()}
+            found.setdefault((image, json.dumps([told["ref_ids"], told["sent_ids"]])), answers)
+    return [found[key] for key in sorted(found)], seen - len(found)
 
 
-def _questions(path: Path) -> list[dict[str, Any]]:
-    """The questions in a file, one flat object each."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"cannot read {path} ({error}): expected JSON with one entry per question"
-        ) from error
-    if isinstance(content, dict):
-        content = _list_in(content)
-    if not isinstance(content, list):
-        raise InputError(
-            f"{path}: expected a list of entries, an object with one under "
-            f"{', '.join(LISTS)}, or an object of entries by picture"
-        )
-    questions = []
-    for place, raw in enumerate(content):
-        if not isinstance(raw, dict):
-            raise InputError(
-                f"{path}, entry {place}: expected an object, found {type(raw).__name__}"
-            )
-        questions += _single_questions(f"{path}, entry {place}", raw)
-    return questions
-
-
-def _list_in(content: dict[str, Any]) -> Any:
-    for name in LISTS:
-        if isinstance(content.get(name), list | dict):
-            inner = content[name]
-            return _list_in(inner) if isinstance(inner, dict) else inner
-    if any(key in names for names in KEYS.values() for key in content):
-        return [content]
-    flat = []
-    for key, value in content.items():
-        for raw in value if isinstance(value, list) else [value]:
-            if not isinstance(raw, dict):
-                return None
-            known = any(name in raw for name in KEYS["image"])
-            flat.append(raw if known else {"image": key, **raw})
-    return flat
-
-
-def _single_questions(where: str, raw: dict[str, Any]) -> list[dict[str, Any]]:
-    """An entry about a picture with several questions -> one object for each question."""
-    key = next((name for name in KEYS["question"] if name in raw), None)
-    asked = raw.get(key) if key else None
-    if not isinstance(asked, list):
-        return [raw]
-    shared = {name: value for name, value in raw.items() if name != key}
-    if all(isinstance(one, dict) for one in asked):
-        return [{**shared, **one} for one in asked]
-    known = [name for names in KEYS.values() for name in names if name in raw]
-    lists = {name: raw[name] for name in known if isinstance(raw[name], list)}
-    wrong = {name: len(values) for name, values in lists.items() if len(values) != len(asked)}
-    if wrong:
-        raise InputError(f"{where}: {len(asked)} questions, but {wrong} values per key")
-    return [
-        {**raw, **{name: values[number] for name, values in lists.items()}}
-        for number in range(len(asked))
-    ]
-
-
-def _entry(
-    where: str, dataset: str, part: int, parts: int, place: int, raw: dict[str, Any]
-) -> Entry:
-    lowered = {str(name).lower(): value for name, value in raw.items()}
-
-    def get(meaning: str) -> Any:
-        values = (lowered[name] for name in KEYS[meaning] if lowered.get(name) is not None)
-        return next(values, None)
-
-    def wrong(meaning: str, problem: str) -> InputError:
-        return InputError(
-            f"{where}: {problem}; keys found: {', '.join(map(str, raw)) or 'none'}; "
-            f"keys expected: {', '.join(KEYS[meaning])}"
-        )
-
-    def flag(meaning: str) -> bool | None:
-        value = get(meaning)
-        if value is None or (value in (0, 1) and isinstance(value, int | float)):
-            return None if value is None else bool(value)
-        raise wrong(meaning, f"{value!r} does not say whether something is there (true or false)")
-
-    image, question, answer = get("image"), get("question"), get("answer")
-    if not isinstance(image, str | int):
-        raise wrong("image", "no name of a picture")
-    if not isinstance(question, str):
-        raise wrong("question", "no question")
-    present, truth_present = flag("present"), flag("truth_present")
-    if truth_present is None and flag("truth_absent") is not None:
-        truth_present = not flag("truth_absent")
-    if answer is None and present is None:
-        raise wrong("answer", "neither an answer nor whether there is a prediction")
-    if answer is not None and not isinstance(answer, str):
-        raise wrong("answer", f"the answer is {type(answer).__name__}, not text")
-    position, name = get("position"), get("id")
-    if position is not None and not isinstance(position, int):
-        raise wrong("position", f"{position!r} is not the number of a mask")
-    return Entry(
-        where=where,
-        dataset=dataset,
-        part=part,
-        parts=parts,
-        place=place,
-        image=str(image),
-        question=question,
-        answer=answer or "",
-        kind=str(get("kind") or ""),
-        present=present if present is not None or answer is None else SEG_TOKEN in answer,
-        truth_present=truth_present,
-        file=get("file"),
-        truth_file=get("truth_file"),
-        ignored=get("ignored"),
-        position=position,
-        name=None if name is None else str(name),
-    )
+def _problem(told: Any) -> str | None:
+    """What is wrong with the entry of an image."""
+    if not isinstance(told, dict):
+        return f"found {told!r}, no object"
+    for name, kind in {**dict.fromkeys(LISTS, list), **OTHERS}.items():
+        if not isinstance(told.get(name), kind):
+            return f"{name} is {told.get(name)!r}, no {kind.__name__}"
+    for name, kind in LISTS.items():
+        if wrong := [value for value in told[name] if not isinstance(value, kind)]:
+            return f"{name} holds {wrong[0]!r}, no {kind.__name__}"
+    counts = {name: len(told[name]) for name in LISTS}
+    return f"the numbers of values are {counts}" if len(set(counts.values())) > 1 else None

@@ -16,8 +16,7 @@ from utils.ablation import SettingScores, ablation_csv, ablation_json, score_set
 from utils.ablation_page import ablation_page, ablation_tables
 from utils.errors import InputError
 from utils.mode_scores import ModeScores, score
-from utils.original_masks import read_original
-from utils.original_predictions import has_original_layout
+from utils.original_predictions import has_original_layout, read_original
 from utils.predictions import RUN_FILE, StoredRun, read_run
 from utils.report import Table
 from utils.score_report import score_page, score_tables

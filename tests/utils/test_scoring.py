@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.stored_runs import MODE, answers_to, make_items, write_original, write_ours
+from tests.stored_runs import MODE, answers_to, make_items, write_ours
 from utils.errors import InputError
 from utils.evaluator import EvalResult, Record
 from utils.histogram import count_bins, histogram
@@ -197,13 +197,6 @@ def test_relative_pictures_are_found_in_a_folder(tmp_path):
     case = draw_case(record, (mask, mask.astype(np.uint8)), [tmp_path])
     assert case.note == "" and [caption for caption, _ in case.tiles] == ["answer", "truth"]
     assert draw_case(record, (None, None), []).tiles == []
-
-
-def test_the_page_of_the_original_layout(items, tmp_path):
-    write_original(tmp_path, items, parts=2)
-    score_folder(tmp_path)
-    page, checker = check_page(tmp_path)
-    assert "fprefcoco" in page and checker.seen.count("img") >= 8
 
 
 def test_photographs_stay_small_on_the_page():
