@@ -30,6 +30,7 @@ from utils.options import AnalyzeOptions
 from utils.predictions import check_run, fingerprint
 from utils.question_scores import analyse_question, is_known
 from utils.report import Table, table_text
+from utils.report import number as number_text
 
 if TYPE_CHECKING:
     from model.analysis import Analyst, Question, Seen
@@ -228,10 +229,11 @@ def _rows(found: Sequence[dict[str, dict[str, float | None]]]) -> list[list[str]
 
 def _cell(found: dict[str, float | None] | None) -> str:
     if found is None or found["value"] is None:
-        return "-"
+        return number_text(None)
     if found["low"] is None:
-        return f"{found['value']:.3f}"
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+        return number_text(found["value"])
+    value, low, high = (number_text(found[name]) for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 @cli

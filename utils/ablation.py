@@ -163,9 +163,9 @@ def _metrics(result: EvalResult) -> dict[str, float]:
     there, whole = result.objects, result.scores
     return {
         "giou": there.segmentation.giou,
-        "ciou": there.segmentation.ciou,
+        "ciou": there.ciou,
         "see_accuracy": whole.see.accuracy,
-        "segment": whole.segmentation.ciou,
+        "segment": whole.ciou,
     }
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from utils.ablation import METRICS, PROMPTS, Measured, SettingScores
 from utils.charts import Curve, line_chart
 from utils.interval_chart import Mark, interval_chart
-from utils.report import Table, fill_template, number
+from utils.report import Table, fill_template, number, signed
 from utils.score_report import Cell, could_deny, interval_text, method_text, mode_title
 
 PUBLISHED = "The paper reports 51.2/57.6, 56.4/64.6 and 59.8/67.6 (7B, ReasonSeg val)."
@@ -39,7 +39,8 @@ def _signed(measured: Measured | None) -> Cell:
     if measured is None or measured.value is None:
         return Cell("")
     ends = measured.interval
-    return Cell(f"{measured.value:+.4f}", f"{ends[0]:+.4f} to {ends[1]:+.4f}" if ends else "")
+    small = f"{signed(ends[0], 4)} to {signed(ends[1], 4)}" if ends else ""
+    return Cell(signed(measured.value, 4), small)
 
 
 def _rows(mode: str, settings: Sequence[SettingScores]) -> list[list[Cell]]:

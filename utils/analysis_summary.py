@@ -11,6 +11,7 @@ Every measure is a ratio of two sums over questions, sum of parts / sum of whole
     layers      best S-IoU of [SEG] x LLaVA, mean over questions
 
 Pixels that do not count (255) are in none of them, questions without what a measure needs neither.
+A group of questions about absent objects alone has no cIoU: it would be 0 whatever was answered.
 Intervals are 95 % percentile intervals over resampled pictures (`utils.bootstrap`).
 """
 
@@ -81,6 +82,10 @@ def summarise(
         kind_of = np.array([found.kind for found in records], dtype=object)
         groups |= {kind: kind_of == kind for kind in kinds}
     sums = _picture_sums(records, terms, names, list(groups.values()))
+    there = np.array([found.truth_present is True for found in records], bool)
+    for number, group in enumerate(groups.values()):
+        if not (group & there).any():
+            sums[:, number, :, [name.startswith("cIoU") for name in names]] = 0
     tables = {
         group: dict(zip(names, cells, strict=True))
         for group, cells in zip(groups, _measured(sums), strict=True)

@@ -86,7 +86,9 @@ def metrics_of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
         return {
             "giou": part["iou"] / part["questions"],
             "ciou": np.where(
-                part["questions"] > 0, part["intersection"] / (part["union"] + CIOU_EPSILON), np.nan
+                part["found"] + part["missed"] > 0,
+                part["intersection"] / (part["union"] + CIOU_EPSILON),
+                np.nan,
             ),
             "see_accuracy": (part["found"] + part["rejected"]) / part["questions"],
             "absent_precision": part["rejected"] / (part["rejected"] + part["missed"]),

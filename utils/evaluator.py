@@ -103,17 +103,29 @@ class Scores:
             scores.see.update([record.present], [record.truth_present])
         return scores
 
+    @property
+    def ciou(self) -> float:
+        """cIoU; NaN where no object is there: it would be 0 whatever was answered."""
+        return self.segmentation.ciou if self.see.found + self.see.missed else math.nan
+
     def as_dict(self) -> dict[str, float | int | None]:
-        """Plain numbers; None where a metric has no question to count."""
+        """Plain numbers; None where a metric has nothing to count."""
         values = {
             "giou": self.segmentation.giou,
-            "ciou": self.segmentation.ciou,
+            "ciou": self.ciou,
             "see_accuracy": self.see.accuracy,
             "absent_precision": self.see.absent_precision,
             "absent_recall": self.see.absent_recall,
         }
         plain = {name: None if math.isnan(value) else value for name, value in values.items()}
         return {"questions": self.segmentation.count, **plain}
+
+
+def kinds_of(records: Iterable[Record]) -> list[str]:
+    """The kinds of question in alphabetical order, "" among them if some have none; empty if all
+    have none."""
+    kinds = sorted({record.kind for record in records})
+    return [] if kinds == [""] else kinds
 
 
 @dataclass
@@ -166,8 +178,8 @@ class EvalResult:
 
     @property
     def per_kind(self) -> dict[str, Scores]:
-        """Scores of each kind of question, in alphabetical order."""
-        kinds = sorted({record.kind for record in self.records})
+        """Scores of each kind of question, in alphabetical order; empty if none has a kind."""
+        kinds = kinds_of(self.records)
         return {k: Scores.of(r for r in self.records if r.kind == k) for k in kinds}
 
     def summary(self) -> dict[str, Any]:
@@ -175,7 +187,7 @@ class EvalResult:
         return {
             "all": self.scores.as_dict(),
             "objects": self.objects.as_dict(),
-            "per_kind": {kind or "-": s.as_dict() for kind, s in self.per_kind.items()},
+            "per_kind": {kind: s.as_dict() for kind, s in self.per_kind.items()},
             "skipped": sorted(self.skipped),
         }
 

@@ -18,7 +18,7 @@ from utils.bootstrap import (
     picture_sums,
     question_sums,
 )
-from utils.evaluator import EvalResult, Record, Scores
+from utils.evaluator import EvalResult, Record, Scores, kinds_of
 
 LOW_IOU = 0.5
 """Below this, a mask of an object that is there counts as a miss."""
@@ -95,7 +95,7 @@ class ModeScores:
             "all": self.all.as_dict(),
             "segment": self.all.as_dict()["ciou"],
             "objects": {**self.objects.as_dict(), "precision_at": self.precision_at},
-            "per_kind": {kind or "-": group.as_dict() for kind, group in self.per_kind.items()},
+            "per_kind": {kind: group.as_dict() for kind, group in self.per_kind.items()},
             "bootstrap": {
                 "unit": "picture",
                 "level": LEVEL,
@@ -109,7 +109,7 @@ class ModeScores:
 def score(result: EvalResult) -> ModeScores:
     """Metrics and intervals of a result; the same numbers every time (the seed is fixed)."""
     records = result.records
-    kinds = sorted({record.kind for record in records})
+    kinds = kinds_of(records)
     kind_of = np.array([record.kind for record in records], dtype=object)
     members = [np.ones(len(records), bool), np.array([r.truth_present for r in records], bool)]
     members += [kind_of == kind for kind in kinds]

@@ -190,9 +190,9 @@ def _problem(told: Any) -> str | None:
     """What is wrong with the entry of an image."""
     if not isinstance(told, dict):
         return f"found {told!r}, no object"
-    for name, kind in {**dict.fromkeys(LISTS, list), **OTHERS}.items():
-        if not isinstance(told.get(name), kind):
-            return f"{name} is {told.get(name)!r}, no {kind.__name__}"
+    for name, needed in {**dict.fromkeys(LISTS, list), **OTHERS}.items():
+        if not isinstance(told.get(name), needed):
+            return f"{name} is {told.get(name)!r}, no {needed.__name__}"
     for name, kind in LISTS.items():
         if wrong := [value for value in told[name] if not isinstance(value, kind)]:
             return f"{name} holds {wrong[0]!r}, no {kind.__name__}"

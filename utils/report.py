@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ from utils.visualize import answer_tiles, embed_png
 ASSETS = Path(__file__).parent / "assets"
 TILE_SIDE = 256
 """Shorter side of the pictures on the page, in pixels."""
+WIDEST = 140
+"""Columns of the terminal that a table may take."""
+NOTHING = "–"
+"""Stands where there was nothing to count."""
 
 
 @dataclass
@@ -74,19 +80,33 @@ class Report:
 
 def number(value: float | None, digits: int = 3) -> str:
     """A metric as text; a dash where there was nothing to count."""
-    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    if value is None or math.isnan(value):
+        return NOTHING
+    return f"{_rounded(value, digits):.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference as text, with its sign; what rounds to zero has none."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    rounded = _rounded(value, digits)
+    return f"{rounded:{'+' if rounded else ''}.{digits}f}"
+
+
+def _rounded(value: float, digits: int) -> float:
+    """Never -0.0."""
+    return round(value, digits) + 0.0
+
+
+def kind_title(kind: str) -> str:
+    """How a kind of question is shown."""
+    return kind or "no kind"
 
 
 def _row(name: str, scores: Scores, see: bool) -> list[str]:
-    """Cells of one line; without a single pixel of an object there is no cIoU to tell."""
+    """Cells of one line."""
     segmentation = scores.segmentation
-    any_pixel = any(union for _, union in segmentation.pairs)
-    row = [
-        name,
-        str(segmentation.count),
-        number(segmentation.giou),
-        number(segmentation.ciou if any_pixel else None),
-    ]
+    row = [name, str(segmentation.count), number(segmentation.giou), number(scores.ciou)]
     return row + ([number(scores.see.accuracy)] if see else [])
 
 
@@ -100,28 +120,49 @@ def kind_table(title: str, result: EvalResult, see: bool = True, note: str = "")
         note: shown under the table.
     """
     header = ["kind of question", "questions", "gIoU", "cIoU"] + (["See"] if see else [])
-    rows = [_row(kind or "-", scores, see) for kind, scores in result.per_kind.items()]
+    rows = [_row(kind_title(kind), scores, see) for kind, scores in result.per_kind.items()]
     if len(result.objects.segmentation.pairs) < len(result.records):
         rows.append(_row("objects that are there", result.objects, see))
     rows.append(_row("all", result.scores, see))
     return Table(title, header, rows, note)
 
 
-def table_text(table: Table) -> str:
-    """A table for the terminal: numbers to the right, words to the left."""
-    lines = [list(row) for row in [table.header, *table.rows]]
-    columns = list(zip(*lines, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    numeric = [all(re.fullmatch(r"[-+–.\d/()% ]*", cell) for cell in c[1:]) for c in columns]
-    text = [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ).rstrip()
-        for line in lines
+def table_text(table: Table, widest: int = WIDEST) -> str:
+    """A table for the terminal: numbers to the right, words to the left.
+
+    Args:
+        table: the table; its note is not shown.
+        widest: where it would be wider, the widest columns are wrapped, as far as is needed.
+    """
+    columns = list(zip(table.header, *table.rows, strict=True))
+    numeric = [
+        n > 0 and all(re.fullmatch(r"[-+–.\d/()% ]*", cell) for cell in column[1:])
+        for n, column in enumerate(columns)
     ]
-    rule = "-" * max(len(line) for line in text)
-    return "\n".join([table.title, rule, text[0], rule, *text[1:], rule])
+    wrapped = [[[cell] for cell in column] for column in columns]
+    widths = [_width(column) for column in wrapped]
+    while sum(widths) + 2 * (len(widths) - 1) > widest and max(widths) > 1:
+        limit = max(widths) - 1
+        for number_of in [n for n, width in enumerate(widths) if width > limit]:
+            cells = [
+                textwrap.wrap(cell, limit, break_on_hyphens=False) or [""]
+                for cell in columns[number_of]
+            ]
+            wrapped[number_of], widths[number_of] = cells, _width(cells)
+    rows = []
+    for cells in zip(*wrapped, strict=True):
+        for pieces in zip_longest(*cells, fillvalue=""):
+            placed = zip(pieces, widths, numeric, strict=True)
+            line = (piece.rjust(w) if right else piece.ljust(w) for piece, w, right in placed)
+            rows.append("  ".join(line).rstrip())
+    heads = max(len(column[0]) for column in wrapped)
+    rule = "-" * max(len(line) for line in rows)
+    title = textwrap.fill(table.title, widest)
+    return "\n".join([title, rule, *rows[:heads], rule, *rows[heads:], rule])
+
+
+def _width(cells: Sequence[Sequence[str]]) -> int:
+    return max(len(piece) for pieces in cells for piece in pieces)
 
 
 def example_of(

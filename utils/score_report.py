@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from utils.bootstrap import LEVEL, RESAMPLES, SEED
 from utils.histogram import histogram
 from utils.mode_scores import MISSES, GroupScores, ModeScores
 from utils.predictions import StoredRun
-from utils.report import Table, fill_template, number
+from utils.report import Table, fill_template, kind_title, number, signed
 from utils.score_cases import Case, choose, draw_case
 
 TITLES = {
@@ -89,7 +88,6 @@ def _tells(group: GroupScores, name: str) -> bool:
     see = group.scores.see
     there, absent = see.found + see.missed, see.rejected + see.invented
     return {
-        "ciou": there > 0 and any(union for _, union in group.scores.segmentation.pairs),
         "absent_precision": there > 0 and absent > 0,
         "absent_recall": absent > 0,
     }.get(name, True)
@@ -102,7 +100,7 @@ def _cell(group: GroupScores, name: str) -> Cell:
 
 
 def _groups(scores: ModeScores) -> list[tuple[str, GroupScores]]:
-    rows = [(kind or "-", group) for kind, group in scores.per_kind.items()]
+    rows = [(kind_title(kind), group) for kind, group in scores.per_kind.items()]
     there = scores.objects.scores.segmentation.count
     alone = any(
         group.scores.see.found + group.scores.see.missed == there == group.scores.see.count
@@ -161,8 +159,7 @@ def protocol_table(modes: Mapping[str, ModeScores]) -> Table | None:
     rows = []
     for name in SEGMENTATION:
         first, second = (getattr(scores.segmentation, name) for scores in (forced, free))
-        gap = number(None) if math.isnan(second - first) else f"{second - first:+.3f}"
-        rows.append([METRICS[name], number(first), number(second), gap])
+        rows.append([METRICS[name], number(first), number(second), signed(second - first)])
     counts = [str(scores.segmentation.count) for scores in (forced, free)]
     rows.append(["questions", *counts, ""])
     header = ["objects that are there", "teacher-forced", "generated", "gap"]

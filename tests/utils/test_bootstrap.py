@@ -40,7 +40,9 @@ def slow_metrics(questions) -> dict[str, float]:
     total = sum(q[2] for q in questions)
     return {
         "giou": sum(iou) / len(iou) if iou else math.nan,
-        "ciou": sum(q[1] for q in questions) / (total + 1e-10) if questions else math.nan,
+        "ciou": sum(q[1] for q in questions) / (total + 1e-10)
+        if any(q[4] for q in questions)
+        else math.nan,
         "see_accuracy": len(seen) / len(questions) if questions else math.nan,
         "absent_precision": len(right) / len(said_absent) if said_absent else math.nan,
         "absent_recall": len(right) / len(absent) if absent else math.nan,
