@@ -1,10 +1,13 @@
 """The page of an analysis in a real browser: order, filters, pictures."""
 
+import json
+
 import pytest
 
 from tests.analysed import analysed, draw_one, write_analysis
 from tests.browser import DESKTOP, PHONE
-from utils.analysis_records import to_line
+from utils.analysis_records import read_analysis, to_line
+from utils.analysis_summary import summarise
 from utils.dashboard import write_dashboard
 
 
@@ -49,6 +52,29 @@ def test_the_page_fits_and_its_pictures_load(visit, small, width):
     first = page.locator(".shot .stack").first.bounding_box()
     assert first["width"] > 60 and first["width"] / first["height"] == pytest.approx(100 / 60, 0.05)
     assert seen.errors == [] and seen.outside == []
+
+
+def test_s_iou_means_one_thing(visit, tmp_path):
+    """The measures tell S-IoU and best S-IoU, the questions the best one, each by its name."""
+    folder = write_analysis(tmp_path, 1, models=1)
+    (folder / "model 0" / "summary.json").unlink()
+    records = list(read_analysis(folder / "model 0"))
+    summary = json.dumps(summarise(records, "model 0"))
+    (folder / "model 0" / "summary.json").write_text(summary)
+    page = visit(write_dashboard(folder).as_uri()).page
+    rows = dict(
+        page.locator(".measures tr").evaluate_all(
+            "rows => rows.map(row => [...row.cells].map(cell => cell.textContent.trim()))"
+        )
+    )
+    assert rows["S-IoU [SEG] x LLaVA"] == "0.500" and rows["best S-IoU [SEG] x LLaVA"] == "0.600"
+    captions = page.locator(".caption").all_text_contents()
+    assert "best S-IoU 0.600" in captions
+    assert not any(caption.startswith("S-IoU") for caption in captions)
+    said = page.inner_text("body")
+    assert "S-IoU: of a map with the truth, the map cut half way" in said
+    assert "Best S-IoU: cut where that is highest" in said and "1 question. Best S-IoU" in said
+    assert page.inner_text("#count") == "1 of 1 question"
 
 
 def test_order(visit, small):

@@ -21,6 +21,7 @@ from utils.visualize import (
     POSITIVE_COLOUR,
     TRUTH_COLOUR,
     fit,
+    tint,
 )
 
 SHOWN_SIDE = 320
@@ -30,8 +31,10 @@ MAP_SIDE = 96
 FOLDER = "pictures"
 POINTS = "marks"
 """Name of the layer with the points."""
-MASK_OPACITY, MAP_OPACITY, UNSEEN_OPACITY = 115, 165, 140
+MAP_OPACITY, UNSEEN_OPACITY = 165, 140
 """0 to 255."""
+SHADES = 8
+"""Different brightnesses of a mask's colour."""
 
 
 def draw_question(
@@ -65,14 +68,15 @@ def draw_question(
         InputError: a file cannot be written.
     """
     size = shown_size(image.shape[:2])
+    shown = _resized(image, size)
     layers = {name: map_layer(values) for name, values in maps.items()}
     layers[POINTS] = points_layer(points, labels, image.shape[:2], size)
-    layers |= {name: mask_layer(_shrink(mask, size), MASK_COLOUR) for name, mask in masks.items()}
+    layers |= {name: mask_layer(shown, _shrink(mask, size)) for name, mask in masks.items()}
     if truth is not None:
-        layers["truth"] = truth_layer(_shrink(truth, size))
+        layers["truth"] = truth_layer(shown, _shrink(truth, size))
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        files = {"picture": _base(image, size, folder)}
+        files = {"picture": _base(image, shown, folder)}
         for name, layer in layers.items():
             files[name] = f"{FOLDER}/{stem}_{name}.png"
             (folder / files[name]).write_bytes(_png(layer))
@@ -123,22 +127,33 @@ def _reduced(values: np.ndarray) -> np.ndarray:
     return np.where(share > 0.5, sums / np.maximum(share, 1e-6), np.nan).astype(np.float32)
 
 
-def mask_layer(mask: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    """bool[h, w] -> uint8[h, w, 4] RGBA: a tint with its outline."""
+def mask_layer(
+    picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = MASK_COLOUR
+) -> np.ndarray:
+    """A mask in its colour over the picture, with its outline.
+
+    Args:
+        picture: uint8[h, w, 3], what the layer will lie upon.
+        mask: bool[h, w].
+        colour: RGB.
+
+    Returns:
+        uint8[h, w, 4] RGBA.
+    """
     layer = np.zeros((*mask.shape, 4), np.uint8)
-    layer[mask] = (*colour, MASK_OPACITY)
+    layer[mask, :3] = tint(picture[mask], colour, SHADES)
+    layer[mask, 3] = 255
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(layer, outlines, -1, (255, 255, 255, 255), 3)
-    cv2.drawContours(layer, outlines, -1, (*colour, 255), 1)
+    cv2.drawContours(layer, outlines, -1, (255, 255, 255, 255), 4)
+    cv2.drawContours(layer, outlines, -1, (*colour, 255), 2)
     return layer
 
 
-def truth_layer(truth: np.ndarray) -> np.ndarray:
-    """uint8[h, w] (0/1/255) -> uint8[h, w, 4] RGBA; pixels that do not count are grey."""
-    layer = mask_layer(truth == 1, TRUTH_COLOUR)
-    ignored = (truth == IGNORE_LABEL) & (layer[..., 3] == 0)
-    layer[ignored] = (*IGNORED_COLOUR, 190)
-    return layer
+def truth_layer(picture: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The same for a true mask uint8[h, w] (0/1/255); pixels that do not count are grey."""
+    layer = mask_layer(picture, truth == IGNORE_LABEL, IGNORED_COLOUR)
+    above = mask_layer(picture, truth == 1, TRUTH_COLOUR)
+    return np.where(above[..., 3:] > 0, above, layer)
 
 
 def points_layer(
@@ -176,14 +191,20 @@ def _shrink(mask: np.ndarray, shown: tuple[int, int]) -> np.ndarray:
     return small.astype(mask.dtype)
 
 
-def _base(image: np.ndarray, shown: tuple[int, int], folder: Path) -> str:
-    """The picture itself, under a name made from its pixels; written if it is not there yet."""
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8[H, W, 3] -> uint8[h, w, 3] with `size` = (h, w)."""
+    small = fit(image, max(size))
+    if small.shape[:2] == size:
+        return small
+    return cv2.resize(small, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
+
+
+def _base(image: np.ndarray, shown: np.ndarray, folder: Path) -> str:
+    """Write the picture as it is shown, if it is not there yet; its name is made from all pixels
+    of `image`."""
     name = f"{FOLDER}/{hashlib.sha256(image.tobytes()).hexdigest()[:16]}.png"
     if not (folder / name).is_file():
-        small = fit(image, max(shown))
-        if small.shape[:2] != shown:
-            small = cv2.resize(small, (shown[1], shown[0]), interpolation=cv2.INTER_CUBIC)
-        (folder / name).write_bytes(_png(small))
+        (folder / name).write_bytes(_png(shown))
     return name
 
 

@@ -28,7 +28,9 @@ def histogram(values: Sequence[float], label: str, bins: int = 20, split: float 
     if not len(values):
         return '<p class="quiet">There was nothing to count.</p>'
     counts = count_bins(values, bins)
-    up = ticks(0, max(counts), 4)
+    most = max(counts)
+    marks = (ticks(0, most, steps) for steps in (min(4, most), 2, 1))
+    up = next(one for one in marks if all(value == int(value) for value in one))
     wide, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" class="chart">']
     parts.append(f"<title>{escape(label)}: number of questions</title>")

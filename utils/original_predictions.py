@@ -129,7 +129,7 @@ def read_original(folder: str | Path, progress: bool = True) -> StoredRun:
                 raise
         images[mode] = found
         if repeated:
-            notes.append(f"{dataset}: {repeated} images stood in two parts and are counted once")
+            notes.append(f"{dataset}: images in two parts, which are counted once: {repeated}")
 
     def masks(mode: str, record: Record) -> Masks:
         pred, truth = images[mode][record.item].masks()

@@ -141,14 +141,17 @@ def table_text(table: Table, widest: int = WIDEST) -> str:
     ]
     wrapped = [[[cell] for cell in column] for column in columns]
     widths = [_width(column) for column in wrapped]
+    words = [
+        max(len(word) for cell in column for word in ["", *cell.split()]) for column in columns
+    ]
     while sum(widths) + 2 * (len(widths) - 1) > widest and max(widths) > 1:
-        limit = max(widths) - 1
-        for number_of in [n for n, width in enumerate(widths) if width > limit]:
-            cells = [
-                textwrap.wrap(cell, limit, break_on_hyphens=False) or [""]
-                for cell in columns[number_of]
-            ]
-            wrapped[number_of], widths[number_of] = cells, _width(cells)
+        # A word is broken only where nothing else is left to narrow.
+        loose = [width for width, word in zip(widths, words, strict=True) if width > word]
+        limit = max(loose or widths) - 1
+        for n, (width, word) in enumerate(zip(widths, words, strict=True)):
+            if width > limit and (width > word or not loose):
+                wrapped[n] = [_wrapped(cell, limit) for cell in columns[n]]
+                widths[n] = _width(wrapped[n])
     rows = []
     for cells in zip(*wrapped, strict=True):
         for pieces in zip_longest(*cells, fillvalue=""):
@@ -159,6 +162,10 @@ def table_text(table: Table, widest: int = WIDEST) -> str:
     rule = "-" * max(len(line) for line in rows)
     title = textwrap.fill(table.title, widest)
     return "\n".join([title, rule, *rows[:heads], rule, *rows[heads:], rule])
+
+
+def _wrapped(cell: str, limit: int) -> list[str]:
+    return textwrap.wrap(cell, limit, break_on_hyphens=False) or [""]
 
 
 def _width(cells: Sequence[Sequence[str]]) -> int:

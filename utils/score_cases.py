@@ -93,6 +93,7 @@ def draw_case(record: Record, masks: Masks, roots: Sequence[Path]) -> Case:
     verdict = _verdict(record)
     known = truth if truth is not None else pred
     picture, note = _picture(record.image, roots)
+    tiles = []
     if picture is not None and known is not None and picture.shape[:2] != known.shape:
         note = f"the picture is {picture.shape[:2]} and its masks are {known.shape} (H, W)"
         picture = None
@@ -102,10 +103,12 @@ def draw_case(record: Record, masks: Masks, roots: Sequence[Path]) -> Case:
         picture = np.full((*known.shape, 3), BLANK, np.uint8)
     small = fit(picture, LONGEST)
     scale = max(1, round(0.75 * LONGEST / max(small.shape[:2])))
-    answer = enlarge(small, scale)
+    plain = enlarge(small, scale)
+    if not note:
+        tiles.append(("picture", embed_thumbnail(plain)))
     if pred is not None:
-        answer = paint_mask(answer, _small_mask(pred, small), scale=scale)
-    tiles = [("answer" if pred is not None else "picture", embed_thumbnail(answer))]
+        answer = paint_mask(plain, _small_mask(pred, small), scale=scale)
+        tiles.append(("answer", embed_thumbnail(answer)))
     if truth is not None:
         tiles.append(("truth", embed_thumbnail(truth_picture(small, fit(truth, LONGEST), scale))))
     else:

@@ -14,6 +14,7 @@ from utils.mode_scores import MISSES, GroupScores, ModeScores
 from utils.predictions import StoredRun
 from utils.report import Table, fill_template, kind_title, number, signed
 from utils.score_cases import Case, choose, draw_case
+from utils.visualize import IGNORED_COLOUR, MASK_COLOUR, TRUTH_COLOUR
 
 TITLES = {
     "generated": "Generated answers",
@@ -27,6 +28,15 @@ METRICS = {
     "absent_recall": "absent: recall",
 }
 SEGMENTATION = ("giou", "ciou")
+LEGEND = {
+    name: "#{:02x}{:02x}{:02x}".format(*colour)
+    for name, colour in {
+        "answer": MASK_COLOUR,
+        "truth": TRUTH_COLOUR,
+        "does not count": IGNORED_COLOUR,
+    }.items()
+}
+"""Colours of the masks, as CSS has them."""
 
 
 @dataclass
@@ -250,5 +260,6 @@ def score_page(run: StoredRun, modes: Mapping[str, ModeScores], roots: Sequence[
         run=run,
         sections=sections,
         method=method_text(),
+        colours=LEGEND,
         protocols=protocol_table(modes),
     )

@@ -205,8 +205,9 @@ def _partial(reports: Sequence[SetReport]) -> str:
     if not names:
         return ""
     which = "All" if len(names) == len(reports) else f"{len(names)} of {len(reports)}"
+    told = "The data set holds" if len(reports) == 1 else f"{which} data sets hold"
     text = (
-        f"{which} data sets hold less than what is published ({', '.join(names)}): that is fine if "
+        f"{told} less than what is published ({', '.join(names)}): that is fine if "
         "a part or toy data is what you want."
     )
     return "\n".join(textwrap.wrap(text, _WIDTH, break_on_hyphens=False)) + "\n"
@@ -219,12 +220,13 @@ def _verdict(reports: Sequence[SetReport], paint: Painter) -> str:
     told = [
         f"{n:,} {noun}{'s' * (n != 1)}" for n, noun in ((errors, ERROR), (warnings, WARNING)) if n
     ]
-    sets = sum(bool(report.errors) for report in reports)
+    count, broken = len(reports), sum(bool(report.errors) for report in reports)
     if errors:
-        return paint(
-            ERROR,
-            f"{', '.join(told)}; {sets} of {len(reports)} data sets cannot be used as they are.",
-        )
+        which = f"{broken} of {count} data sets cannot be used as they are"
+        which = "the data set cannot be used as it is" if count == 1 else which
+        return paint(ERROR, f"{', '.join(told)}; {which}.")
     if warnings:
-        return paint(WARNING, f"{told[0]}; all {len(reports)} data sets can be used.")
-    return paint("ok", f"All {len(reports)} data sets are in order.")
+        which = "the data set" if count == 1 else f"all {count} data sets"
+        return paint(WARNING, f"{told[0]}; {which} can be used.")
+    which = "The data set is" if count == 1 else f"All {count} data sets are"
+    return paint("ok", f"{which} in order.")

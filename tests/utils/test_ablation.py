@@ -1,5 +1,6 @@
 """Metrics of the settings of an ablation, their differences, the table of prompts, and the plot."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from utils.bootstrap import metrics_of_sums, question_sums, resample_weights
 from utils.errors import InputError
 from utils.evaluator import EvalResult, Record
 from utils.interval_chart import Mark, interval_chart
+from utils.report import table_text
 
 OWN = {
     "num_points": 30,
@@ -44,6 +46,34 @@ def random_result(questions: int = 60, seed: int = 0) -> EvalResult:
             )
         )  # fmt: skip
     return EvalResult(records)
+
+
+def test_differences_that_round_to_zero_have_no_sign():
+    union = 10_000_000
+    records = [
+        Record(n, 0, 1, f"{n}.png", "q", "", "a", True, True, 90, union, varied=[(True, 80, union)])
+        for n in range(4)
+    ]
+    modes = {"generated": score_settings(EvalResult(records), OWN, OTHERS[:1])}
+    (table,) = ablation_tables(modes)
+    told = " ".join(cell for row in table.rows for cell in row)
+    assert "0.0000 (0.0000 to 0.0000)" in told
+    assert not re.search(r"[-+]0\.0+\b", told) and "-0.0000" not in ablation_page(modes)
+
+
+def test_no_object_no_ciou():
+    records = [
+        Record(n, 0, 1, f"{n}.png", "q", "", "a", True, False, 0, 9, varied=[(True, 0, 5)])
+        for n in range(4)
+    ]
+    for one in score_settings(EvalResult(records), OWN, OTHERS[:1]):
+        assert one.metrics["ciou"].value is None and one.metrics["segment"].value is None
+
+
+def test_the_table_fits_the_terminal():
+    (table,) = ablation_tables({"generated": score_settings(random_result(), OWN, OTHERS)})
+    lines = table_text(table).splitlines()
+    assert max(map(len, lines)) <= 140 and len(lines) > len(table.rows) + 4
 
 
 def test_settings_are_scored_as_results_of_their_own():

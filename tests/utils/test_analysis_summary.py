@@ -87,6 +87,23 @@ def test_intervals_are_over_pictures(records):
     assert summarise(records[::-1]) == summarise(records)
 
 
+def test_no_object_no_ciou():
+    """Of questions about absent objects alone; over all questions their union counts."""
+    absent = [
+        question(
+            n, kind="absent", truth_present=False, maps={}, points=None, masks={"text": (0, 40)}
+        )
+        for n in range(3)
+    ]
+    there = [question(n, kind="short", masks={"text": (30, 60)}) for n in range(3, 6)]
+    found = summarise([*absent, *there])["measures"]
+    nothing = {"value": None, "low": None, "high": None}
+    assert found["absent"]["cIoU text only"] == nothing
+    assert found["absent"]["gIoU text only"]["value"] == 0
+    assert found["short"]["cIoU text only"]["value"] == 0.5
+    assert found["all"]["cIoU text only"]["value"] == 90 / 300
+
+
 def test_nothing_to_tell():
     empty = summarise([], "none")
     assert empty["questions"] == 0 and empty["measures"] == {"all": {}} and empty["layers"] == {}

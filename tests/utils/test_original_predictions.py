@@ -79,6 +79,7 @@ def test_as_a_command_with_paths_of_another_machine(tmp_path):
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "0.118" in run.stdout and "0.625" in run.stdout
+    assert max(map(len, run.stdout.splitlines()[-9:])) <= 140  # the table, not the flags above it
     found = json.loads((folder / "metrics.json").read_text("utf-8"))
     assert round(found[MODE]["segment"], 4) == 0.1178
 
@@ -126,7 +127,9 @@ def test_images_that_the_sampler_repeated_count_once(tmp_path):
     second = folder / "preds_fprefcocog_1_of_2.json"
     change(second, lambda content: content.update({image: again}))
     assert metrics(folder) == before
-    assert "1 images stood in two parts" in (folder / "report.html").read_text("utf-8")
+    assert "images in two parts, which are counted once: 1" in (folder / "report.html").read_text(
+        "utf-8"
+    )
     other = {**again, "ref_ids": [[1, 2, 3, 4]]}
     change(second, lambda content: content.update({image: other}))
     found = metrics(folder)[MODE]["all"]

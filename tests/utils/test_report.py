@@ -18,6 +18,7 @@ from utils.report import (
     kind_table,
     number,
     render,
+    signed,
     table_text,
     write_report,
 )
@@ -130,8 +131,51 @@ def test_table_in_the_terminal():
     assert words.splitlines()[-2] == "y  short"
 
 
+@pytest.mark.parametrize("widest", [140, 90, 40])
+def test_a_wide_table_is_wrapped(widest):
+    header = ["kind of question", "questions", *(f"metric {n}" for n in range(6))]
+    cells = [f"0.{n}23 (0.{n}00–0.{n}99)" for n in range(6)]
+    rows = [["objects that are there", "7", *cells], ["a_name_without_any_space", "12", *cells]]
+    text = table_text(Table("A title that is long " * 9, header, rows), widest)
+    assert max(map(len, text.splitlines())) <= widest
+    told = re.sub(r"\s", "", text)
+    if widest == 140:  # nothing is broken but at spaces
+        words = {word for cell in [*header, *rows[0], *rows[1]] for word in cell.split()}
+        assert words <= set(text.split())
+    assert all(number_ in told for number_ in ("7", "12"))
+    narrow = Table("T", header[:2], [row[:2] for row in rows])
+    assert len(table_text(narrow).splitlines()) == 7
+
+
+def test_an_invented_object_gives_no_ciou():
+    """0.000 would look like a bad score of a group that cannot have a good one."""
+    invented = record(3, "absent", False, True, 0, 40)
+    table = kind_table("Kinds", EvalResult([*RESULT.records, invented]))
+    assert table.rows[0] == ["absent", "2", "0.500", "–", "0.500"]
+    assert table.rows[-1][3] == number(90 / 190)
+
+
+def test_questions_without_a_kind():
+    """No row "-": where no question has a kind there is nothing to tell apart."""
+    nameless = [record(n, "", True, True, 5, 10) for n in range(2)]
+    table = kind_table("Kinds", EvalResult(nameless))
+    assert [row[0] for row in table.rows] == ["all"]
+    mixed = EvalResult([*nameless, record(2, "-", True, True, 1, 10)])
+    rows = kind_table("Kinds", mixed).rows
+    assert [row[:2] for row in rows] == [["no kind", "2"], ["-", "1"], ["all", "3"]]
+    assert {kind: one["questions"] for kind, one in mixed.summary()["per_kind"].items()} == {
+        "": 2,
+        "-": 1,
+    }
+    text = table_text(Table("Kinds", ["kind of question", "n"], [["-", "1"]]))
+    assert text.splitlines()[-2] == "-                 1"
+
+
 def test_numbers():
     assert (number(0.12345), number(None), number(math.nan)) == ("0.123", "–", "–")
+    assert (number(-0.00004), number(-0.0, 4), number(-0.0006)) == ("0.000", "0.0000", "-0.001")
+    assert (signed(-0.00004, 4), signed(0.00004, 4), signed(0.0)) == ("0.0000", "0.0000", "0.000")
+    assert (signed(-0.25), signed(0.25, 2), signed(math.nan)) == ("-0.250", "+0.25", "–")
 
 
 def test_moving_average():

@@ -1,6 +1,7 @@
 """Pictures of answers: what is drawn where, and that nothing is lost on the way to the disk."""
 
 import base64
+import colorsys
 import io
 from types import SimpleNamespace
 
@@ -10,20 +11,34 @@ from PIL import Image
 
 from utils.errors import InputError
 from utils.visualize import (
+    IGNORED_COLOUR,
+    MASK_COLOUR,
     NEGATIVE_COLOUR,
     POSITIVE_COLOUR,
+    TRUTH_COLOUR,
     answer_tiles,
     display_scale,
     embed_png,
     heat_map,
     mask_picture,
     overlay,
+    paint_mask,
     paint_points,
     save_png,
     sheet,
     truth_picture,
 )
 
+GROUNDS = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "white": (255, 255, 255),
+    "black": (0, 0, 0),
+    "cyan": (0, 255, 255),
+    "magenta": (255, 0, 255),
+    "grey": (128, 128, 128),
+}.values()
 IMAGE = np.full((40, 60, 3), 100, np.uint8)
 MASK = np.zeros((40, 60), bool)
 MASK[10:20, 30:45] = True
@@ -40,6 +55,41 @@ def test_overlay_marks_the_mask_and_leaves_the_rest():
     assert (drawn[60, 150] != 100).any()
     assert (drawn[:20] == 100).all() and (drawn[:, :80] == 100).all()
     assert (overlay(IMAGE, np.zeros_like(MASK), scale=4) == 100).all()
+
+
+@pytest.mark.parametrize("ground", GROUNDS)
+@pytest.mark.parametrize("colour", [MASK_COLOUR, TRUTH_COLOUR])
+def test_a_mask_has_the_hue_of_its_legend_on_any_ground(ground, colour):
+    image = np.full((120, 180, 3), ground, np.uint8)
+    mask = np.zeros((120, 180), bool)
+    mask[30:90, 40:140] = True
+    drawn = paint_mask(image, mask, colour)
+    hue, saturation, value = colorsys.rgb_to_hsv(*(x / 255 for x in drawn[60, 90].tolist()))
+    own_hue, own_saturation, own_value = colorsys.rgb_to_hsv(*(x / 255 for x in colour))
+    assert hue == pytest.approx(own_hue, abs=0.01)
+    assert saturation == pytest.approx(own_saturation, abs=0.02)
+    assert own_value * 0.55 < value <= own_value
+    outline = (drawn == colour).all(axis=2)
+    assert outline[29:31, 45:135].any(axis=0).all() and outline[35:85, 39:41].any(axis=1).all()
+    assert (drawn[:25] == ground).all() and (drawn[95:] == ground).all()
+
+
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_grey_is_what_does_not_count_and_nothing_else(ground):
+    truth = np.zeros((120, 180), np.uint8)
+    truth[20:50, 20:160], truth[70:100, 20:160] = 1, 255
+    drawn = truth_picture(np.full((120, 180, 3), ground, np.uint8), truth, 1).astype(int)
+    assert np.ptp(drawn[85, 90]) <= 8  # IGNORED_COLOUR itself is a grey with a trace of blue
+    assert np.ptp(IGNORED_COLOUR) <= 8
+    assert np.ptp(drawn[35, 90]) > 100
+
+
+def test_what_lies_below_a_mask_can_be_made_out():
+    shades = np.linspace(0, 255, 180).astype(np.uint8)
+    image = np.repeat(np.tile(shades, (120, 1))[..., None], 3, axis=2)
+    drawn = paint_mask(image, np.ones((120, 180), bool))
+    row = drawn[60, 10:-10, 2].astype(int)
+    assert (np.diff(row) >= 0).all() and np.ptp(row) > 80
 
 
 def test_points_by_label():

@@ -38,6 +38,7 @@ function layerFile(answer, name) {
   return answer.layers.includes(name) ? `${answer.start}${name}.png` : undefined;
 }
 
+const counted = (count) => `${count} question${count === 1 ? "" : "s"}`;
 const number = (value) => (value === undefined || value === null ? "" : value.toFixed(3));
 const modelsShown = () => chosen("model").map(Number);
 
@@ -62,8 +63,8 @@ function setUp() {
   data.models.forEach((first, one) => data.models.slice(one + 1).forEach((second, after) =>
     orders(`${one}:${one + 1 + after}`, `${first} minus ${second}`, ": ")));
   document.getElementById("about").textContent =
-    `${data.questions.length} questions${several ? `, ${data.models.length} models` : ""}. ` +
-    "S-IoU: of a map with the truth, cut where it is best. " +
+    `${counted(data.questions.length)}${several ? `, ${data.models.length} models` : ""}. ` +
+    "Best S-IoU: of a map with the truth, cut where that is highest. " +
     "Points: green say here, red say not here; grey is what a map does not see.";
 }
 
@@ -168,7 +169,7 @@ function caption(question, place, column) {
     return `${inside}/${positive} inside, ${outside}/${negative} outside`;
   }
   const score = number(answer.scores[column.id]);
-  return score && `${data.maps.includes(column.id) ? "S-IoU" : "IoU"} ${score}`;
+  return score && `${data.maps.includes(column.id) ? "best S-IoU" : "IoU"} ${score}`;
 }
 
 const has = (answer, column) =>
@@ -272,7 +273,7 @@ function refresh() {
   table.querySelectorAll("tbody").forEach((body) => body.remove());
   drawn = 0;
   document.getElementById("count").textContent =
-    `${shown.length} of ${data.questions.length} questions`;
+    `${shown.length} of ${counted(data.questions.length)}`;
   more();
 }
 
