@@ -72,7 +72,7 @@ def test_each_layer_has_its_colour():
     canvas = Canvas(grey)
     both = canvas.overlay(segments, [0, 1], None)
     for row, colour in ((125, "cyan"), (375, "magenta")):
-        expected = np.array([128, 128, 128]) * 0.55 + np.array(COLOURS[colour]) * 0.45
+        expected = np.array(COLOURS[colour]) * (3 + 2 * 128 / 255) / 5
         np.testing.assert_allclose(both[row, 250], expected, atol=1)
     assert np.array_equal(both[250, 250], grey[0, 0])
     assert np.array_equal(canvas.overlay(segments, [1], None)[125, 250], grey[0, 0])
