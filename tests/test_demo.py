@@ -8,6 +8,9 @@ import pytest
 from PIL import Image
 
 import demo
+from model import load_read
+from tests.model.babble import QUESTIONS, babbling
+from tests.small_read import write_small_read
 from utils.errors import InputError
 from utils.predictions import decode_mask
 
@@ -17,6 +20,9 @@ class FakeReader:
 
     def __init__(self):
         self.asked = []
+
+    def open(self, image):
+        return image
 
     def segment(self, image, question, max_new_tokens=512, force_seg=False):
         self.asked.append(question)
@@ -37,6 +43,12 @@ class FakeReader:
         )
         text = "Sure, the segmentation result is [SEG]."
         return SimpleNamespace(text=text, present=True, reason=None, segments=[segment], mask=mask)
+
+
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory):
+    """A checkpoint as this project writes it."""
+    return write_small_read(tmp_path_factory.mktemp("small") / "read")
 
 
 @pytest.fixture
@@ -159,6 +171,46 @@ def test_chat_survives_mistakes(run, picture, tmp_path):
 def test_chat_about_a_given_picture_ends_with_the_input(run, picture):
     code, out, _ = run("--image", picture, typed=["the sky"])
     assert code == 0 and run.reader.asked == ["the sky"]
+
+
+def test_a_chat_encodes_an_image_once(run, picture, small_folder, monkeypatch, tmp_path):
+    """With a real reader; another image is encoded anew. Answers equal those of a fresh reader."""
+    other = tmp_path / "other.png"
+    noise = np.random.default_rng(1).integers(0, 255, (33, 21, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(other)
+    reader = babbling(load_read(small_folder, device="cpu"))
+    monkeypatch.setattr(demo, "open_reader", lambda options: reader)
+    encoded = {"clip": 0, "sam": 0}
+
+    def count(name):
+        encoded[name] += 1
+
+    core = reader.model.model
+    core.vision_tower.register_forward_pre_hook(lambda *_: count("clip"))
+    core.visual_model.image_encoder.register_forward_pre_hook(lambda *_: count("sam"))
+    questions = QUESTIONS[:4]
+    form = ("--output_format", "json", "--max_new_tokens", 8)
+    code, out, err = run("--image", picture, *form, typed=questions)
+    assert code == 0 and out.count("Say: ") == 4, err
+    assert encoded == {"clip": 1, "sam": 1}
+    run("--image", picture, *form, typed=[*questions, f"/image {other}", *questions])
+    assert encoded == {"clip": 3, "sam": 3}
+
+    fresh = babbling(load_read(small_folder, device="cpu"))
+    seen = 0
+    for path, turns in ((picture, (0, 4)), (other, (0,))):
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        expected = [fresh.segment(pixels, q, max_new_tokens=8) for q in questions]
+        for turn in turns:
+            for number, (question, answer) in enumerate(zip(questions, expected, strict=True)):
+                file = run.out / f"{path.stem}_{turn + number + 1}_answer.json"
+                found = json.loads(file.read_text())
+                assert (found["question"], found["answer"]) == (question, answer.text)
+                assert len(found["segments"]) == len(answer.segments)
+                for kept, segment in zip(found["segments"], answer.segments, strict=True):
+                    assert np.array_equal(decode_mask(kept["mask"]), segment.mask)
+                    seen += 1
+    assert seen > 4
 
 
 def test_a_folder_that_cannot_be_written_is_named(run, picture, tmp_path):
