@@ -12,7 +12,8 @@ A tensor on `DEVICE` wraps one on the CPU, which every operator really runs on. 
 
 The device calls itself "lazy": among PyTorch's own device types it is one of two that autograd
 accepts without a driver, and the one that is not "meta". Attention takes the math path on it. No
-other code of PyTorch asks for this device, so whatever reads `tensor.device` is followed truly.
+other code of PyTorch asks for this device, so whatever reads `tensor.device` is followed truly. One
+check of CUDA is missing: autograd does not compare the device of a gradient with its tensor's.
 
 Counted by the way: operators that would be a kernel launch, and those for which the host waits
 ("syncs"), each with the project's line.
@@ -237,9 +238,7 @@ class SimulatedDevice(TorchDispatchMode):
 
     def __str__(self) -> str:
         lines = [f"{count:6} {place}" for place, count in self.syncs.most_common()]
-        return "\n".join(
-            [f"{self.launches.total()} launches, {self.syncs.total()} syncs:", *lines]
-        )
+        return "\n".join([f"{self.launches.total()} launches, {self.syncs.total()} syncs:", *lines])
 
 
 def _waits(func: Any, args: Any, kwargs: Any) -> bool:

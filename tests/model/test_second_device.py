@@ -1,0 +1,143 @@
+"""READ on a device that is not the CPU: a training step and answers.
+
+The device is `tests.simulated_device`: tensors that are left on the CPU, or of another dtype, are
+refused as CUDA refuses them; values are those of the CPU.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from dataset.collate import collate
+from model import Reader, load_read
+from model.lora import add_lora
+from model.shared_prefix import same_attention
+from model.states import masks_at, masks_of
+from tests.model.babble import QUESTIONS, babbling
+from tests.model.conftest import QUESTION
+from tests.model.test_read_model import NO, YES, make_sample
+from tests.released_tiny import CLIP, SAM, write_released
+from tests.simulated_device import DEVICE, SimulatedDevice
+
+LENGTH = 8
+BATCHES = {
+    "masks": [[YES, NO, "Both [SEG] and [SEG]."], [YES]],
+    "one picture without a mask": [[NO, NO], [YES, YES]],
+    "no mask": [[NO], [NO, NO]],
+}
+
+
+@pytest.fixture
+def device():
+    with SimulatedDevice() as simulated:
+        yield simulated
+
+
+def batch_of(reader: Reader, answers: list[list[str]], views: bool):
+    sizes = [(40, 64), (52, 33)]
+    samples = [make_sample(size, given, 3) for size, given in zip(sizes, answers, strict=True)]
+    return collate(samples, reader.tokenizer, views=reader.model.views if views else None)
+
+
+def step(reader: Reader, batch, checkpointing: bool) -> dict[str, torch.Tensor]:
+    """Losses, and gradients of what trains, after one forward and backward; on the CPU."""
+    torch.manual_seed(0)
+    if checkpointing:
+        enable = getattr(reader.model, "activation_checkpointing_enable", None)
+        how = {"use_reentrant": False, "context_fn": same_attention(reader.model.config)}
+        (enable or reader.model.gradient_checkpointing_enable)(how)
+    model = add_lora(reader.model, r=2, dropout=0.0).train()
+    output = model(batch)
+    output.loss.backward()
+    assert all(p.grad.device == p.device for p in model.parameters() if p.grad is not None)
+    found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    found |= {name: output[name] for name in ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss")}
+    return {name: value.detach().float().cpu() for name, value in found.items()}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("views", [False, True])
+@pytest.mark.parametrize("answers", BATCHES)
+def test_a_training_step(small_folder, answers, views, checkpointing):
+    reader = load_read(small_folder, device="cpu")
+    expected = step(reader, batch_of(reader, BATCHES[answers], views), checkpointing)
+    moved = load_read(small_folder, device="cpu")
+    with SimulatedDevice() as device:
+        moved.model.to(DEVICE)
+        made = step(moved, batch_of(moved, BATCHES[answers], views), checkpointing)
+    assert device.launches.total() > 500
+    assert made.keys() == expected.keys() and len(made) > 100
+    for name, value in expected.items():
+        torch.testing.assert_close(made[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_ranks_in_step(small_folder, device):
+    reader = load_read(small_folder, device="cpu")
+    reader.model.to(DEVICE).in_step = True
+    made = step(reader, batch_of(reader, BATCHES["one picture without a mask"], True), False)
+    assert torch.isfinite(made["loss"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_training_step_in_16_bits(small_folder, device, dtype):
+    reader = load_read(small_folder, device="cpu", dtype=dtype)
+    reader.model.to(DEVICE)
+    made = step(reader, batch_of(reader, BATCHES["masks"], True), True)
+    assert all(torch.isfinite(value).all() for value in made.values())
+
+
+def same(answer, other) -> bool:
+    assert len(answer.segments) == len(other.segments)
+    for one, two in zip(answer.segments, other.segments, strict=True):
+        np.testing.assert_allclose(one.logits, two.logits, atol=1e-4)
+        np.testing.assert_allclose(one.points, two.points, atol=1e-3)
+    return answer.token_ids == other.token_ids and answer.text == other.text
+
+
+def test_answers(small_folder, picture, device):
+    """One question, several pictures with several questions, a chat, given answers."""
+    reader = babbling(load_read(small_folder, device="cpu"))
+    items = [(picture, QUESTIONS[:3]), (picture[:, :50], QUESTIONS[3:]), (picture[:40], [QUESTION])]
+
+    def ask() -> list:
+        opened = reader.open(picture)
+        return [
+            reader.segment(picture, QUESTION, max_new_tokens=LENGTH),
+            *reader.segment_batch(items, max_new_tokens=LENGTH, batch_questions=4),
+            *reader.segment_batch(items[:2], answer=YES),
+            reader.segment(picture, QUESTION, max_new_tokens=2, force_seg=True),
+            *(reader.segment(opened, question, max_new_tokens=4) for question in QUESTIONS[:2]),
+        ]
+
+    expected = ask()
+    assert sum(len(answer.segments) for answer in expected) > 8
+    reader.model.to(DEVICE)
+    assert all(map(same, ask(), expected))
+    assert device.launches.total() > 2000
+
+
+def test_masks_made_again(small_folder, picture, device):
+    reader = load_read(small_folder, device="cpu")
+    reader.model.to(DEVICE)
+    ((answer,),) = reader.stream([(picture, [QUESTION])], answer=YES, keep_states=True)
+    made = masks_of(reader.model, answer.states)
+    np.testing.assert_allclose(made.logits[0].cpu().numpy(), answer.segments[0].logits, atol=1e-5)
+    segment = answer.segments[0]
+    points = torch.from_numpy(segment.points)[None], torch.from_numpy(segment.point_labels)[None]
+    again = masks_at(reader.model, answer.states, *points)
+    np.testing.assert_allclose(again.logits[0].cpu().numpy(), segment.logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_released_layout_answers(tmp_path, picture, device, dtype):
+    folder = write_released(tmp_path / "released")
+    reader = load_read(folder, vision_tower=CLIP, sam=SAM, dtype=dtype, device="cpu")
+    expected = reader.segment(picture, QUESTION, answer=YES)
+    reader.model.to(DEVICE)
+    made = reader.segment(picture, QUESTION, answer=YES)
+    assert reader.segment(picture, QUESTION, max_new_tokens=3).token_ids
+    tolerance = 1e-3 if dtype == torch.float32 else 0.3
+    np.testing.assert_allclose(
+        made.segments[0].similarity, expected.segments[0].similarity, rtol=tolerance, atol=tolerance
+    )
+    assert np.isfinite(made.segments[0].logits).all()
