@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 REPOSITORY = Path(__file__).resolve().parents[1]
 aten = torch.ops.aten
 
-CROSSING = {aten._to_copy, aten.copy_, aten._copy_from}
+CROSSING = {aten._to_copy, aten.copy_}
 INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_, aten._unsafe_index}
 NORMS = {aten.native_layer_norm, aten.native_group_norm}
 PRODUCTS = {aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.addbmm, aten.dot, aten.mv}
@@ -111,8 +111,6 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if "device" in kwargs:
         kwargs = {**kwargs, "device": CPU if kwargs["device"] == DEVICE else kwargs["device"]}
     real_args, real_kwargs = tree_map(_real, (args, kwargs))
-    if func.overloadpacket is aten._to_copy and real_kwargs.get("device") is not None:
-        real_kwargs["pin_memory"] = None
     made = func(*real_args, **real_kwargs)
     if device == CPU:
         return made

@@ -1,7 +1,7 @@
 """READ on a device that is not the CPU: a training step and answers.
 
 The device is `tests.simulated_device`: tensors that are left on the CPU, or of another dtype, are
-refused as CUDA refuses them; values are those of the CPU.
+refused as CUDA refuses them; values are those of the CPU. `pytest -s` prints launches and syncs.
 """
 
 import numpy as np
@@ -65,6 +65,7 @@ def test_a_training_step(small_folder, answers, views, checkpointing):
     with SimulatedDevice() as device:
         moved.model.to(DEVICE)
         made = step(moved, batch_of(moved, BATCHES[answers], views), checkpointing)
+    print(device)
     assert device.launches.total() > 500
     assert made.keys() == expected.keys() and len(made) > 100
     for name, value in expected.items():
@@ -113,6 +114,7 @@ def test_answers(small_folder, picture, device):
     assert sum(len(answer.segments) for answer in expected) > 8
     reader.model.to(DEVICE)
     assert all(map(same, ask(), expected))
+    print(device)
     assert device.launches.total() > 2000
 
 
