@@ -9,13 +9,17 @@ import pytest
 import torch
 
 from dataset.collate import collate
-from model import Reader, load_read
+from model import Reader, SaspParams, load_read
+from model.ablation import Ablation
+from model.analysis import PROMPTS, Analyst, Question
 from model.lora import add_lora
 from model.shared_prefix import same_attention
 from model.states import masks_at, masks_of
+from model.word_maps import load_word_clip
 from tests.model.babble import QUESTIONS, babbling
 from tests.model.conftest import QUESTION
 from tests.model.test_read_model import NO, YES, make_sample
+from tests.model.whole_clip import write_whole_clip
 from tests.released_tiny import CLIP, SAM, write_released
 from tests.simulated_device import DEVICE, SimulatedDevice
 
@@ -55,12 +59,21 @@ def step(reader: Reader, batch, checkpointing: bool) -> dict[str, torch.Tensor]:
     return {name: value.detach().float().cpu() for name, value in found.items()}
 
 
+@pytest.fixture(scope="module")
+def on_cpu(small_folder) -> dict[str, dict[str, torch.Tensor]]:
+    """What `step` gives on the CPU for each of `BATCHES`."""
+    found = {}
+    for name, answers in BATCHES.items():
+        reader = load_read(small_folder, device="cpu")
+        found[name] = step(reader, batch_of(reader, answers, True), False)
+    return found
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("views", [False, True])
 @pytest.mark.parametrize("answers", BATCHES)
-def test_a_training_step(small_folder, answers, views, checkpointing):
-    reader = load_read(small_folder, device="cpu")
-    expected = step(reader, batch_of(reader, BATCHES[answers], views), checkpointing)
+def test_a_training_step(small_folder, on_cpu, answers, views, checkpointing):
+    expected = on_cpu[answers]
     moved = load_read(small_folder, device="cpu")
     with SimulatedDevice() as device:
         moved.model.to(DEVICE)
@@ -130,7 +143,35 @@ def test_masks_made_again(small_folder, picture, device):
     np.testing.assert_allclose(again.logits[0].cpu().numpy(), segment.logits, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_analysis_and_an_ablation(small_folder, picture, device, tmp_path):
+    clip = write_whole_clip(tmp_path / "clip")
+    reader = babbling(load_read(small_folder, vision_tower=clip, device="cpu"))
+    items = [(picture, [Question(question, "cup") for question in QUESTIONS[:2]])]
+    settings = [SaspParams(prompt=prompt, down_sample=1) for prompt in PROMPTS]
+    truth = np.zeros(picture.shape[:2], np.uint8)
+    truth[:30] = 1
+
+    def look() -> tuple[list, list]:
+        core = reader.model.model
+        word = load_word_clip(core.vision_tower)
+        analyst = Analyst(reader, YES, [0, 2], word, core.visual_model, LENGTH)
+        (seen,) = analyst.stream(items)
+        vary = Ablation(reader.model, settings)
+        return seen, vary([([one.answer for one in seen], [truth] * 2)])[0]
+
+    expected, outcomes = look()
+    reader.model.to(DEVICE)
+    made, again = look()
+    assert again == outcomes and len(outcomes[0]) == len(settings)
+    for one, two in zip(made, expected, strict=True):
+        assert set(one.masks) == set(two.masks) and len(one.masks) == 4
+        assert all(np.array_equal(one.masks[name], two.masks[name]) for name in two.masks)
+        for name, kept in {**two.maps, **two.layers}.items():
+            found = one.maps[name] if name in one.maps else one.layers[name]
+            np.testing.assert_allclose(found.values, kept.values, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_released_layout_answers(tmp_path, picture, device, dtype):
     folder = write_released(tmp_path / "released")
     reader = load_read(folder, vision_tower=CLIP, sam=SAM, dtype=dtype, device="cpu")
