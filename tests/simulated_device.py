@@ -193,7 +193,7 @@ def _check_dtypes(func: Any, args: Any, device: torch.device) -> None:
 class SimulatedDevice(TorchDispatchMode):
     """Inside, `DEVICE` can be used; see the head of this file.
 
-    Args (of the counters):
+    Attributes:
         launches: operators that run on the device, by name.
         syncs: "operator at file:line" of the project for which the host waits.
     """
