@@ -16,6 +16,7 @@ from urllib.parse import urlparse
 
 import numpy as np
 
+from model.open_picture import OpenPicture
 from model.opening import open_reader
 from model.reader import load_pixels
 from utils.answers import describe, save_answer
@@ -26,6 +27,21 @@ from web.serving import serve
 
 LEAVE = ("quit", "exit", "q", "/quit", "/exit")
 WELCOME = "Ask about a picture. Another picture: /image PATH. Leave: quit (or end of file)."
+
+
+@dataclass
+class Shown:
+    """The image that is asked about.
+
+    Args:
+        source: path or URL.
+        pixels: uint8[H, W, 3], RGB.
+        opened: what the model made of it, kept from one question to the next (`Reader.open`).
+    """
+
+    source: str
+    pixels: np.ndarray
+    opened: OpenPicture
 
 
 @dataclass
@@ -44,14 +60,14 @@ class Demo:
     read_line: Callable[[str], str]
     say: Callable[[str], None]
 
-    def answer(self, source: str, image: np.ndarray, question: str) -> None:
+    def answer(self, shown: Shown, question: str) -> None:
         """Ask one question, print the answer and the files that show it.
 
         Raises:
             InputError: the question cannot be asked, or the files cannot be written.
         """
         answer = self.reader.segment(
-            image,
+            shown.opened,
             question,
             max_new_tokens=self.options.max_new_tokens,
             force_seg=self.options.force_seg,
@@ -59,8 +75,8 @@ class Demo:
         self.say(describe(answer))
         files = save_answer(
             self.options.vis_save_dir,
-            Path(urlparse(source).path).stem or "picture",
-            image,
+            Path(urlparse(shown.source).path).stem or "picture",
+            shown.pixels,
             question,
             answer,
             self.options.output_format,
@@ -71,21 +87,19 @@ class Demo:
     def chat(self) -> None:
         """Ask for a picture, then for questions about it, until `quit` or the end of input."""
         self.say(WELCOME)
-        source, image = self.options.image, None
+        source, shown = self.options.image, None
         try:
             while True:
-                if image is None:
-                    source = source or self._line("Picture (path or URL): ")
-                    image = self._open(source)
-                    if image is None:
-                        source = None
+                if shown is None:
+                    shown = self._open(source or self._line("Picture (path or URL): "))
+                    source = None
                     continue
                 question = self._line("Question: ")
                 command, _, rest = question.partition(" ")
                 if command == "/image":
-                    source, image = rest.strip() or None, None
+                    source, shown = rest.strip() or None, None
                 else:
-                    self._try(source, image, question)
+                    self._try(shown, question)
         except (EOFError, KeyboardInterrupt):
             self.say("")
 
@@ -98,18 +112,18 @@ class Demo:
             if line:
                 return line
 
-    def _open(self, source: str) -> np.ndarray | None:
+    def _open(self, source: str) -> Shown | None:
         try:
             image = load_pixels(source.strip("'\""))
         except InputError as error:
             self.say(f"error: {error}")
             return None
         self.say(f"{source}: {image.shape[1]} x {image.shape[0]} pixels")
-        return image
+        return Shown(source, image, self.reader.open(image))
 
-    def _try(self, source: str | None, image: np.ndarray, question: str) -> None:
+    def _try(self, shown: Shown, question: str) -> None:
         try:
-            self.answer(source or "", image, question)
+            self.answer(shown, question)
         except InputError as error:
             self.say(f"error: {error}")
 
@@ -123,9 +137,9 @@ def main(argv: list[str] | None = None) -> None:
     if options.image is None or options.prompt is None:
         Demo(open_reader(options), options, input, print).chat()
         return
-    image = load_pixels(options.image)
-    demo = Demo(open_reader(options), options, input, print)
-    demo.answer(options.image, image, options.prompt)
+    image, reader = load_pixels(options.image), open_reader(options)
+    shown = Shown(options.image, image, reader.open(image))
+    Demo(reader, options, input, print).answer(shown, options.prompt)
 
 
 if __name__ == "__main__":

@@ -145,4 +145,5 @@ def plain_collate(items: list[tuple], tokenizer: Any) -> Batch:
     batch.sam_pixels = torch.stack([frame for _, frame, _, _ in items])
     batch.sam_sizes = [size for _, _, size, _ in items]
     batch.clip_pixels = torch.stack([view for *_, view in items])
+    batch.images = []
     return batch

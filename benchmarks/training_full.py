@@ -107,7 +107,7 @@ def flops(model: ReadForCausalLM, size: Size, batch: Batch) -> dict[str, float]:
     clip = 24 * size.clip_width**2 * cells + 4 * size.clip_width * cells**2
     patches = 2 * values * 3 * CLIP_PATCH**2 * size.clip_width
     projector = 2 * values * (size.clip_width * width + width**2)
-    pictures = len(batch.images)
+    pictures = len(batch.original_sizes)
     return {
         "LLM forward": linear + attention,
         "LLM backward": linear + 2 * attention,

@@ -34,7 +34,8 @@ def collate(
     Args:
         samples: B samples; each has one mask for each `[SEG]` in its conversations.
         tokenizer: from `load_tokenizer`.
-        views: make the image views here (in a worker); None leaves them to the model.
+        views: make the image views here (in a worker), and keep no full-size image; None leaves
+            them to the model.
         padding: "right" (training) or "left".
 
     Returns:
@@ -84,14 +85,10 @@ def collate(
         attention_mask=padded["attention_mask"],
         labels=padded["labels"],
         image_index=torch.tensor(image_index, dtype=torch.int64),
-        images=[sample.image for sample in samples],
+        original_sizes=[(sample.image.shape[0], sample.image.shape[1]) for sample in samples],
         masks=masks,
+        images=[sample.image for sample in samples],
         image_paths=[sample.image_path for sample in samples],
         dropped=dropped,
     )
-    if views is not None:
-        frames = [views.sam(sample.image) for sample in samples]
-        batch.sam_pixels = torch.stack([frame for frame, _ in frames])
-        batch.sam_sizes = [size for _, size in frames]
-        batch.clip_pixels = torch.stack([views.clip(sample.image) for sample in samples])
-    return batch
+    return batch if views is None else batch.with_views(views)

@@ -298,19 +298,23 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         Raises:
             ValueError: the number of masks and of `[SEG]` tokens differ.
         """
+        if batch.clip_pixels is None or batch.sam_pixels is None:
+            batch = batch.with_views(self.views)
         batch = batch.to(self.device)
-        clip_pixels, sam_pixels, input_sizes = self._views_of(batch)
+        assert batch.clip_pixels is not None and batch.sam_pixels is not None
         # First, since what the language model keeps for the backward pass adds to its memory.
         used = self._pictures_of_masks(batch)
-        embeddings = self.encode_sam(sam_pixels[used], [input_sizes[i] for i in used.tolist()])
+        embeddings = self.encode_sam(
+            batch.sam_pixels[used], [batch.sam_sizes[i] for i in used.tolist()]
+        )
         states = self.prompt_states(
             batch.input_ids,
             batch.attention_mask,
-            self.encode_clip(clip_pixels),
+            self.encode_clip(batch.clip_pixels),
             batch.image_index,
         )
         ce_loss = self.config.ce_loss_weight * self._token_loss(states, batch.labels)
-        predictions = self._teacher_forced_masks(batch, states, used, embeddings, input_sizes)
+        predictions = self._teacher_forced_masks(batch, states, used, embeddings)
         pair = losses.mask_losses([p.logits for p in predictions], batch.masks)
         if pair is None:
             bce = dice = self._zero_of_masks(predictions).to(ce_loss)
@@ -334,15 +338,6 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             return torch.stack([p.logits[:0].sum() for p in predictions]).sum()
         return losses.zero_of(self.model.text_hidden_fcs, self.model.visual_model)
 
-    def _views_of(self, batch: Batch):
-        """The batch's views, or the model's own where the batch has none."""
-        if batch.clip_pixels is not None and batch.sam_pixels is not None:
-            return batch.clip_pixels, batch.sam_pixels, batch.sam_sizes
-        views = self.views
-        frames = [views.sam(image) for image in batch.images]
-        clip_pixels = torch.stack([views.clip(image) for image in batch.images])
-        return clip_pixels, torch.stack([f for f, _ in frames]), [size for _, size in frames]
-
     def _token_loss(self, states: PromptStates, labels: torch.Tensor) -> torch.Tensor:
         """Cross entropy at the positions that predict a trained token; no other logits are made."""
         row, column = (labels != IGNORE_INDEX).nonzero(as_tuple=True)
@@ -361,7 +356,6 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         states: PromptStates,
         used: torch.Tensor,
         embeddings: torch.Tensor,
-        input_sizes: Sequence[tuple[int, int]],
     ) -> list[MaskPrediction]:
         seg = locate_seg(batch.input_ids, states.text_position, self.seg_token_id)
         sizes = batch.original_sizes
@@ -375,7 +369,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             image_states(states.hidden[seg.row], states.image_start[seg.row], self.image_tokens),
             image_of_mask,
             embeddings,
-            [input_sizes[i] for i in chosen],
+            [batch.sam_sizes[i] for i in chosen],
             [sizes[i] for i in chosen],
         )
         by_image = dict(zip(chosen, made, strict=True))

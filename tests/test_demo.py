@@ -8,6 +8,9 @@ import pytest
 from PIL import Image
 
 import demo
+from model import load_read
+from tests.model.babble import QUESTIONS, babbling, pictures
+from tests.small_read import write_small_read
 from utils.errors import InputError
 from utils.predictions import decode_mask
 
@@ -17,6 +20,9 @@ class FakeReader:
 
     def __init__(self):
         self.asked = []
+
+    def open(self, image):
+        return image
 
     def segment(self, image, question, max_new_tokens=512, force_seg=False):
         self.asked.append(question)
@@ -37,6 +43,12 @@ class FakeReader:
         )
         text = "Sure, the segmentation result is [SEG]."
         return SimpleNamespace(text=text, present=True, reason=None, segments=[segment], mask=mask)
+
+
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory):
+    """A checkpoint as this project writes it."""
+    return write_small_read(tmp_path_factory.mktemp("small") / "read")
 
 
 @pytest.fixture
@@ -159,6 +171,38 @@ def test_chat_survives_mistakes(run, picture, tmp_path):
 def test_chat_about_a_given_picture_ends_with_the_input(run, picture):
     code, out, _ = run("--image", picture, typed=["the sky"])
     assert code == 0 and run.reader.asked == ["the sky"]
+
+
+def test_a_chat_encodes_an_image_once(run, small_folder, monkeypatch, tmp_path):
+    """With a real reader; another image is encoded anew. Answers equal those of a fresh reader."""
+    paths = [tmp_path / "one.png", tmp_path / "two.png"]
+    for path, pixels in zip(paths, pictures(2), strict=True):
+        Image.fromarray(pixels).save(path)
+    reader = babbling(load_read(small_folder, device="cpu"))
+    monkeypatch.setattr(demo, "open_reader", lambda options: reader)
+    core, encoded = reader.model.model, []
+    core.vision_tower.register_forward_pre_hook(lambda *_: encoded.append("clip"))
+    core.visual_model.image_encoder.register_forward_pre_hook(lambda *_: encoded.append("sam"))
+    asked = [(0, QUESTIONS[0]), (0, QUESTIONS[1]), (0, QUESTIONS[2])]
+    asked += [(1, QUESTIONS[0]), (1, QUESTIONS[3]), (0, QUESTIONS[0])]
+    typed = [q for _, q in asked]
+    typed[5:5], typed[3:3] = [f"/image {paths[0]}"], [f"/image {paths[1]}"]
+    form = ("--output_format", "json", "--max_new_tokens", 6, "--force_seg")
+    code, out, err = run("--image", paths[0], *form, typed=typed)
+    assert code == 0 and out.count("Say: ") == len(asked), err
+    assert encoded == ["clip", "sam"] * 3
+
+    fresh, files = babbling(load_read(small_folder, device="cpu")), {0: 0, 1: 0}
+    for number, question in asked:
+        image = pictures(2)[number]
+        answer = fresh.segment(image, question, max_new_tokens=6, force_seg=True)
+        files[number] += 1
+        file = run.out / f"{paths[number].stem}_{files[number]}_answer.json"
+        found = json.loads(file.read_text())
+        assert (found["question"], found["answer"]) == (question, answer.text)
+        assert len(found["segments"]) == len(answer.segments) > 0
+        for kept, segment in zip(found["segments"], answer.segments, strict=True):
+            assert np.array_equal(decode_mask(kept["mask"]), segment.mask)
 
 
 def test_a_folder_that_cannot_be_written_is_named(run, picture, tmp_path):

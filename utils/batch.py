@@ -7,10 +7,13 @@ image size, S the SAM frame (1024), C the CLIP frame (336).
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from utils.views import ImageViews
 
 
 @dataclass
@@ -75,8 +78,9 @@ class Batch:
         attention_mask: bool[N, T]; False on padding.
         labels: int64[N, T]; -100 where nothing is trained.
         image_index: int64[N]: the picture of each conversation, non-decreasing.
-        images: B arrays uint8[H, W, 3].
+        original_sizes: B pairs (H, W).
         masks: B tensors uint8[n, H, W] in the original frame, one mask per `[SEG]`.
+        images: B arrays uint8[H, W, 3] to make the views from; empty once they are made.
         clip_pixels: uint8[B, 3, C, C] cropped CLIP view, or None: the model makes it.
         sam_pixels: uint8[B, 3, S, S] resized, zero-padded SAM view, or None: the model makes it.
         sam_sizes: B pairs (h, w), the picture's part of the SAM view.
@@ -88,18 +92,25 @@ class Batch:
     attention_mask: torch.Tensor
     labels: torch.Tensor
     image_index: torch.Tensor
-    images: list[np.ndarray]
+    original_sizes: list[tuple[int, int]]
     masks: list[torch.Tensor]
+    images: list[np.ndarray] = field(default_factory=list)
     clip_pixels: torch.Tensor | None = None
     sam_pixels: torch.Tensor | None = None
     sam_sizes: list[tuple[int, int]] = field(default_factory=list)
     image_paths: list[str] = field(default_factory=list)
     dropped: int = 0
 
-    @property
-    def original_sizes(self) -> list[tuple[int, int]]:
-        """B pairs (H, W)."""
-        return [(image.shape[0], image.shape[1]) for image in self.images]
+    def with_views(self, views: ImageViews) -> Batch:
+        """The same batch with its views made, on the CPU, in the place of the full-size images."""
+        frames = [views.sam(image) for image in self.images]
+        return replace(
+            self,
+            images=[],
+            clip_pixels=torch.stack([views.clip(image) for image in self.images]),
+            sam_pixels=torch.stack([frame for frame, _ in frames]),
+            sam_sizes=[size for _, size in frames],
+        )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on `device`."""

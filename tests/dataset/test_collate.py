@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -52,6 +53,19 @@ def test_views_are_made_in_the_worker_when_asked(tokenizer):
     assert tuple(batch.sam_pixels.shape) == (1, 3, 64, 64)
     assert batch.sam_sizes == [(38, 64)]
     assert tuple(batch.clip_pixels.shape) == (1, 3, 336, 336)
+
+
+def test_a_batch_with_views_carries_no_full_size_image(tokenizer):
+    """An image of 12 megapixels has 36.6 MB; the model needs its size alone."""
+    size = (3024, 4032)
+    samples = [make_sample(["No."], size), make_sample(["[SEG]"])]
+    batch = collate(samples, tokenizer, ImageViews())
+    tensors = [batch.clip_pixels, batch.sam_pixels, *batch.masks]
+    assert len(pickle.dumps(batch)) - sum(tensor.nbytes for tensor in tensors) < 10_000
+    assert batch.original_sizes == [size, (30, 50)] and batch.images == []
+    left_to_the_model = collate(samples, tokenizer)
+    assert [image.shape[:2] for image in left_to_the_model.images] == [size, (30, 50)]
+    assert left_to_the_model.original_sizes == batch.original_sizes
 
 
 def test_an_expression_cut_before_its_seg_is_dropped_with_its_masks(tokenizer):
