@@ -109,10 +109,6 @@ def parse_annotation(
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise json_files.damaged(name, f"{type(error).__name__}: {error}", _FORM) from error
-    except Exception as error:
-        if type(error).__module__.split(".")[0] != "cv2":
-            raise
-        raise json_files.damaged(name, f"unusable polygon: {error}", _FORM) from error
 
 
 def read_json(path: Path) -> dict:
