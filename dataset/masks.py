@@ -10,8 +10,8 @@ import numpy as np
 from utils.constants import IGNORE_LABEL
 
 FAR = 10
-"""Corners may lie so many times the picture's longer side outside of it: drawing takes time in
-proportion to the distance."""
+"""Corners may lie so many times the image's longer side outside of it; farther ones are a mistake
+in the file, and OpenCV's 32-bit numbers end somewhere."""
 
 _BITS = 16
 _ONE, _HALF = 1 << _BITS, 1 << (_BITS - 1)
