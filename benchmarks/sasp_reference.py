@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -76,13 +77,15 @@ def discrete(
 
     rows, columns = grid.shape
     points = [
-        (
-            int(min((column + 0.5) * (width / columns), width - 1)),
-            int(min((row + 0.5) * (height / rows), height - 1)),
-        )
-        for row, column, _ in chosen
+        (centre(column, width, columns), centre(row, height, rows)) for row, column, _ in chosen
     ]
     return points, [label for _, _, label in chosen]
+
+
+def centre(cell: int, length: int, cells: int) -> int:
+    """The whole pixel in the middle of a cell along one axis, computed in float32."""
+    place = np.float32(cell + 0.5) * np.float32(length / cells)
+    return int(min(place, np.float32(length - 1)))
 
 
 def continuous(

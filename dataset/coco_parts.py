@@ -100,12 +100,12 @@ class CocoParts:
                 f"{path} is {width} x {height} pixels, but {self.annotations} says "
                 f"{record['size'][1]} x {record['size'][0]}: copy both again from one source"
             )
-        present = {entry[0] for entry in record["annotations"]}
+        present = [entry[0] for entry in record["annotations"]]
         parted = {self.classes[n][0] for n in present if isinstance(self.classes[n], tuple)}
         return ClassPicture(
             path,
             image,
-            sorted(present),
+            present,
             # An object whose part is there is there itself, annotated or not.
             [
                 number
@@ -138,19 +138,15 @@ def pascal_part(dataset_dir: str | Path) -> CocoParts:
     return CocoParts("pascal_part", root / "train.json", (pictures, pictures))
 
 
-def _mask_of(annotations: Path, record: dict, number: int) -> np.ndarray:
-    """The union of all annotations of a class, uint8[H, W]."""
+def _mask_of(annotations: Path, record: dict, position: int) -> np.ndarray:
+    """The mask of one annotation of a picture, uint8[H, W]."""
     height, width = record["size"]
-    mask = np.zeros((height, width), dtype=np.uint8)
-    for class_number, annotation_id, segmentation in record["annotations"]:
-        if class_number != number:
-            continue
-        try:
-            mask |= decode_segmentation(segmentation, (height, width))
-        except ValueError as error:
-            where = f"annotation {annotation_id!r} of {record['file_name']}: {error}"
-            raise damaged(annotations, where, _FORM) from error
-    return mask
+    _, annotation_id, segmentation = record["annotations"][position]
+    try:
+        return decode_segmentation(segmentation, (height, width))
+    except ValueError as error:
+        where = f"annotation {annotation_id!r} of {record['file_name']}: {error}"
+        raise damaged(annotations, where, _FORM) from error
 
 
 def _records(path: Path, how_to_get: str) -> Iterator[tuple[str, dict]]:

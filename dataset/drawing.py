@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -27,6 +28,8 @@ class DrawSettings:
         templates: sentences around questions and answers.
         conv_type, use_im_start_end: see `build_prompt`.
         seed: of all draws, at least 0.
+        part_masks, premise_draw, class_names: of the sets with classes; see `DataFlags`. The
+            defaults are what the original does.
     """
 
     num_classes_per_sample: int = 3
@@ -34,6 +37,9 @@ class DrawSettings:
     conv_type: str = "llava_v1"
     use_im_start_end: bool = True
     seed: int = 0
+    part_masks: Literal["annotation", "union"] = "annotation"
+    premise_draw: Literal["sample", "class"] = "sample"
+    class_names: Literal["original", "spaces"] = "original"
 
     def rng(self, stream: str, index: int) -> np.random.Generator:
         """The generator of draw `index` of a data set: a function of (seed, stream, index)."""

@@ -10,30 +10,83 @@ import numpy as np
 from utils.constants import IGNORE_LABEL
 
 FAR = 10
-"""Corners may lie so many times the picture's longer side outside of it: drawing takes time in
-proportion to the distance."""
+"""Corners may lie so many times the image's longer side outside of it; farther ones are a mistake
+in the file, and OpenCV's 32-bit numbers end somewhere."""
+
+_BITS = 16
+_ONE, _HALF = 1 << _BITS, 1 << (_BITS - 1)
+"""OpenCV's fixed-point numbers: one pixel, and half of one."""
 
 
 def draw_polygon(mask: np.ndarray, points: Sequence[Sequence[float]], value: int) -> None:
-    """Draw a polygon, outline and filling, into uint8[H, W]; coordinates are truncated.
+    """Draw a polygon into uint8[H, W] as OpenCV 4.8 does: `polylines`, then `fillPoly`.
+
+    Coordinates are truncated to whole pixels. `polylines` is the same in every release of OpenCV;
+    `fillPoly` fills other pixels at the border from 4.12 on, so `fill_polygon` takes its place.
+
+    Args:
+        points: (x, y) each, in pixels of the image.
 
     Raises:
-        ValueError: a coordinate is not finite or lies very far outside of the picture.
+        ValueError: a point is no pair, or a coordinate is not finite or lies very far outside of
+            the image.
     """
     exact = np.array(points, dtype=np.float64)
+    if exact.ndim != 2 or exact.shape[1] != 2:
+        raise ValueError(f"the points of a polygon form an array {exact.shape}, not pairs of x, y")
     if not (np.abs(exact) <= FAR * max(mask.shape)).all():
         raise ValueError("a corner of a polygon is not finite, or far outside of the picture")
-    corners = [exact.astype(np.int32)]
-    cv2.polylines(mask, corners, True, value, 1)
-    cv2.fillPoly(mask, corners, value)
+    corners = exact.astype(np.int32)
+    cv2.polylines(mask, [corners], True, value, 1)
+    fill_polygon(mask, corners, value)
+
+
+def fill_polygon(mask: np.ndarray, corners: np.ndarray, value: int) -> None:
+    """The inside of a polygon, even-odd, by the arithmetic of OpenCV 4.8; the outline is extra.
+
+    An edge crosses the rows from its upper end to the one before its lower end, at fixed-point x:
+    that of the upper end plus a slope, cut off after 16 bits, for each row. Sorted along a row,
+    two crossings each bound a run of pixels, both rounded to the nearest. The exception is an edge
+    that leaves the image: it runs through its ends as clipped to the image, whole pixels, and its
+    crossings are rounded down.
+
+    Args:
+        mask: uint8[H, W], written in place.
+        corners: int32[n, 2], (x, y) in pixels of the image.
+    """
+    height, width = mask.shape
+    ends = corners.astype(np.int64)
+    edges = np.stack([np.roll(ends, 1, axis=0), ends], axis=1)
+    edges = edges[edges[:, 0, 1] != edges[:, 1, 1]]
+    leaves = ((edges < 0) | (edges >= (width, height))).any(axis=(1, 2))
+    line = edges.copy()
+    for number in np.flatnonzero(leaves):
+        _, start, end = cv2.clipLine((0, 0, width, height), *edges[number].tolist())
+        if start[1] != end[1]:
+            line[number] = start, end
+    run, rise = (line[:, 1] - line[:, 0]).T
+    slope = np.trunc(run * _ONE / rise).astype(np.int64)
+    upper = line[np.arange(len(line)), edges[:, :, 1].argmin(axis=1)]
+    at_row_0 = upper[:, 0] * _ONE + np.where(leaves, 0, _HALF) - upper[:, 1] * slope
+
+    first, last = edges[:, :, 1].min(axis=1).clip(0, height), edges[:, :, 1].max(axis=1)
+    count = last.clip(0, height) - first
+    edge = np.repeat(np.arange(len(edges)), count)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count - first, count)
+    # From here on x is one larger, so that the column to the left of the image is 0.
+    x = ((at_row_0[edge] + row * slope[edge]) >> _BITS).clip(-1, width) + 1
+    row, x = np.divmod(np.sort(row * (width + 2) + x), width + 2)
+    for y, left, right in zip(row[::2].tolist(), x[::2].tolist(), x[1::2].tolist(), strict=True):
+        mask[y, max(left - 1, 0) : right] = value
 
 
 def draw_reason_seg(shapes: Sequence[Mapping], size: tuple[int, int]) -> np.ndarray:
     """ReasonSeg's shapes as a mask, drawn from the largest polygon to the smallest.
 
     Args:
-        shapes: each with `label` and `points` [[x, y], ...]; a label containing "flag" is skipped,
-            one containing "ignore" becomes 255, any other 1.
+        shapes: each with `label` and `points` [[x, y], ...]; the label "flag" is skipped, one
+            containing "ignore" becomes 255, any other 1; upper and lower case are the same. Of
+            polygons of equal area the later one is drawn first.
         size: (H, W).
 
     Returns:
@@ -45,12 +98,12 @@ def draw_reason_seg(shapes: Sequence[Mapping], size: tuple[int, int]) -> np.ndar
     kept = []
     for shape in shapes:
         label = shape["label"].lower()
-        if "flag" in label or len(shape["points"]) == 0:
+        if label == "flag" or len(shape["points"]) == 0:
             continue
         area = np.zeros(size, dtype=np.uint8)
         draw_polygon(area, shape["points"], 1)
         kept.append((int(area.sum()), "ignore" in label, shape["points"]))
     mask = np.zeros(size, dtype=np.uint8)
-    for _, ignored, points in sorted(kept, key=lambda entry: -entry[0]):
+    for _, ignored, points in sorted(kept, key=lambda entry: entry[0])[::-1]:
         draw_polygon(mask, points, IGNORE_LABEL if ignored else 1)
     return mask

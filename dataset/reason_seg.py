@@ -38,7 +38,8 @@ class FalsePremise:
     """A question about something that is not in the picture.
 
     Args:
-        question: phrase or sentence.
+        question: phrase or sentence; asked in the case in which it is written, as in the original,
+            while phrases about what is there are asked in lower case.
         is_sentence: which of the two.
         answer: the annotated answer, "" if there is none.
     """
@@ -109,10 +110,6 @@ def parse_annotation(
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise json_files.damaged(name, f"{type(error).__name__}: {error}", _FORM) from error
-    except Exception as error:
-        if type(error).__module__.split(".")[0] != "cv2":
-            raise
-        raise json_files.damaged(name, f"unusable polygon: {error}", _FORM) from error
 
 
 def read_json(path: Path) -> dict:
@@ -226,7 +223,9 @@ class ReasonSegTrain:
         templates = self.settings.templates
         return [
             Turn(
-                templates.question(premises[n].question, premises[n].is_sentence, rng),
+                templates.question(
+                    premises[n].question, premises[n].is_sentence, rng, keep_case=True
+                ),
                 premises[n].answer or templates.denial(missing(premises[n]), rng),
                 None,
             )
@@ -288,7 +287,7 @@ class ReasonSegEval(Sequence):
             absent = np.where(annotation.mask == IGNORE_LABEL, IGNORE_LABEL, 0).astype(np.uint8)
             questions += [
                 EvalQuestion(
-                    templates.question(premise.question, premise.is_sentence, rng),
+                    templates.question(premise.question, premise.is_sentence, rng, keep_case=True),
                     absent,
                     exists=False,
                     kind=KIND_ABSENT,

@@ -16,7 +16,7 @@ from dataset.records import RecordStore
 from dataset.refer_pickle import load_refs, refs_file, refs_of_pickle
 from utils.errors import InputError, cli
 
-KIND = "refer1"
+KIND = "refer2"
 _MOST_BROKEN = 20
 """So many messages about broken refs are kept."""
 
@@ -163,7 +163,8 @@ def _positive(value: Any) -> bool:
 def _sentence(sentence: dict, has_object: bool) -> list:
     """[text, absent, gt_sent]: absent if the premise is false, or the ref has no object at all."""
     false_premise = sentence["is_false_premise"] is True or sentence["exist"] is False
-    return [sentence["sent"].strip(), false_premise or not has_object, sentence["gt_sent"]]
+    instead = (sentence["gt_sent"] or "").strip() or None
+    return [sentence["sent"].strip(), false_premise or not has_object, instead]
 
 
 @cli

@@ -21,10 +21,10 @@ from utils.batch import Sample
 from utils.errors import InputError
 
 DENIAL_SHARE = 0.07
-"""Share of the classes in whose place an absent one is asked, and denied."""
+"""Share of the samples that ask for absent classes, and deny them."""
 
 CORRECTION_SHARE = 0.08
-"""Share of the classes in whose place an absent one is asked; the answer names the present one."""
+"""Share of the samples that ask for absent classes; the answers name the ones that are there."""
 
 OF_SHARE = 0.5
 """Share of the parts that are called "the tail of the dog"; the others are "dog tail"."""
@@ -49,8 +49,12 @@ class SemSegTrain:
     """Training draws of classes and parts; a draw is a function of (seed, index) alone.
 
     A draw takes a source uniformly, then one of its pictures, then up to `num_classes_per_sample`
-    classes of that. Each is asked as it is, or an absent class of the same source in its place:
-    `DENIAL_SHARE` and `CORRECTION_SHARE`. No class is asked twice in a sample.
+    of its annotations (of a label map: classes). They are asked as they are, or absent classes of
+    the same source in their place: `DENIAL_SHARE` and `CORRECTION_SHARE` of the samples. No absent
+    class is asked twice in a sample; an annotation for which none is left is asked as it is.
+
+    The settings may choose otherwise (docs/faithful.md): with `part_masks="union"` the annotations
+    of a class are one, with `premise_draw="class"` the shares are those of the questions.
 
     Args:
         dataset_dir: the data folder.
@@ -93,46 +97,57 @@ class SemSegTrain:
     def _turns(
         self, source: ClassSource, picture: ClassPicture, rng: np.random.Generator
     ) -> list[Turn]:
-        masks = _chosen_masks(picture, self.settings.num_classes_per_sample, rng)
-        absent = [picture.absent[n] for n in choose(rng, len(picture.absent), len(masks))]
+        things = self._chosen(picture, rng)
+        absent = [picture.absent[n] for n in choose(rng, len(picture.absent), len(things))]
+        templates, names = self.settings.templates, self.settings.class_names
+        once = self.settings.premise_draw == "sample"
+        luck = rng.random() if once else 0.0
         turns = []
-        for number, mask in masks.items():
-            luck = rng.random()
+        for number, mask in things:
+            luck = luck if once else rng.random()
             asked_true = luck >= DENIAL_SHARE + CORRECTION_SHARE or not absent
-            name = phrase(source.classes[number if asked_true else absent.pop()], rng)
-            templates = self.settings.templates
+            name = phrase(source.classes[number if asked_true else absent.pop()], rng, names)
             question = templates.question(name, False, rng)
             if asked_true:
                 turns.append(Turn(question, templates.positive(rng), mask))
             elif luck < DENIAL_SHARE:
                 turns.append(Turn(question, templates.denial(name, rng), None))
             else:
-                present = phrase(source.classes[number], rng)
+                present = phrase(source.classes[number], rng, names)
                 turns.append(Turn(question, templates.correction(name, present, rng), None))
         return turns
 
+    def _chosen(
+        self, picture: ClassPicture, rng: np.random.Generator
+    ) -> list[tuple[int, np.ndarray]]:
+        """Classes and masks of what is asked; what has no pixel is passed over."""
+        groups = [[position] for position in range(len(picture.present))]
+        if self.settings.part_masks == "union":
+            of_class: dict[int, list[int]] = {number: [] for number in sorted(picture.present)}
+            for position, number in enumerate(picture.present):
+                of_class[number].append(position)
+            groups = list(of_class.values())
+        chosen: list[tuple[int, np.ndarray]] = []
+        for place in choose(rng, len(groups), len(groups)):
+            mask = np.bitwise_or.reduce([picture.mask(position) for position in groups[place]])
+            if mask.any():
+                chosen.append((picture.present[groups[place][0]], mask))
+            if len(chosen) == self.settings.num_classes_per_sample:
+                break
+        return chosen
 
-def _chosen_masks(
-    picture: ClassPicture, most: int, rng: np.random.Generator
-) -> dict[int, np.ndarray]:
-    """Up to `most` classes of a picture with their masks; one without a pixel is passed over."""
-    masks: dict[int, np.ndarray] = {}
-    for place in choose(rng, len(picture.present), len(picture.present)):
-        mask = picture.mask(picture.present[place])
-        if mask.any():
-            masks[picture.present[place]] = mask
-        if len(masks) == most:
-            break
-    return masks
 
-
-def phrase(name: ClassName, rng: np.random.Generator) -> str:
+def phrase(name: ClassName, rng: np.random.Generator, class_names: str = "original") -> str:
     """A class in words: "traffic light"; for a part by chance "dog tail" or "the tail of the dog".
 
     Args:
-        name: underscores stand for spaces.
+        name: as the annotations have it.
+        class_names: "spaces" puts spaces for underscores.
     """
-    if isinstance(name, str):
-        return name.replace("_", " ")
-    whole, part = (half.replace("_", " ") for half in name)
+    halves = [name] if isinstance(name, str) else list(name)
+    if class_names == "spaces":
+        halves = [half.replace("_", " ") for half in halves]
+    if len(halves) == 1:
+        return halves[0]
+    whole, part = halves
     return f"the {part} of the {whole}" if rng.random() < OF_SHARE else f"{whole} {part}"

@@ -50,16 +50,16 @@ _CONFIG_FORM = "Mapillary's JSON with labels[{readable, ...}]"
 
 @dataclass(frozen=True)
 class ClassPicture:
-    """One picture and the classes in it. Classes are positions in the source's `classes`.
+    """One picture and what is annotated in it. Classes are positions in the source's `classes`.
 
     Args:
         path: of the picture.
         image: uint8[H, W, 3], RGB.
-        present: classes that are in the picture, ascending.
+        present: the class of each annotation; in a label map, each class is one annotation.
         absent: classes that can be called absent, ascending. A class that is not annotated but
             may well be there is in neither.
-        mask: class -> uint8[H, W] of 0/1, drawn when called; may be all 0 where an annotation
-            holds no pixel. Raises InputError if the annotation is broken.
+        mask: position in `present` -> uint8[H, W] of 0/1, drawn when called; may be all 0 where
+            an annotation holds no pixel. Raises InputError if the annotation is broken.
     """
 
     path: str
@@ -153,12 +153,13 @@ class LabelMaps:
                 present.setdefault(self._class_of[value], []).append(value)
         untold = {self._unclear[value] for value in values if value in self._unclear}
         not_absent = present.keys() | untold
+        classes = sorted(present)
         return ClassPicture(
             str(picture),
             image,
-            sorted(present),
+            classes,
             [number for number in range(len(self.classes)) if number not in not_absent],
-            functools.partial(_mask_of, labels, present),
+            functools.partial(_mask_of, labels, [present[number] for number in classes]),
         )
 
 
@@ -284,9 +285,9 @@ def read_label_map(path: str | Path, size: tuple[int, int]) -> np.ndarray:
         ) from error
 
 
-def _mask_of(labels: np.ndarray, present: Mapping[int, Sequence[int]], number: int) -> np.ndarray:
-    """uint8[H, W]: where the label map holds one of the values of a class."""
+def _mask_of(labels: np.ndarray, values: Sequence[Sequence[int]], position: int) -> np.ndarray:
+    """uint8[H, W]: where the label map holds one of the values of the class at a position."""
     mask = np.zeros(labels.shape, dtype=bool)
-    for value in present.get(number, ()):
+    for value in values[position]:
         mask |= labels == value
     return mask.view(np.uint8)

@@ -42,11 +42,14 @@ class Templates:
     denial_answer: tuple[str, ...]
     correction_answer: tuple[str, ...]
 
-    def question(self, text: str, is_sentence: bool, rng: np.random.Generator) -> str:
-        """Ask for a phrase ("the red circle") or put a full sentence."""
+    def question(
+        self, text: str, is_sentence: bool, rng: np.random.Generator, keep_case: bool = False
+    ) -> str:
+        """Ask for a phrase ("the red circle"), in lower case unless told, or put a sentence."""
         if is_sentence:
             return _pick(self.long_question, rng).replace("{sent}", text)
-        return _pick(self.short_question, rng).replace("{class_name}", text.lower())
+        phrase = text if keep_case else text.lower()
+        return _pick(self.short_question, rng).replace("{class_name}", phrase)
 
     def positive(self, rng: np.random.Generator) -> str:
         """An answer with one `[SEG]`."""

@@ -29,6 +29,9 @@ def training_set(options: TrainOptions) -> DrawSource:
         conv_type=options.conv_type,
         use_im_start_end=options.use_mm_start_end,
         seed=options.seed,
+        part_masks=options.part_masks,
+        premise_draw=options.premise_draw,
+        class_names=options.class_names,
     )
     rates = {name: rate for name, rate in options.mixture().items() if rate > 0}
     parts = [(name, _part(name, options, settings)) for name in rates]

@@ -185,14 +185,17 @@ def _cells_in_picture(down: int, size: tuple[int, int], device: torch.device) ->
 
 
 def _cell_centres(cells: torch.Tensor, down: int, size: tuple[int, int]) -> torch.Tensor:
-    """Cell numbers int64[N, P] of the cropped square to (x, y) in the whole picture, truncated."""
+    """Cell numbers int64[N, P] of the cropped square to (x, y) in the whole picture, truncated.
+
+    In float32, as the original: the size of a cell is rounded to float32 before it is multiplied.
+    In float64 a point lies one pixel off in 2-4 % of the image sizes, such as 200 x 1600.
+    """
     height, width = size
     rows_off, columns_off = crop_padding(size, down)
     rows, columns = down + 2 * rows_off, down + 2 * columns_off
-    x = (cells % down + columns_off).double().add(0.5) * (width / columns)
-    y = (cells // down + rows_off).double().add(0.5) * (height / rows)
-    points = torch.stack([x.clamp(max=width - 1), y.clamp(max=height - 1)], dim=-1)
-    return points.trunc().float()
+    x = (cells % down + columns_off).float().add(0.5) * (width / columns)
+    y = (cells // down + rows_off).float().add(0.5) * (height / rows)
+    return torch.stack([x.clamp(max=width - 1), y.clamp(max=height - 1)], dim=-1).trunc()
 
 
 def discrete_to_continuous(

@@ -114,6 +114,19 @@ class DataFlags:
     templates: str = option(
         "varied", "questions and answers of training: varied, simple or a file", path=True
     )
+    part_masks: Literal["annotation", "union"] = option(
+        "annotation",
+        "mask of a class in PACO-LVIS and PASCAL-Part: the annotation that was drawn, as in the "
+        "original, or the union of all of its class in the picture",
+    )
+    premise_draw: Literal["sample", "class"] = option(
+        "sample",
+        "whether sem_seg asks for what is there is drawn once a sample, as in the original, or "
+        "for each of its classes",
+    )
+    class_names: Literal["original", "spaces"] = option(
+        "original", "underscores in names of classes: kept, as in the original, or made spaces"
+    )
     workers: int = option(4, "processes that load pictures, per rank")
     seed: int = option(42, "the order of the data and all chance follow from it")
 

@@ -154,6 +154,20 @@ def test_share_of_false_premises(data, monkeypatch):
     assert abs(share - 0.15) < 3 * np.sqrt(0.15 * 0.85 / number)
 
 
+def test_false_premise_phrases_keep_their_case(tmp_path):
+    """True phrases are asked in lower case, false ones as they are written."""
+    premises = [["the Brown Cow", False, "No cow."], ["a HAT", False, ""]]
+    write_pair(tmp_path / "reason_seg/ReasonSeg/train", "a", false_premise_QA=premises)
+    train = ReasonSegTrain(tmp_path, settings=DrawSettings())
+    asked = {q for index in range(200) for q in train.draw(index).questions}
+    frame = "What is {} in this image? Please output segmentation mask."
+    phrases = ("the red box", "the box", "the Brown Cow", "a HAT")
+    assert asked == {frame.format(phrase) for phrase in phrases}
+    questions = ReasonSegEval(tmp_path, "train", false_premises=True)[0].questions
+    evaluated = ("the red box", "the Brown Cow", "a HAT")
+    assert [q.text for q in questions] == [frame.format(phrase) for phrase in evaluated]
+
+
 def test_without_false_premises_every_draw_asks_for_the_object(tmp_path):
     write_pair(tmp_path / "reason_seg" / "ReasonSeg" / "train", "only", false_premise_QA=[])
     train = ReasonSegTrain(tmp_path)

@@ -214,7 +214,7 @@ def test_json_without_the_pickle_is_enough(tmp_path):
 
 MIXED = [
     ref(1, 11, "train", "the box", "The Other", "red one", ("no", {"exist": False}), image_id=1),
-    ref(2, 10, "train", ("blue", {"is_false_premise": True, "gt_sent": "Green"}), image_id=1),
+    ref(2, 10, "train", ("blue", {"is_false_premise": True, "gt_sent": " Green\n"}), image_id=1),
     ref(3, -1, "train", "nowhere", image_id=2),
     ref(4, 10, "val", "not for training", image_id=1),
 ]

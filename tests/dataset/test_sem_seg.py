@@ -98,17 +98,19 @@ def near(count: int, share: float, total: int) -> bool:
     return abs(count - share * total) < 3 * np.sqrt(share * (1 - share) * total)
 
 
-def test_shares_of_sources_pictures_and_answers(data, cached):
-    train = SemSegTrain(data, "ade20k||cocostuff", DrawSettings(num_classes_per_sample=2, seed=2))
+@pytest.mark.parametrize("premise_draw", ["sample", "class"])
+def test_shares_of_sources_pictures_and_answers(data, cached, premise_draw):
+    settings = DrawSettings(num_classes_per_sample=2, seed=2, premise_draw=premise_draw)
+    train = SemSegTrain(data, "ade20k||cocostuff", settings)
     number, pictures = 20_000, dict.fromkeys("abc", 0)
     answers = {"true": 0, "denied": 0, "corrected": 0}
-    firsts, pairs = dict.fromkeys(ADE["a"], 0), 0
+    firsts, absents = dict.fromkeys(ADE["a"], 0), {0: 0, 1: 0, 2: 0}
     for index in range(number):
         sample = train.draw(index)
         key = Path(sample.image_path).stem
         pictures[key] += 1
         present = set(TRUTH[key])
-        masks = iter(sample.masks)
+        masks, said = iter(sample.masks), set()
         turns = asked_and_answered(sample)
         assert len(turns) == len({name for name, _ in turns}) == 2
         for (name, answer), exists in zip(turns, sample.exists, strict=True):
@@ -116,22 +118,29 @@ def test_shares_of_sources_pictures_and_answers(data, cached):
                 assert answer == "Sure, the segmentation result is [SEG]."
                 assert (next(masks) == TRUTH[key][name]).all()
                 answers["true"] += 1
+                said.add("true")
                 continue
             denied, instead = DENIAL.fullmatch(answer).groups()
             assert denied == name
             assert name not in present
             assert instead is None or instead in present
             answers["denied" if instead is None else "corrected"] += 1
+            said.add("denied" if instead is None else "corrected")
         assert next(masks, None) is None
         assert sample.kind == ("class" if any(sample.exists) else "absent")
-        pairs += not any(sample.exists)
+        absents[sample.exists.count(False)] += 1
+        assert len(said) == 1 or premise_draw == "class"
         if key == "a" and sample.exists[0]:
             firsts[turns[0][0]] += 1
     assert near(pictures["c"], 0.5, number)
     assert near(pictures["a"], 0.25, number)
+    draws = number if premise_draw == "sample" else 2 * number
     for name, share in (("true", 0.85), ("denied", 0.07), ("corrected", 0.08)):
-        assert near(answers[name], share, 2 * number), name
-    assert near(pairs, 0.15**2, number)  # chosen for each class by itself
+        assert near(answers[name] * draws / (2 * number), share, draws), name
+    if premise_draw == "sample":
+        assert absents[1] == 0 and near(absents[2], 0.15, number)
+    else:
+        assert near(absents[2], 0.15**2, number)  # chosen for each class by itself
     for name, count in firsts.items():
         assert near(count, 0.25, sum(firsts.values())), name
 
@@ -175,14 +184,51 @@ def test_absent_classes_are_not_repeated(data):
     assert set(absent) == {0, 1}
 
 
-def test_parts_are_called_in_two_ways(data):
-    """Underscores become spaces; half of the parts are "the X of the Y"."""
-    train = SemSegTrain(data, "pascal_part", DrawSettings(num_classes_per_sample=1))
+@pytest.mark.parametrize(("part_masks", "expected"), [("annotation", 3), ("union", 2)])
+def test_masks_of_annotations_or_of_classes(data, part_masks, expected):
+    """Two tails in one picture: two annotations, each asked alone, or one class."""
+    names = ["dog:tail", "dog:tail", "cat:ear"]
+    write_parts(data, [run_lengths(mask) for mask in MASKS[:3]], names)
+    settings = DrawSettings(num_classes_per_sample=9, part_masks=part_masks)
+    train = SemSegTrain(data, "pascal_part", settings)
+    for sample in map(train.draw, range(20)):
+        tails = [
+            mask
+            for (name, _), mask in zip(asked_and_answered(sample), sample.masks, strict=True)
+            if "tail" in name
+        ]
+        assert len(sample.masks) == expected
+        assert any((sample.masks[n] == MASKS[2]).all() for n in range(expected))
+        if part_masks == "union":
+            assert len(tails) == 1 and (tails[0] == MASKS[0] | MASKS[1]).all()
+        else:
+            tails.sort(key=lambda mask: int(mask.argmax()))
+            assert (np.stack(tails) == np.stack(MASKS[:2])).all()
+
+
+def test_annotations_are_drawn_with_equal_chances(data):
+    """Three tails and one ear: three of four questions are about a tail, unless tails are one."""
+    names = ["dog:tail", "dog:tail", "dog:tail", "cat:ear"]
+    write_parts(data, [run_lengths(mask) for mask in MASKS], names)
+    for part_masks, share in (("annotation", 0.75), ("union", 0.5)):
+        settings = DrawSettings(num_classes_per_sample=1, part_masks=part_masks)
+        train = SemSegTrain(data, "pascal_part", settings)
+        tails = sum("tail" in train.draw(index).questions[0] for index in range(600))
+        assert near(tails, share, 600)
+
+
+@pytest.mark.parametrize(
+    ("class_names", "plate"), [("original", "licence_plate"), ("spaces", "licence plate")]
+)
+def test_parts_are_called_in_two_ways(data, class_names, plate):
+    """Half of the parts are "the X of the Y"; underscores stay unless told."""
+    settings = DrawSettings(num_classes_per_sample=1, class_names=class_names)
+    train = SemSegTrain(data, "pascal_part", settings)
     truth = {
         "dog tail": MASKS[0],
         "the tail of the dog": MASKS[0],
-        "bus licence plate": MASKS[1],
-        "the licence plate of the bus": MASKS[1],
+        f"bus {plate}": MASKS[1],
+        f"the {plate} of the bus": MASKS[1],
     }
     absent = {"cat ear", "the ear of the cat", "cow horn", "the horn of the cow"}
     seen = set()

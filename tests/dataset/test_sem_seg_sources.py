@@ -37,7 +37,7 @@ def painted(ground: int, *values: int) -> np.ndarray:
 
 def by_name(source, number: int = 0) -> dict[str, np.ndarray]:
     picture = source.load(number)
-    return {source.classes[n]: picture.mask(n) for n in picture.present}
+    return {source.classes[n]: picture.mask(place) for place, n in enumerate(picture.present)}
 
 
 def absent_names(source, number: int = 0) -> set[str]:

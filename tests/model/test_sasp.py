@@ -97,6 +97,31 @@ def test_order_of_points():
     assert labels.tolist() == [1] * len(positive) + [0] * len(negative) + [-1] * len(neutral)
 
 
+@pytest.mark.parametrize(
+    ("size", "down_sample", "columns", "rows"),
+    [
+        ((200, 1600), 2, {49: 824, 52: 874}, {7: 124}),
+        ((1600, 200), 2, {7: 124}, {49: 824, 52: 874}),
+        ((400, 380), 2, {}, {7: 249}),
+        ((440, 580), 2, {10: 434}, {}),
+        ((920, 740), 2, {}, {3: 230, 10: 690}),
+        ((1000, 400), 1, {7: 124, 13: 224}, {25: 424, 28: 474}),
+        ((800, 1280), 1, {}, {7: 249, 13: 449}),
+        ((480, 640), 1, {4: 90, 16: 330}, {0: 10, 23: 470}),
+    ],
+)
+def test_cell_centres_in_float32(size, down_sample, columns, rows):
+    """Cells of the whole picture's grid; all but the last size differ by a pixel in float64."""
+    side = 24 // down_sample
+    params = P(num_points=900, down_sample=down_sample, prompt="discrete")
+    points, labels = similarity_to_points(torch.zeros(576), size, params)
+    assert (labels == -1).all()  # in raster order, then
+    grid = points.reshape(side, side, 2)
+    rows_off, columns_off = crop_padding(size, side)
+    assert {n: int(grid[0, n - columns_off, 0]) for n in columns} == columns
+    assert {n: int(grid[n - rows_off, 0, 1]) for n in rows} == rows
+
+
 @pytest.mark.parametrize("thresholds", ["fixed", "std"])
 def test_a_constant_map_is_neutral_with_finite_gradients(thresholds):
     maps = torch.stack([torch.full((576,), 3.0), make_maps(1)[0]]).requires_grad_()
