@@ -15,6 +15,7 @@ from transformers.utils import logging as hf_logging
 from model.adapter import apply_adapter, check_adapter, read_settings
 from model.completion import Completion, some
 from model.config import ReadConfig
+from model.llava import tower_source
 from model.load_report import LoadReport
 from model.needed_memory import check_memory
 from model.quantization import check_quantization, quantization
@@ -251,7 +252,9 @@ def _check_attention(
             f'(dtype="bf16", --precision bf16), or {remedy}'
         )
     if not any(importlib.util.find_spec(name) for name in ("flash_attn", "kernels")):
-        raise InputError(f"{FLASH} needs the package flash-attn: pip install flash-attn, or {remedy}")
+        raise InputError(
+            f"{FLASH} needs the package flash-attn: pip install flash-attn, or {remedy}"
+        )
 
 
 def _loaded(
@@ -264,7 +267,7 @@ def _loaded(
         with _quiet(small=small):
             model = empty_model(config, dtype, attn_implementation)
             bits = None if quantised is None else 4 if quantised.load_in_4bit else 8
-            tower = model.tower_source(vision_tower, path)
+            tower = tower_source(config, vision_tower, path)
             check_memory(path, model, files, tower, device, bits, half_helps)
             if quantised:
                 model, filled = _quantised(

@@ -76,9 +76,10 @@ def weight_bytes(
         total = each * float(model_sizes.count_clip(model_sizes.clip_sizes(str(tower))))
     except InputError:
         total = 0.0
+    quantised = each if bits is None else bits / 8 * QUANTISED_OVERHEAD
     for name, value in model.state_dict().items():
-        is_quantised = bits and name.startswith("model.layers.") and value.ndim == 2
-        total += value.numel() * (bits / 8 * QUANTISED_OVERHEAD if is_quantised else each)
+        is_linear = name.startswith("model.layers.") and value.ndim == 2
+        total += value.numel() * (quantised if is_linear else each)
     return total
 
 

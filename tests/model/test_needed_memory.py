@@ -151,7 +151,7 @@ def test_files_of_old_pytorch_are_read_whole(tmp_path, free):
 )
 def test_remedies_on_a_gpu(free, dtype, bits, free_gb, remedies):
     """Each remedy that is named with its need; 4 and 8 bits count the language model's layers."""
-    model = empty_model(ReadConfig(**{k: v for k, v in SIZES_7B.items() if "tower" not in k}), dtype)
+    model = empty_model(ReadConfig(**SIZES_7B), dtype)
     tower = SIZES_7B["vision_tower"]
     free(free_gb)
     with pytest.raises(InputError, match="free on cuda:0") as caught:

@@ -85,9 +85,7 @@ def gpus(monkeypatch):
         (None, 0, 5, 1),  # more processes than GPUs, by hand: in turn
     ],
 )
-def test_each_process_takes_its_gpu(
-    gpus, monkeypatch, launched, local_rank, process_num, expected
-):
+def test_each_process_takes_its_gpu(gpus, monkeypatch, launched, local_rank, process_num, expected):
     current = gpus(4)
     if launched is not None:
         monkeypatch.setenv("LOCAL_RANK", launched)
