@@ -47,7 +47,7 @@ def trial_picture() -> np.ndarray:
 
 def trial_answers(reader: Reader) -> list[Answer]:
     """A generated and a teacher-forced answer about the trial picture."""
-    picture = trial_picture()
+    picture = reader.open(trial_picture())
     return [
         reader.segment(picture, QUESTION, max_new_tokens=MOST_NEW_TOKENS),
         reader.segment(picture, QUESTION, answer=POSITIVE_ANSWER),
@@ -128,7 +128,10 @@ def write_merged(
         InputError: as `merge_run`.
     """
     dtype = TORCH_DTYPES[trained.precision]
-    model, built = build_model(dataclasses.replace(trained, load_in_4bit=False, load_in_8bit=False))
+    plain = dataclasses.replace(
+        trained, load_in_4bit=False, load_in_8bit=False, attn_implementation=None
+    )
+    model, built = build_model(plain)
     widen_small(model)
     engine.load_trained(model, checkpoints, tag)
     model.eval()

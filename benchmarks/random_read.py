@@ -71,6 +71,7 @@ def random_reader(size: Size, device: str, dtype: torch.dtype, seed: int = 0) ->
             model = _model(size)
     finally:
         torch.set_default_dtype(default)
+    model.to(device)  # CLIP's pixel table comes from NumPy, on the CPU whatever the context says
     with torch.no_grad():
         for layer in model.model.layers:
             for part in (layer.self_attn.q_proj, layer.self_attn.k_proj):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from transformers.utils import logging as hf_logging
 from model.adapter import apply_adapter, check_adapter, read_settings
 from model.completion import Completion, some
 from model.config import ReadConfig
+from model.llava import tower_source
 from model.load_report import LoadReport
+from model.needed_memory import check_memory
 from model.quantization import check_quantization, quantization
 from model.read_model import ReadForCausalLM
 from model.reader import Reader
@@ -26,6 +29,7 @@ from utils.errors import InputError
 from utils.tokenization import load_tokenizer, seg_token_id
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FLASH = "flash_attention_2"
 SMALL_BYTES = 500_000_000
 """Weights below this size load without a progress bar."""
 
@@ -55,12 +59,13 @@ def load_read(
         sam: "vit_h", "vit_l", "vit_b" or a mapping with the fields of `model.sam.SamSizes`; needed
             when the checkpoint does not say it and is no ViT-H.
         load_in_4bit, load_in_8bit: quantise the LLM (GPU with bitsandbytes).
-        attn_implementation: "sdpa", "flash_attention_2" or "eager"; None lets transformers choose.
+        attn_implementation: "sdpa", "flash_attention_2" (a GPU, 16 bits) or "eager"; None: sdpa.
         adapter: folder of `model.adapter.save_adapter`; `path` is then what training started from.
         vision_pretrained: SAM's own file, for an adapter whose base is a plain LLaVA.
 
     Raises:
-        InputError: no checkpoint there, weights that should be in it are not, or they do not fit.
+        InputError: no checkpoint there, weights that should be in it are not, they do not fit the
+            model, or the model does not fit into the free memory.
     """
     device = _device(device)
     check_quantization(load_in_4bit, load_in_8bit, device)
@@ -75,6 +80,7 @@ def load_read(
     tokenizer = load_tokenizer(path)
     config.seg_token_id = seg_token_id(tokenizer)
     weights_dtype = _dtype(dtype, device, config)
+    _check_attention(attn_implementation, weights_dtype, device)
     model, completion = _loaded(
         path,
         config,
@@ -149,10 +155,13 @@ def build_for_training(
         gradient_checkpointing: recompute the LLM's activations in the backward pass.
 
     Raises:
-        InputError: something cannot be loaded, or weights are missing that nothing provides.
+        InputError: something cannot be loaded, weights are missing that nothing provides, or the
+            model does not fit into the free memory.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     check_quantization(load_in_4bit, load_in_8bit, device)
+    weights_dtype = DTYPES[dtype] if isinstance(dtype, str) else dtype
+    _check_attention(attn_implementation, weights_dtype, device)
     config = _config(version)
     config.out_dim = out_dim
     if sam is not None or config.sam is None:
@@ -169,7 +178,6 @@ def build_for_training(
     tokenizer = load_tokenizer(version, model_max_length)
     config.seg_token_id = seg_token_id(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
-    weights_dtype = DTYPES[dtype] if isinstance(dtype, str) else dtype
     quantised = quantization(load_in_4bit, load_in_8bit, weights_dtype)
     model, completion = _loaded(
         version,
@@ -179,6 +187,7 @@ def build_for_training(
         device=device if quantised else torch.device("cpu"),
         quantised=quantised,
         attn_implementation=attn_implementation,
+        half_helps=device.type == "cuda",
     )
     completion.complete(vision_pretrained, use_released_param)
     completion.resize_embeddings(len(tokenizer))
@@ -228,21 +237,44 @@ def _check_sasp(config: ReadConfig) -> None:
         raise InputError(f"the stored SasP settings {config.sasp} are unusable: {error}") from error
 
 
+def _check_attention(
+    attn_implementation: str | None, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Whether flash attention can be had here; transformers fails at the first question only."""
+    if attn_implementation != FLASH:
+        return
+    remedy = "choose sdpa (attn_implementation, --attn_implementation)"
+    if device.type == "cpu":
+        raise InputError(f"{FLASH} needs a GPU, and the device is a CPU: {remedy}")
+    if dtype not in (torch.bfloat16, torch.float16):
+        raise InputError(
+            f"{FLASH} computes in bf16 or fp16, and the dtype is {dtype}: choose one of those "
+            f'(dtype="bf16", --precision bf16), or {remedy}'
+        )
+    if not any(importlib.util.find_spec(name) for name in ("flash_attn", "kernels")):
+        raise InputError(
+            f"{FLASH} needs the package flash-attn: pip install flash-attn, or {remedy}"
+        )
+
+
 def _loaded(
-    path, config, vision_tower, dtype, device, quantised, attn_implementation
+    path, config, vision_tower, dtype, device, quantised, attn_implementation, half_helps=True
 ) -> tuple[ReadForCausalLM, Completion]:
     """The model with what its files hold, and what is still to be completed."""
     files = weight_files(path)
     small = sum(file.stat().st_size for file in files) < SMALL_BYTES
     try:
         with _quiet(small=small):
+            model = empty_model(config, dtype, attn_implementation)
+            bits = None if quantised is None else 4 if quantised.load_in_4bit else 8
+            tower = tower_source(config, vision_tower, path)
+            check_memory(path, model, files, tower, device, bits, half_helps)
             if quantised:
                 model, filled = _quantised(
                     path, config, vision_tower, files, dtype, device, quantised,
                     attn_implementation,
                 )  # fmt: skip
             else:
-                model = empty_model(config, dtype, attn_implementation)
                 filled = fill(model, files, device, progress=not small)
     except (RuntimeError, OSError, ValueError, ImportError) as error:
         raise InputError(

@@ -17,6 +17,7 @@ from torch import nn
 
 from model.lora import unwrap
 from model.read_model import ReadForCausalLM
+from utils.free_memory import check_free
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -25,14 +26,23 @@ def widen_small(model: PeftModel | ReadForCausalLM) -> None:
     """Bring everything but the language model's frozen linear layers to float32, in place.
 
     CLIP, whose weights a checkpoint does not hold, is loaded again from where it came from.
+
+    Raises:
+        InputError: there is not enough memory for that.
     """
     read = unwrap(model)
     tower = read.model.vision_tower
     rounded = tower is not None and tower.clip.dtype in HALF
     kept = {id(layer.weight) for layer in _narrow_layers(read)}
-    for parameter in read.parameters():
-        if id(parameter) not in kept:
-            parameter.data = parameter.data.float()
+    small = [parameter for parameter in read.parameters() if id(parameter) not in kept]
+    check_free(
+        sum(p.numel() * (torch.float32.itemsize - p.itemsize) for p in small),
+        read.device,
+        "computing in float32 what is small",
+        "end other programs, or use a larger machine",
+    )
+    for parameter in small:
+        parameter.data = parameter.data.float()
     if tower is not None and rounded:
         read.load_vision_tower(tower.source)
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
+from model.config import ReadConfig
 from utils.constants import IMAGE_TOKEN_INDEX
 from utils.errors import InputError
 from utils.views import clip_normalisation, normalise_for_clip
@@ -58,6 +59,31 @@ class VisionTower(nn.Module):
         pixels = pixels.to(self.clip.dtype)
         states = self.clip(pixels, output_hidden_states=True).hidden_states
         return states[self.select_layer][:, 1:]
+
+
+def tower_source(
+    config: ReadConfig, source: str | Path | None, folder: str | Path | None
+) -> str | Path:
+    """Where a model's CLIP tower is: a folder or a hub id.
+
+    Args:
+        config: of the model.
+        source: what the caller names; None takes the configuration's.
+        folder: checkpoint folder, in or beside which a relative name is looked for.
+
+    Raises:
+        InputError: no tower is named.
+    """
+    named = source or config.mm_vision_tower or config.vision_tower
+    if not named:
+        raise InputError(
+            "no CLIP tower is named in the checkpoint's config.json (mm_vision_tower); "
+            "give one with vision_tower (--vision_tower)"
+        )
+    if source is None and folder is not None and not Path(named).is_absolute():
+        places = [Path(folder) / named, Path(folder).parent / named]
+        named = next((str(place) for place in places if place.is_dir()), named)
+    return named
 
 
 def load_vision_tower(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from model.builder import load_read
 from model.reader import Reader
+from utils.distributed import own_device
 
 
 def open_reader(options: Any) -> Reader:
@@ -17,13 +16,14 @@ def open_reader(options: Any) -> Reader:
     SasP flags that were not given keep what the checkpoint stores.
 
     Raises:
-        InputError: the model cannot be loaded; the message says what is missing.
+        InputError: the model cannot be loaded, or this rank has no GPU; the message says what is
+            missing.
     """
     reader = load_read(
         options.pretrained_model_path,
         vision_tower=options.vision_tower,
         dtype=options.precision,
-        device=f"cuda:{options.local_rank}" if torch.cuda.is_available() else "cpu",
+        device=own_device(options.local_rank, getattr(options, "process_num", 0)),
         sam=options.sam_settings(),
         load_in_4bit=options.load_in_4bit,
         load_in_8bit=options.load_in_8bit,

@@ -9,6 +9,7 @@ cells. Coordinates are (x, y) in pixels.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -274,7 +275,8 @@ def load_sam_weights(model: SamModel, path: str | Path) -> list[str]:
             "segment-anything project such as sam_vit_h_4b8939.pth"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        mapped = zipfile.is_zipfile(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         model.load_state_dict(state)
     except (RuntimeError, OSError, ValueError, EOFError, KeyError, AttributeError) as error:
         raise InputError(

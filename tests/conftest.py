@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +29,26 @@ MICRO_SAM = {
     "image_size": 64,
     "prompt_dim": 32,
 }
+
+
+def wants_gpu(markers: str) -> bool:
+    """Whether the expression after pytest's -m asks for tests marked `gpu`."""
+    return re.search(r"(?<!not )\bgpu\b", markers) is not None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs, unless tests for them are asked for: the others compare with figures of a CPU."""
+    if not wants_gpu(config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` run with -m gpu alone, on a machine that has one."""
+    if wants_gpu(config.option.markexpr) and torch.cuda.is_available():
+        return
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,23 @@ def quantization(options: Any) -> list[Problem]:
     return []
 
 
+def attention(options: Any) -> list[Problem]:
+    """`--attn_implementation flash_attention_2`: 16 bits, and the package that has it."""
+    if options.attn_implementation != "flash_attention_2":
+        return []
+    problems = []
+    if options.precision == "fp32":
+        problems.append(
+            Problem(
+                "--attn_implementation=flash_attention_2 computes in bf16 or fp16, not in "
+                "--precision=fp32; give --precision=bf16 or --attn_implementation=sdpa"
+            )
+        )
+    if importlib.util.find_spec("kernels") is None:  # the other package that may have it
+        problems += package("flash_attn", "attn_implementation=flash_attention_2")
+    return problems
+
+
 def template_file(value: str, names: tuple[str, ...]) -> list[Problem]:
     """`--templates`: a built-in set or a file."""
     if value in names:

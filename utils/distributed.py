@@ -13,10 +13,27 @@ from typing import Any
 import torch
 import torch.distributed
 
-from utils.errors import EXIT_CODE
+from utils.errors import EXIT_CODE, InputError
 
 LONGEST_WAIT = datetime.timedelta(hours=2)
 """A rank may validate or save this long while the others wait."""
+
+OF_A_LOST_RANK = (
+    "closed by peer",
+    "closed by remote peer",
+    "reset by peer",
+    "connection was likely closed",
+    "broken pipe",
+    "remote process exit",  # NCCL says "exited" or "exiting"
+    "nccl communicator was aborted",
+    "watchdog caught collective operation timeout",
+    "nccl operation timed out",
+    "timed out in blocking wait",
+    "timed out waiting",
+    "application timeout caused pair closure",
+    "retrieving nccluniqueid",
+)
+"""What gloo, NCCL and the store of the ranks say, in lower case, when another rank is gone."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,34 @@ def stop_together(process: Process, message: str) -> None:
     raise SystemExit(EXIT_CODE)
 
 
+def own_device(local_rank: int, process_num: int = 0) -> torch.device:
+    """Where this process computes: a GPU of its own, which becomes the current one, or the CPU.
+
+    Args:
+        local_rank: `--local_rank`: the GPU to use where no launcher tells it by LOCAL_RANK, as
+            `torchrun` and `deepspeed` do.
+        process_num: number among processes that were started by hand. With `--local_rank` left at
+            0 they take the GPUs in turn.
+
+    Raises:
+        InputError: there is no such GPU.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    launched = os.environ.get("LOCAL_RANK")
+    number = int(launched) if launched else max(local_rank, 0) or process_num % count
+    if number >= count:
+        given = f"LOCAL_RANK={number}" if launched else f"--local_rank={number}"
+        raise InputError(
+            f"{given}: PyTorch sees {count} GPU{'s' * (count > 1)} here, numbered from 0; start at "
+            f"most {count} processes on this machine (--nproc_per_node of torchrun, --include of "
+            "deepspeed), or show more GPUs (CUDA_VISIBLE_DEVICES)"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
 def start(local_rank: int) -> Process:
     """Join the ranks that the launcher started (`deepspeed`, `torchrun`), or be the only one.
 
@@ -75,18 +120,20 @@ def start(local_rank: int) -> Process:
 
     Args:
         local_rank: number on this machine as given by flag; the launcher's LOCAL_RANK wins.
+
+    Raises:
+        InputError: there are fewer GPUs than ranks on this machine.
     """
     import deepspeed
 
-    local = int(os.environ.setdefault("LOCAL_RANK", str(max(local_rank, 0))))
+    device = own_device(local_rank)
+    os.environ.setdefault("LOCAL_RANK", str(max(local_rank, 0)))
     os.environ.setdefault("RANK", "0")
     os.environ.setdefault("WORLD_SIZE", "1")
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", str(_free_port()))
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(local)
-    else:
+    on_gpu = device.type == "cuda"
+    if not on_gpu:
         _use_gloo_alone(deepspeed)
     if not torch.distributed.is_initialized():
         deepspeed.init_distributed(
@@ -96,7 +143,6 @@ def start(local_rank: int) -> Process:
             auto_mpi_discovery=False,
         )
         atexit.register(_leave)
-    device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
     return Process(torch.distributed.get_rank(), torch.distributed.get_world_size(), device)
 
 
@@ -107,10 +153,8 @@ def _leave() -> None:
 
 def lost_a_rank(error: RuntimeError) -> bool:
     """Whether a collective failed because another rank is gone."""
-    said = str(error)
-    return any(
-        word in said for word in ("closed by peer", "reset by peer", "remote process exited")
-    )
+    said = str(error).lower()
+    return any(words in said for words in OF_A_LOST_RANK)
 
 
 def _use_gloo_alone(deepspeed: Any) -> None:

@@ -130,6 +130,7 @@ class TrainOptions(
         problems = checks.model_folder("version", self.version, "a model in the released layout")
         problems += checks.model_folder("vision_tower", self.vision_tower, "a CLIP model")
         problems += checks.sam(self.sam, self.image_size) + checks.quantization(self)
+        problems += checks.attention(self)
         if self.vision_pretrained is not None:
             hint = "download sam_vit_h_4b8939.pth, or give the path of your copy"
             problems += checks.file(
@@ -204,7 +205,7 @@ class ReaderOptions(ReaderFlags, SaspOverrides, SaspSettings):
         if tower is not None:
             problems += checks.model_folder("vision_tower", tower, "a CLIP model")
         problems += checks.sam(self.sam, self.image_size) if self.sam or self.image_size else []
-        problems += checks.quantization(self) + checks.sasp(self)
+        problems += checks.quantization(self) + checks.attention(self) + checks.sasp(self)
         problems += checks.positive(self, "max_new_tokens", "model_max_length")
         return problems + checks.at_least_zero(self, "local_rank", "sasp_std_factor")
 

@@ -43,7 +43,9 @@ class ReaderFlags:
     load_in_4bit: bool = option(False, "load in 4 bits (GPU, bitsandbytes)")
     load_in_8bit: bool = option(False, "load in 8 bits (GPU, bitsandbytes)")
     max_new_tokens: int = option(512, "longest generated answer")
-    local_rank: int = option(0, "which GPU to use")
+    local_rank: int = option(
+        0, "which GPU to use; launchers set it, and processes with --process_num take them in turn"
+    )
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,8 @@ class ModelFlags:
     load_in_8bit: bool = option(False, "load the frozen weights in 8 bits (GPU, bitsandbytes)")
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = option(
         None,
-        "attention of the LLM; none: the best that is installed; where questions share a "
-        "picture in training, sdpa takes the place of flash_attention_2, which takes no mask",
+        "attention of the LLM; none: sdpa; where questions share a picture in training, "
+        "sdpa takes the place of flash_attention_2, which takes no mask",
     )
 
 

@@ -151,6 +151,28 @@ def test_unusable_settings(copied, small_folder):
         load_read(copied)
 
 
+@pytest.mark.parametrize(
+    ("load", "settings", "message"),
+    [
+        (load_read, {"device": "cpu", "dtype": "bf16"}, "needs a GPU, and the device is a CPU"),
+        (load_read, {"device": "cuda"}, "computes in bf16 or fp16, and the dtype is torch.float32"),
+        (load_read, {"device": "cuda", "dtype": "bf16"}, "pip install flash-attn"),
+        (build_for_training, {"dtype": "fp32"}, "computes in bf16 or fp16"),
+        (build_for_training, {"dtype": "bf16"}, "pip install flash-attn"),
+    ],
+)
+def test_flash_attention_is_refused_before_loading(
+    small_folder, monkeypatch, load, settings, message
+):
+    """The small checkpoint says float32, which "auto" takes on a GPU."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("model.builder.weight_files", lambda path: pytest.fail("loading began"))
+    with pytest.raises(InputError, match=message) as caught:
+        load(small_folder, attn_implementation="flash_attention_2", **settings)
+    assert "choose sdpa" in str(caught.value)
+
+
 @pytest.mark.parametrize(("dtype", "expected"), [("bf16", torch.bfloat16), ("auto", torch.float32)])
 def test_dtypes(small_folder, dtype, expected):
     model = load_read(small_folder, dtype=dtype, device="cpu").model

@@ -11,6 +11,7 @@ from model.lora import add_lora, merge, unwrap
 from model.reader import Reader
 from tests.model.conftest import QUESTION
 from utils.conversation import POSITIVE_ANSWER
+from utils.errors import InputError
 
 
 @pytest.fixture
@@ -42,6 +43,19 @@ def test_only_the_linear_layers_stay_narrow(narrow):
         wanted = torch.bfloat16 if id(parameter) in kept else torch.float32
         assert parameter.dtype == wanted
     assert kept
+
+
+def test_widening_needs_memory(reader, monkeypatch):
+    """Told before anything is widened."""
+    model = reader.model.to(torch.bfloat16)
+    kept = {id(layer.weight) for layer in linears(model)}
+    more = sum(2 * p.numel() for p in model.parameters() if id(p) not in kept)
+    monkeypatch.setattr("utils.free_memory.free_memory", lambda device: more - 1)
+    with pytest.raises(InputError, match=r"float32 .*GB of memory, and .* are free on cpu"):
+        widen_small(model)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    monkeypatch.setattr("utils.free_memory.free_memory", lambda device: more)
+    widen_small(model)
 
 
 def test_they_compute_as_in_float32(narrow, reader, picture):

@@ -91,6 +91,7 @@ def test_the_model_is_loaded_with_these_settings(bitsandbytes, monkeypatch, smal
         raise RuntimeError("no GPU here")
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("utils.free_memory.free_memory", lambda device: None)
     monkeypatch.setattr(builder.ReadForCausalLM, "from_pretrained", from_pretrained)
     with pytest.raises(InputError, match="no GPU here"):
         build_for_training(small_folder, dtype="bf16", load_in_8bit=True)

@@ -171,6 +171,21 @@ def test_exclusive_flags(usable):
     assert "cannot spread quantised weights" in spread[0]
 
 
+@pytest.mark.parametrize("cls", [TrainOptions, TestOptions, DemoOptions])
+def test_flash_attention_has_16_bits(cls, usable, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "flash_attn")
+    given = usable if cls is TrainOptions else []
+    flash = [*given, "--attn_implementation=flash_attention_2"]
+    (told,) = messages(cls, *flash, "--precision=fp32", missing=False)
+    assert "flash_attention_2 computes in bf16 or fp16" in told and "--precision=bf16" in told
+    assert not messages(cls, *flash, "--precision=bf16", missing=False)
+    usual = ["--attn_implementation=sdpa", "--precision=fp32"]
+    assert not messages(cls, *given, *usual, missing=False)
+    assert not any("flash_attn" in told for told in messages(cls, *flash))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert any("pip install flash_attn" in told for told in messages(cls, *flash))
+
+
 def test_an_optional_package_that_is_not_there(usable, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install wandb" in messages(TrainOptions, *usable, "--use_wandb")[0]
