@@ -23,6 +23,7 @@ from utils.analysis_pictures import MAP_SIDE, draw_question
 from utils.analysis_records import FINAL, QuestionAnalysis
 from utils.analyze_flags import read_layers
 from utils.config import parse, save
+from utils.constants import POLYGON_FILLS
 from utils.conversation import POSITIVE_ANSWER
 from utils.dashboard import write_dashboard
 from utils.errors import InputError, cli
@@ -49,6 +50,7 @@ def items_of(options: AnalyzeOptions) -> Sequence[EvalItem]:
         *options.validation(),
         templates=options.templates,
         false_premises=options.eval_mode == "generated" and options.false_premises,
+        polygon_fill=options.polygon_fill,
     )
 
 
@@ -100,7 +102,12 @@ def run_settings(
     """What makes two analyses the same one; kept beside the questions."""
     pictures = options.dataset_dir if options.images is None else options.images
     sam = options.vision_pretrained
+    # Analyses stored before the flag existed lack it, and have its default.
+    fill = (
+        {"polygon_fill": options.polygon_fill} if options.polygon_fill != POLYGON_FILLS[0] else {}
+    )
     return {
+        **fill,
         "model": fingerprint(options.pretrained_model_path),
         "data": str(options.validation()) if options.images is None else "images",
         "dataset_dir": os.path.abspath(pictures),

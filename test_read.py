@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.config import parse, save
+from utils.constants import POLYGON_FILLS
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import cli
 from utils.evaluator import evaluate, reader_predict
@@ -47,6 +48,7 @@ def items_of(options: TestOptions, mode: str) -> Sequence[EvalItem]:
         *options.validation(),
         templates=options.templates,
         false_premises=mode == "generated" and options.false_premises,
+        polygon_fill=options.polygon_fill,
     )
 
 
@@ -60,8 +62,13 @@ def run_settings(options: TestOptions, sasp: list[dict[str, Any]], world: int) -
     """
     modes = MODES[options.eval_mode]
     ablation = {"ablation": sasp[1:]} if options.ablate else {}
+    # Runs stored before the flag existed lack it, and have its default.
+    fill = (
+        {"polygon_fill": options.polygon_fill} if options.polygon_fill != POLYGON_FILLS[0] else {}
+    )
     return {
         **ablation,
+        **fill,
         "model": fingerprint(options.pretrained_model_path),
         "dataset_dir": os.path.abspath(options.dataset_dir),
         "data": str(options.validation()),

@@ -233,7 +233,13 @@ def train_alone(options: TrainOptions, process: Process) -> None:
         config.save(options, options.run_dir / CONFIG_FILE)
 
     data = None if options.eval_only else training_set(options)
-    unseen = None if options.no_eval else evaluation_set(options.dataset_dir, *options.validation())
+    unseen = (
+        None
+        if options.no_eval
+        else evaluation_set(
+            options.dataset_dir, *options.validation(), polygon_fill=options.polygon_fill
+        )
+    )
     torch.manual_seed(options.seed)
     model, built = build_model(options)
     for line in built.report:

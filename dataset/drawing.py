@@ -30,6 +30,7 @@ class DrawSettings:
         seed: of all draws, at least 0.
         part_masks, premise_draw, class_names: of the sets with classes; see `DataFlags`. The
             defaults are what the original does.
+        polygon_fill: of ReasonSeg's polygons, one of `POLYGON_FILLS`.
     """
 
     num_classes_per_sample: int = 3
@@ -40,6 +41,7 @@ class DrawSettings:
     part_masks: Literal["annotation", "union"] = "annotation"
     premise_draw: Literal["sample", "class"] = "sample"
     class_names: Literal["original", "spaces"] = "original"
+    polygon_fill: str = "4.11"
 
     def rng(self, stream: str, index: int) -> np.random.Generator:
         """The generator of draw `index` of a data set: a function of (seed, stream, index)."""

@@ -9,6 +9,7 @@ from dataset.reason_seg import ReasonSegEval
 from dataset.refer_seg import ReferSegEval
 from dataset.templates import load_templates
 from utils.batch import EvalItem
+from utils.constants import POLYGON_FILLS
 from utils.data_checks import EVALUATION_SETS
 
 TEMPLATE_SEED = 42
@@ -23,6 +24,7 @@ def evaluation_set(
     *,
     templates: str = "simple",
     false_premises: bool = False,
+    polygon_fill: str = POLYGON_FILLS[0],
 ) -> Sequence[EvalItem]:
     """Pictures with all of their questions.
 
@@ -33,13 +35,16 @@ def evaluation_set(
         split_by: of a referring set, when it is not the published one.
         templates: wording of the questions: "simple", "varied" or a file.
         false_premises: ask about objects that are not there as well.
+        polygon_fill: of ReasonSeg's true masks, one of `POLYGON_FILLS`.
 
     Raises:
         InputError: data or templates are missing or wrong; for an item: its files are broken.
     """
     chosen = load_templates(templates)
     if name == "ReasonSeg":
-        return ReasonSegEval(dataset_dir, split, false_premises, chosen, TEMPLATE_SEED)
+        return ReasonSegEval(
+            dataset_dir, split, false_premises, chosen, TEMPLATE_SEED, polygon_fill
+        )
     if name in EVALUATION_SETS:
         return ReferSegEval(
             dataset_dir,

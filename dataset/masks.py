@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from utils.constants import IGNORE_LABEL
+from utils.constants import IGNORE_LABEL, POLYGON_FILLS
 
 FAR = 10
 """Corners may lie so many times the image's longer side outside of it; farther ones are a mistake
@@ -18,14 +18,17 @@ _ONE, _HALF = 1 << _BITS, 1 << (_BITS - 1)
 """OpenCV's fixed-point numbers: one pixel, and half of one."""
 
 
-def draw_polygon(mask: np.ndarray, points: Sequence[Sequence[float]], value: int) -> None:
-    """Draw a polygon into uint8[H, W] as OpenCV 4.8 does: `polylines`, then `fillPoly`.
+def draw_polygon(
+    mask: np.ndarray, points: Sequence[Sequence[float]], value: int, fill: str = POLYGON_FILLS[0]
+) -> None:
+    """Draw a polygon into uint8[H, W] as the original does: `polylines`, then `fillPoly`.
 
     Coordinates are truncated to whole pixels. `polylines` is the same in every release of OpenCV;
-    `fillPoly` fills other pixels at the border from 4.12 on, so `fill_polygon` takes its place.
+    `fillPoly` is not, so `fill_polygon` takes its place.
 
     Args:
         points: (x, y) each, in pixels of the image.
+        fill: one of `POLYGON_FILLS`.
 
     Raises:
         ValueError: a point is no pair, or a coordinate is not finite or lies very far outside of
@@ -38,23 +41,30 @@ def draw_polygon(mask: np.ndarray, points: Sequence[Sequence[float]], value: int
         raise ValueError("a corner of a polygon is not finite, or far outside of the picture")
     corners = exact.astype(np.int32)
     cv2.polylines(mask, [corners], True, value, 1)
-    fill_polygon(mask, corners, value)
+    fill_polygon(mask, corners, value, fill)
 
 
-def fill_polygon(mask: np.ndarray, corners: np.ndarray, value: int) -> None:
-    """The inside of a polygon, even-odd, by the arithmetic of OpenCV 4.8; the outline is extra.
+def fill_polygon(
+    mask: np.ndarray, corners: np.ndarray, value: int, fill: str = POLYGON_FILLS[0]
+) -> None:
+    """The inside of a polygon, even-odd, by OpenCV's arithmetic; the outline is extra.
 
     An edge crosses the rows from its upper end to the one before its lower end, at fixed-point x:
     that of the upper end plus a slope, cut off after 16 bits, for each row. Sorted along a row,
-    two crossings each bound a run of pixels, both rounded to the nearest. The exception is an edge
-    that leaves the image: it runs through its ends as clipped to the image, whole pixels, and its
-    crossings are rounded down.
+    two crossings each bound a run of pixels.
+
+    "4.11": the left bound is rounded up and the right one down. An edge that leaves the image runs
+    through its ends as clipped to the image; where that leaves one row, through their x alone.
+    "4.8": both bounds are rounded to the nearest, those of an edge that leaves the image down;
+    where clipping leaves one row, such an edge stays as it is.
 
     Args:
         mask: uint8[H, W], written in place.
         corners: int32[n, 2], (x, y) in pixels of the image.
+        fill: one of `POLYGON_FILLS`.
     """
     height, width = mask.shape
+    old = fill == "4.8"
     ends = corners.astype(np.int64)
     edges = np.stack([np.roll(ends, 1, axis=0), ends], axis=1)
     edges = edges[edges[:, 0, 1] != edges[:, 1, 1]]
@@ -64,23 +74,31 @@ def fill_polygon(mask: np.ndarray, corners: np.ndarray, value: int) -> None:
         _, start, end = cv2.clipLine((0, 0, width, height), *edges[number].tolist())
         if start[1] != end[1]:
             line[number] = start, end
+        elif not old:
+            line[number, :, 0] = start[0], end[0]
     run, rise = (line[:, 1] - line[:, 0]).T
     slope = np.trunc(run * _ONE / rise).astype(np.int64)
     upper = line[np.arange(len(line)), edges[:, :, 1].argmin(axis=1)]
-    at_row_0 = upper[:, 0] * _ONE + np.where(leaves, 0, _HALF) - upper[:, 1] * slope
+    at_row_0 = upper[:, 0] * _ONE - upper[:, 1] * slope
+    if old:
+        at_row_0 += np.where(leaves, 0, _HALF)
 
     first, last = edges[:, :, 1].min(axis=1).clip(0, height), edges[:, :, 1].max(axis=1)
     count = last.clip(0, height) - first
     edge = np.repeat(np.arange(len(edges)), count)
     row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count - first, count)
-    # From here on x is one larger, so that the column to the left of the image is 0.
-    x = ((at_row_0[edge] + row * slope[edge]) >> _BITS).clip(-1, width) + 1
-    row, x = np.divmod(np.sort(row * (width + 2) + x), width + 2)
-    for y, left, right in zip(row[::2].tolist(), x[::2].tolist(), x[1::2].tolist(), strict=True):
-        mask[y, max(left - 1, 0) : right] = value
+    x = at_row_0[edge] + row * slope[edge]
+    order = np.lexsort((x, row))
+    row, x = row[order], x[order]
+    lefts = (x[::2] + (0 if old else _ONE - 1) >> _BITS).clip(0, width)
+    rights = (x[1::2] >> _BITS).clip(-1, width - 1) + 1
+    for y, left, right in zip(row[::2].tolist(), lefts.tolist(), rights.tolist(), strict=True):
+        mask[y, left:right] = value
 
 
-def draw_reason_seg(shapes: Sequence[Mapping], size: tuple[int, int]) -> np.ndarray:
+def draw_reason_seg(
+    shapes: Sequence[Mapping], size: tuple[int, int], fill: str = POLYGON_FILLS[0]
+) -> np.ndarray:
     """ReasonSeg's shapes as a mask, drawn from the largest polygon to the smallest.
 
     Args:
@@ -88,6 +106,7 @@ def draw_reason_seg(shapes: Sequence[Mapping], size: tuple[int, int]) -> np.ndar
             containing "ignore" becomes 255, any other 1; upper and lower case are the same. Of
             polygons of equal area the later one is drawn first.
         size: (H, W).
+        fill: one of `POLYGON_FILLS`.
 
     Returns:
         uint8[H, W] of 0, 1, 255.
@@ -101,9 +120,9 @@ def draw_reason_seg(shapes: Sequence[Mapping], size: tuple[int, int]) -> np.ndar
         if label == "flag" or len(shape["points"]) == 0:
             continue
         area = np.zeros(size, dtype=np.uint8)
-        draw_polygon(area, shape["points"], 1)
+        draw_polygon(area, shape["points"], 1, fill)
         kept.append((int(area.sum()), "ignore" in label, shape["points"]))
     mask = np.zeros(size, dtype=np.uint8)
     for _, ignored, points in sorted(kept, key=lambda entry: entry[0])[::-1]:
-        draw_polygon(mask, points, IGNORE_LABEL if ignored else 1)
+        draw_polygon(mask, points, IGNORE_LABEL if ignored else 1, fill)
     return mask

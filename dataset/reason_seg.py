@@ -16,7 +16,7 @@ from dataset.drawing import KIND_ABSENT, DrawSettings, Turn, choose, make_sample
 from dataset.masks import draw_reason_seg
 from dataset.templates import SIMPLE, Templates
 from utils.batch import EvalItem, EvalQuestion, Sample
-from utils.constants import IGNORE_LABEL
+from utils.constants import IGNORE_LABEL, POLYGON_FILLS
 from utils.errors import InputError
 from utils.image_files import read_image
 
@@ -69,21 +69,24 @@ class ReasonSegAnnotation:
     kind: str = ""
 
 
-def load_annotation(json_path: str | Path, size: tuple[int, int]) -> ReasonSegAnnotation:
+def load_annotation(
+    json_path: str | Path, size: tuple[int, int], fill: str = POLYGON_FILLS[0]
+) -> ReasonSegAnnotation:
     """Read an annotation file (utf-8 or cp1252) and draw its mask.
 
     Args:
         json_path: the file.
         size: (H, W) of its picture.
+        fill: whose border pixels, one of `POLYGON_FILLS`.
 
     Raises:
         InputError: missing or damaged file; the message names it.
     """
-    return parse_annotation(read_json(Path(json_path)), size, json_path)
+    return parse_annotation(read_json(Path(json_path)), size, json_path, fill)
 
 
 def parse_annotation(
-    content: Mapping, size: tuple[int, int], name: str | Path
+    content: Mapping, size: tuple[int, int], name: str | Path, fill: str = POLYGON_FILLS[0]
 ) -> ReasonSegAnnotation:
     """An annotation that was read from JSON.
 
@@ -91,6 +94,7 @@ def parse_annotation(
         content: with shapes[{label, points}], text[...], is_sentence.
         size: (H, W) of its picture.
         name: what messages call it.
+        fill: see `load_annotation`.
 
     Raises:
         InputError: it cannot be used; the message names it.
@@ -102,7 +106,7 @@ def parse_annotation(
             raise ValueError("text must hold at least one sentence, none with <image> or [SEG]")
         premises = [_false_premise(entry) for entry in content.get("false_premise_QA") or []]
         return ReasonSegAnnotation(
-            draw_reason_seg(shapes, size),
+            draw_reason_seg(shapes, size, fill),
             texts,
             bool(content["is_sentence"]),
             premises,
@@ -199,7 +203,7 @@ class ReasonSegTrain:
         rng = self.settings.rng(_STREAM, index)
         picture, annotation_path = self.pairs[int(rng.integers(len(self.pairs)))]
         image = read_image(picture)
-        annotation = load_annotation(annotation_path, image.shape[:2])
+        annotation = load_annotation(annotation_path, image.shape[:2], self.settings.polygon_fill)
         if annotation.false_premise and rng.random() < FALSE_PREMISE_SHARE:
             turns = self._false(annotation.false_premise, rng)
         else:
@@ -243,6 +247,7 @@ class ReasonSegEval(Sequence):
         false_premises: ask the false-premise questions as well.
         templates: sentences around the questions.
         seed: of templates that are chosen by chance: those of a picture are always the same.
+        polygon_fill: whose border pixels the true masks have, one of `POLYGON_FILLS`.
 
     Raises:
         InputError: the data are missing; for an item: its files are broken.
@@ -255,9 +260,10 @@ class ReasonSegEval(Sequence):
         false_premises: bool = False,
         templates: Templates = SIMPLE,
         seed: int = 42,
+        polygon_fill: str = POLYGON_FILLS[0],
     ):
         self.false_premises = false_premises
-        self.settings = DrawSettings(templates=templates, seed=seed)
+        self.settings = DrawSettings(templates=templates, seed=seed, polygon_fill=polygon_fill)
         length = _LENGTHS.get(split)
         whole = split if length is None and split != _WHOLE_TEST else "test"
         self.pairs = list_split(dataset_dir, whole)
@@ -272,7 +278,7 @@ class ReasonSegEval(Sequence):
     def __getitem__(self, index: int) -> EvalItem:  # type: ignore[override]
         picture, annotation_path = self.pairs[index]
         image = read_image(picture)
-        annotation = load_annotation(annotation_path, image.shape[:2])
+        annotation = load_annotation(annotation_path, image.shape[:2], self.settings.polygon_fill)
         rng, templates = self.settings.rng(_STREAM, index), self.settings.templates
         questions = [
             EvalQuestion(

@@ -32,6 +32,7 @@ def training_set(options: TrainOptions) -> DrawSource:
         part_masks=options.part_masks,
         premise_draw=options.premise_draw,
         class_names=options.class_names,
+        polygon_fill=options.polygon_fill,
     )
     rates = {name: rate for name, rate in options.mixture().items() if rate > 0}
     parts = [(name, _part(name, options, settings)) for name in rates]

@@ -15,3 +15,6 @@ IM_START_TOKEN = "<im_start>"
 IM_END_TOKEN = "<im_end>"
 ADDED_TOKENS = (SEG_TOKEN, IM_START_TOKEN, IM_END_TOKEN)
 """Added to LLaMA's vocabulary in this order."""
+
+POLYGON_FILLS = ("4.11", "4.8")
+"""Releases of OpenCV that fill polygons in different ways: 4.11 and later, and 4.8 to 4.10."""

@@ -75,6 +75,9 @@ class QuestionSetFlags:
     templates: str = option(
         "simple", "wording of the questions: simple (fixed), varied or a file", path=True
     )
+    polygon_fill: Literal["4.11", "4.8"] = option(
+        "4.11", "release of OpenCV whose border pixels ReasonSeg's true masks have, see docs"
+    )
     false_premises: bool = option(
         True, "also ask about objects that are not there (generated only)"
     )

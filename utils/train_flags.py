@@ -127,6 +127,9 @@ class DataFlags:
     class_names: Literal["original", "spaces"] = option(
         "original", "underscores in names of classes: kept, as in the original, or made spaces"
     )
+    polygon_fill: Literal["4.11", "4.8"] = option(
+        "4.11", "release of OpenCV whose border pixels ReasonSeg's true masks have, see docs"
+    )
     workers: int = option(4, "processes that load pictures, per rank")
     seed: int = option(42, "the order of the data and all chance follow from it")
 

@@ -1,14 +1,13 @@
-"""Made `tests/data/polygons.npz`: masks that OpenCV 4.8 draws of polygons and ReasonSeg's JSON.
+"""Made `tests/data/polygons_4.8.npz` and `polygons_4.11.npz`: masks as two releases draw them.
 
     pip install 'opencv-python-headless==4.8.1.78' 'numpy<2'
-    python tests/dataset/polygon_cases.py tests/data/golden/misc.npz tests/data/polygons.npz
+    python tests/dataset/polygon_cases.py tests/data/golden/misc.npz tests/data
 
-A mask is `cv2.polylines`, then `cv2.fillPoly`, of the corners truncated to whole pixels, as the
-original draws ReasonSeg's polygons. The file holds, for all polygons one after the other:
-`points` float64[sum n, 2], `lengths` int[cases], `sizes` int[cases, 2] as (H, W), `kinds`, and
-`masks`, the pixels of all images packed to bits. `reason_mask_0` ... are those of the annotations
-in misc.npz. The masks in misc.npz itself are what OpenCV 4.12 and later draws: three of the six
-differ.
+and again with a newer release. A mask is `cv2.polylines`, then `cv2.fillPoly`, of the corners
+truncated to whole pixels, as the original draws ReasonSeg's polygons. A file holds, for all
+polygons one after the other: `points` float64[sum n, 2], `lengths` int[cases], `sizes`
+int[cases, 2] as (H, W), `kinds`, and `masks`, the pixels of all images packed to bits.
+`reason_mask_0` ... are those of the annotations in misc.npz.
 """
 
 from __future__ import annotations
@@ -67,10 +66,12 @@ def reason_mask(shapes: list[dict], size: list[int]) -> np.ndarray:
     return mask
 
 
-def main(golden: str, path: str) -> None:
+def main(golden: str, folder: str) -> None:
     """Draw and write all cases."""
-    if not cv2.__version__.startswith("4.8."):
-        raise SystemExit(f"OpenCV is {cv2.__version__}: the masks have to be those of 4.8")
+    release = tuple(map(int, cv2.__version__.split(".")[:2]))
+    if release < (4, 8):
+        raise SystemExit(f"OpenCV is {cv2.__version__}: take 4.8 to 4.10, or 4.11 or newer")
+    path = f"{folder}/polygons_{'4.8' if release < (4, 11) else '4.11'}.npz"
     rng = np.random.default_rng(8)
     kinds = [kind for kind in KINDS for _ in range(EACH)]
     sizes, polygons, masks = [], [], []

@@ -1,4 +1,4 @@
-"""Drawn polygons are those of OpenCV 4.8 on every release; the order and labels of ReasonSeg."""
+"""Drawn polygons are the same on every release of OpenCV; the order and labels of ReasonSeg."""
 
 from __future__ import annotations
 
@@ -8,25 +8,30 @@ import numpy as np
 import pytest
 
 from dataset.masks import draw_polygon, draw_reason_seg
+from utils.constants import POLYGON_FILLS
 
-STORED = np.load(Path(__file__).parents[1] / "data" / "polygons.npz")
-"""Made with OpenCV 4.8.1 by polygon_cases.py."""
-CASES = range(len(STORED["kinds"]))
+DATA = Path(__file__).parents[1] / "data"
+Cases = list[tuple[str, np.ndarray, np.ndarray]]
+
+
+def load_cases(fill: str) -> Cases:
+    """Kind, points float64[n, 2], and mask uint8[H, W] that OpenCV drew (polygon_cases.py)."""
+    with np.load(DATA / f"polygons_{fill}.npz") as stored:
+        areas = stored["sizes"].prod(axis=1)
+        pixels = np.unpackbits(stored["masks"], count=int(areas.sum()))
+        masks = np.split(pixels, np.cumsum(areas)[:-1])
+        points = np.split(stored["points"], np.cumsum(stored["lengths"])[:-1])
+        return [
+            (str(kind), corners, mask.reshape(size))
+            for kind, corners, mask, size in zip(
+                stored["kinds"], points, masks, stored["sizes"], strict=True
+            )
+        ]
 
 
 @pytest.fixture(scope="module")
-def stored() -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Kind, points float64[n, 2] and mask uint8[H, W] of every case."""
-    areas = STORED["sizes"].prod(axis=1)
-    pixels = np.unpackbits(STORED["masks"], count=int(areas.sum()))
-    masks = np.split(pixels, np.cumsum(areas)[:-1])
-    points = np.split(STORED["points"], np.cumsum(STORED["lengths"])[:-1])
-    return [
-        (str(kind), corners, mask.reshape(size))
-        for kind, corners, mask, size in zip(
-            STORED["kinds"], points, masks, STORED["sizes"], strict=True
-        )
-    ]
+def stored() -> Cases:
+    return load_cases("4.11")
 
 
 def test_the_stored_polygons_are_of_every_kind(stored):
@@ -38,15 +43,21 @@ def test_the_stored_polygons_are_of_every_kind(stored):
     assert sum(outside) >= 80 and len(outside) - sum(outside) >= 80
 
 
+@pytest.mark.parametrize("fill", POLYGON_FILLS)
 @pytest.mark.parametrize("value", [1, 255])
-def test_polygons_are_drawn_as_opencv_4_8_draws_them(stored, value):
+def test_polygons_are_drawn_as_a_release_of_opencv_draws_them(fill, value):
     different = {}
-    for number, (kind, points, expected) in enumerate(stored):
+    for number, (kind, points, expected) in enumerate(load_cases(fill)):
         mask = np.zeros(expected.shape, np.uint8)
-        draw_polygon(mask, points.tolist(), value)
+        draw_polygon(mask, points.tolist(), value, fill)
         if not np.array_equal(mask, expected * value):
             different[f"{number}, {kind}"] = int((mask != expected * value).sum())
     assert different == {}
+
+
+def test_the_releases_differ():
+    pairs = zip(*(load_cases(fill) for fill in POLYGON_FILLS), strict=True)
+    assert sum(not np.array_equal(new[2], old[2]) for new, old in pairs) > 100
 
 
 def test_drawing_keeps_what_is_outside_of_the_polygon(stored):

@@ -219,6 +219,23 @@ def test_evaluation_with_varied_templates_asks_the_same_every_time(data):
     assert len({text.replace("the red box", "") for text in asked(42)[::3]}) > 1
 
 
+def test_polygons_are_filled_by_the_rule_that_is_asked_for(tmp_path):
+    """OpenCV 4.8 and 4.11 round where slanted edges cross a row to different columns."""
+    shapes = [{"label": "target", "points": [[19, 6], [9, 36], [1, 30], [24, 18], [31, 30]]}]
+    folder = tmp_path / "reason_seg" / "ReasonSeg" / "train"
+    write_pair(folder, "a", shapes=shapes)
+    expected = {}
+    for fill in ("4.8", "4.11"):
+        expected[fill] = load_annotation(folder / "a.json", SIZE, fill).mask
+        item = ReasonSegEval(tmp_path, "train", polygon_fill=fill)[0]
+        assert np.array_equal(item.questions[0].truth, expected[fill])
+        settings = DrawSettings(polygon_fill=fill)
+        sample = ReasonSegTrain(tmp_path, "ReasonSeg|train", settings).draw(0)
+        assert np.array_equal(sample.masks[0], expected[fill] == 1)
+    assert (expected["4.8"] != expected["4.11"]).any()
+    assert np.array_equal(load_annotation(folder / "a.json", SIZE).mask, expected["4.11"])
+
+
 def test_overall_is_the_whole_test_split(data):
     assert ReasonSegEval(data, "overall").pairs == ReasonSegEval(data, "test").pairs
 
