@@ -103,7 +103,7 @@ class SemSegTrain:
             templates = self.settings.templates
             question = templates.question(name, False, rng)
             if asked_true:
-                turns.append(Turn(question, templates.positive(rng), mask))
+                turns.append(Turn(question, templates.positive(name, rng), mask))
             elif luck < DENIAL_SHARE:
                 turns.append(Turn(question, templates.denial(name, rng), None))
             else:

@@ -167,20 +167,25 @@ class Answering:
             self.pictures.append(picture)
 
     def _open(
-        self, image: ImageLike | OpenPicture, questions: Sequence[str], reading: ThreadPoolExecutor
+        self,
+        image: ImageLike | OpenPicture,
+        questions: Sequence[str | tuple[str, str]],
+        reading: ThreadPoolExecutor,
     ) -> _Picture:
         kept = image if isinstance(image, OpenPicture) else None
         if kept is not None and kept.model is not self.model:
             raise InputError("the picture was opened by another reader; open it with this one")
-        picture = _Picture(questions=list(questions), kept=kept)
-        for question in picture.questions:
+        picture = _Picture(kept=kept)
+        for asked in questions:
+            question, answer = asked if isinstance(asked, tuple) else (asked, self.asking.answer)
             check_question(question)
             picture.shared_ids, ids = self.wording.prompt(question)
             request = Request(ids)
-            if self.asking.answer is not None:
-                self._give(request, question, self.asking.answer)
+            if answer is not None:
+                self._give(request, question, answer)
+            picture.questions.append(question)
             picture.requests.append(request)
-        picture.texts = [self.asking.answer] * len(picture.requests)
+            picture.texts.append(answer)
         picture.open = len(picture.requests)
         if not picture.requests:
             picture.answers = []

@@ -68,5 +68,5 @@ class OpenPicture:
         self.clip_features = self._prefix = self._embedding = None
 
 
-Item = tuple[ImageLike | OpenPicture, Sequence[str]]
-"""A picture and questions about it."""
+Item = tuple[ImageLike | OpenPicture, Sequence[str | tuple[str, str]]]
+"""A picture and questions about it; a pair is a question with the answer that is given to it."""

@@ -78,7 +78,7 @@ class Reader:
         Args:
             items: pairs of a picture (path, URL, PIL image or uint8[H, W, 3] RGB) and questions.
                 Also one that `open` gave. A question is used as typed; the user turn is `<image>`,
-                a line feed, the question.
+                a line feed, the question. A pair (question, answer) brings its given words along.
             answer: given words instead of generated ones ("teacher forced").
             max_new_tokens: most tokens of a generated answer (greedy decoding).
             force_seg: append the positive answer where the model gave no `[SEG]`.
@@ -91,8 +91,8 @@ class Reader:
             InputError: an unusable picture or question.
         """
         pairs = [(image, list(questions)) for image, questions in items]
-        for question in (q for _, questions in pairs for q in questions):
-            check_question(question)
+        for asked in (one for _, questions in pairs for one in questions):
+            check_question(asked[0] if isinstance(asked, tuple) else asked)
         answered = self.stream(pairs, answer, max_new_tokens, force_seg, batch_questions)
         return [reply for replies in answered for reply in replies]
 
