@@ -16,7 +16,7 @@ from dataset.template_import import main as import_templates
 from dataset.toy.world import write_world
 from model import load_read
 from utils.analysis_records import read_analysis
-from utils.conversation import POSITIVE_ANSWER, QUESTION_OF_SENTENCE, build_prompt, user_turn
+from utils.conversation import POSITIVE_ANSWER, build_prompt, user_turn
 from utils.options import TrainOptions, model_name
 from utils.predictions import shard_path
 from utils.tokenization import encode_prompt, load_tokenizer
@@ -150,7 +150,7 @@ def test_the_validation_of_training_draws_too(toy, templates, micro_merged, read
     reason = train_read.validation_items(replace(options, val_dataset="ReasonSeg|val"))
     questions = [one for item in reason for one in item.questions]
     assert not any(one.forced_answer for one in questions)
-    assert all(one.text.endswith(QUESTION_OF_SENTENCE[-34:]) for one in questions)
+    assert all("Please output segmentation mask." in one.text for one in questions)
 
 
 def test_an_analysis_draws_too(toy, templates, micro_merged, tmp_path, read_ids):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -123,6 +123,24 @@ def mask(job: tuple[str, str, Any, tuple[int, int]]) -> Decoded:
     return Decoded(size, [])
 
 
+class Jobs:
+    """Jobs that are made when their turn comes, so that they are never all in memory.
+
+    Args:
+        count: how many there are.
+        made: makes them.
+    """
+
+    def __init__(self, count: int, made: Callable[[], Iterator[Any]]):
+        self._count, self._made = count, made
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._made()
+
+
 class Decoder:
     """Runs jobs; remembers the pictures that several sets share.
 
@@ -144,7 +162,9 @@ class Decoder:
         )
         return [(path, self._pictures[path]) for path in asked]
 
-    def run(self, work: Callable[[Any], Decoded], jobs: list, name: str) -> Iterator[Decoded]:
+    def run(
+        self, work: Callable[[Any], Decoded], jobs: Collection | Jobs, name: str
+    ) -> Iterator[Decoded]:
         """Results of all jobs in their order."""
         hidden = not self.show or len(jobs) <= FEW
         bar = tqdm(
@@ -155,11 +175,14 @@ class Decoder:
                 bar.update()
                 yield result
 
-    def _results(self, work: Callable[[Any], Decoded], jobs: list) -> Iterator[Decoded]:
+    def _results(
+        self, work: Callable[[Any], Decoded], jobs: Collection | Jobs
+    ) -> Iterator[Decoded]:
         if self.workers < 2 or len(jobs) <= CHUNK:
             yield from map(work, jobs)
             return
-        chunks = iter([jobs[i : i + CHUNK] for i in range(0, len(jobs), CHUNK)])
+        source = iter(jobs)
+        chunks = iter(lambda: list(itertools.islice(source, CHUNK)), [])
         while True:
             waiting: deque[tuple[list, Future]] = deque()
             with ProcessPoolExecutor(self.workers) as pool:

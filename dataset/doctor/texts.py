@@ -51,23 +51,31 @@ def conversations(exam: Examination, name: str) -> None:
         exam.report.found = path.is_file()
         if not exam.report.found:
             exam.add("missing", path, "the file does not exist", "correct --vqa_data")
-    content = exam.json(path, "a list of {id, image, conversations}")
-    if content is None:
-        return
-    if not isinstance(content, list):
-        exam.add("broken", path, "holds no list", "expected a list of {id, image, conversations}")
-        return
     tally = Tally(exam, path, f"remove the entry, or {COPY_AGAIN}")
     pictures: dict[Path, str] = {}
     folder = exam.root / COCO_TRAIN2017
-    for number, entry in enumerate(content):
-        who = f"entry {entry.get('id', number) if isinstance(entry, dict) else number}"
+    count = 0
+
+    def take(key: str, entry: Any) -> None:
+        nonlocal count
+        if key:  # a list inside of an object
+            return
+        who = f"entry {entry.get('id', count) if isinstance(entry, dict) else count}"
+        count += 1
         if problem := _conversation_problem(entry):
             tally.note(problem, who)
         elif entry.get("image"):
             pictures[folder / entry["image"]] = f"{path.name} names it"
+
+    found = exam.json_lists(path, "a list of {id, image, conversations}", take)
+    if found is None:
+        return
+    if "" not in found:
+        wanted = "expected a list of {id, image, conversations}"
+        exam.add("broken", path, "holds no list", wanted)
+        return
     tally.close()
-    exam.report.annotations, exam.report.pictures = len(content), len(pictures)
+    exam.report.annotations, exam.report.pictures = count, len(pictures)
     if not pictures:
         exam.add("broken", path, "no conversation about a picture can be used", COPY_AGAIN)
     good = exam.there(pictures.items())
