@@ -100,17 +100,24 @@ def reason_seg(job: tuple[str, str]) -> Decoded:
 def reason_seg_text(job: tuple[str, str]) -> Decoded:
     """As `reason_seg`, but of the picture only the head is read."""
     path, annotation = job
-    try:
-        with Image.open(path) as opened:
-            turned = opened.getexif().get(_ORIENTATION, 1) in _TURNED
-            size = (opened.width, opened.height) if turned else (opened.height, opened.width)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    size = upright_size(path)
+    if size is None:
         return picture(path)
     try:
         load_annotation(annotation, size)
     except InputError as error:
         return Decoded(size, [Trouble(annotation, *explain(error, [annotation]))])
     return Decoded(size, [])
+
+
+def upright_size(path: str | Path) -> tuple[int, int] | None:
+    """(H, W) of a picture as its head tells, turned as its EXIF tag says; None if it cannot."""
+    try:
+        with Image.open(path) as opened:
+            turned = opened.getexif().get(_ORIENTATION, 1) in _TURNED
+            return (opened.width, opened.height) if turned else (opened.height, opened.width)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
 
 
 def mask(job: tuple[str, str, Any, tuple[int, int]]) -> Decoded:

@@ -85,6 +85,7 @@ def _splits(exam: Examination, path: Path, references: list, splits: tuple[str, 
     there: dict[str, int] = {}
     for entry in references:
         there[entry["split"]] = there.get(entry["split"], 0) + 1
+    exam.report.splits = there
     for split in splits:
         if not there.get(split):
             has = ", ".join(f"{name} {count}" for name, count in there.items()) or "nothing"
