@@ -23,7 +23,7 @@ from utils.tokenization import encode_prompt, load_tokenizer
 
 SHORT_ANSWERS = ["The {class_name} is [SEG]."] * 3 + ["It is [SEG].", "[SEG] shows {class_name}."]
 SOURCE = f"""
-SHORT_QUESTION_TEMPLATE = [DEFAULT_IMAGE_TOKEN + "\\n" + "Where is {{class_name}}?", "{{class_name}}!"]
+SHORT_QUESTION_TEMPLATE = [DEFAULT_IMAGE_TOKEN + "\\n" + "Where is {{class_name}}?"]
 LONG_QUESTION_TEMPLATE = ["{{sent}} Mark it."]
 SHORT_ANSWER_TEMPLATE = {[f"{n}: {text}" for n, text in enumerate(SHORT_ANSWERS)]!r}
 LONG_ANSWER_TEMPLATE = ["Sure, long, [SEG]."]

@@ -30,7 +30,8 @@ half is not there. substitute: a second choice is used. unused: files that nothi
 
 COPY_AGAIN = "copy it again from its source"
 _REMEDY = re.compile(
-    r"[:;.] (?=(?:expected|copy|check|give|get|convert|correct|do not open) )", re.I
+    r"[:;.] (?=(?:expected|copy|check|give|get|convert|correct|do not open|docs/own_data\.md) )",
+    re.I,
 )
 """Where, in a loader's message, the remedy begins."""
 
