@@ -21,7 +21,7 @@ from model.reader import Reader
 from model.sam import SamModel
 from model.states import SegStates, masks_at, masks_of
 from model.word_maps import WordClip
-from model.wording import Wording
+from model.wording import Asked, Wording
 from utils.geometry import clip_box, sam_box
 from utils.map_frames import PlacedMap
 
@@ -113,7 +113,7 @@ class Analyst:
             image, questions = asked.popleft()
             yield self._look(image, questions, answers)
 
-    def _asked(self, question: Question) -> str | tuple[str, str]:
+    def _asked(self, question: Question) -> Asked:
         if self.answer is None or not question.forced_answer:
             return question.text
         return question.text, question.forced_answer

@@ -16,7 +16,7 @@ from model.memory_limit import MemoryLimit
 from model.open_picture import Item, OpenPicture, Watch
 from model.pictures import ImageLike, load_pixels, load_views
 from model.read_model import ReadForCausalLM
-from model.wording import Wording, check_question
+from model.wording import Wording, question_of
 from utils.stopwatch import no_watch
 
 __all__ = ["EMPTY_MASK", "NO_SEG", "Answer", "ImageLike", "Reader", "Segment", "load_pixels"]
@@ -92,7 +92,7 @@ class Reader:
         """
         pairs = [(image, list(questions)) for image, questions in items]
         for asked in (one for _, questions in pairs for one in questions):
-            check_question(asked[0] if isinstance(asked, tuple) else asked)
+            question_of(asked)
         answered = self.stream(pairs, answer, max_new_tokens, force_seg, batch_questions)
         return [reply for replies in answered for reply in replies]
 
