@@ -228,6 +228,8 @@ class _Reader:
         value = self._value(node)
         if not isinstance(value, str):
             raise _Unknown("a list where a string should stand")
+        if any("\ud800" <= sign <= "\udfff" for sign in value):
+            raise _Unknown("a string with halves of characters (surrogates)")
         return value
 
     def _list(self, elements: Sequence[ast.expr]) -> list[Template]:

@@ -223,6 +223,7 @@ def test_random_files_are_read_as_python_reads_them(write):
         ('NEG_ANSWER_TEMPLATE += ["no {}"]', 13, "no other placeholder"),
         ('NEG_ANSWER_TEMPLATE += ["no \\x1b[0m"]', 13, "control characters"),
         ('NEG_ANSWER_TEMPLATE += ["no \\ud800"]', 13, "halves of characters"),
+        ('EXPLANATORY_QUESTION_TEMPLATE = ["why \\ud800"]', 13, "halves of characters"),
         ('SHORT_QUESTION_TEMPLATE += ["What?"]', 13, "must hold {class_name}"),
         ('SHORT_QUESTION_TEMPLATE += ["{class_name} <image>?"]', 13, "in front of a question"),
         ('LONG_QUESTION_TEMPLATE += [DEFAULT_IMAGE_TOKEN + "{sent}"]', 13, "a line feed behind it"),
