@@ -110,13 +110,14 @@ def _instances(path: Path, named: set) -> tuple[dict[Any, dict], dict[Any, dict]
         for key, entry in lists:
             if not isinstance(entry, dict) or not isinstance(entry.get("id"), int | str):
                 continue
+            number = entry["id"]
             if key == "images":
-                images[entry["id"]] = entry
-            elif key == "annotations" and entry["id"] in named:
-                kept = {name: entry[name] for name in ("image_id",) if name in entry}
+                images[number] = entry
+            elif key == "annotations" and number in named:
+                entry = {k: v for k, v in entry.items() if k in ("image_id", "segmentation")}
                 if "segmentation" in entry:
-                    kept["segmentation"] = json.dumps(entry["segmentation"]).encode()
-                annotations[entry["id"]] = kept
+                    entry["segmentation"] = json.dumps(entry["segmentation"]).encode()
+                annotations[number] = entry
     except OSError as error:
         raise InputError(
             f"no annotations at {path} ({error}): they come with the refs files of the set; "

@@ -89,7 +89,7 @@ class Examination:
         """
         try:
             return json.loads(path.read_bytes()) if self._is_readable(path, expects) else None
-        except (ValueError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             self._no_json(path, expects, error)
             return None
 
@@ -112,7 +112,7 @@ class Examination:
                 for key, element in lists:
                     take(key, element)
                 return lists.found
-        except (ValueError, RecursionError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             self._no_json(path, expects, error)
         return None
 
@@ -128,10 +128,13 @@ class Examination:
         except FileNotFoundError:
             return False
         except OSError as error:
-            self.add("broken", path, f"cannot be read ({error.strerror})", "check its permissions")
+            self._no_json(path, expects, error)
             return False
 
     def _no_json(self, path: Path, expects: str, error: Exception) -> None:
+        if isinstance(error, OSError):
+            self.add("broken", path, f"cannot be read ({error.strerror})", "check its permissions")
+            return
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _EDGE))
             tail = file.read().rstrip()

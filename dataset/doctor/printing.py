@@ -133,11 +133,8 @@ def _splits(reports: Sequence[SetReport], paint: Painter) -> str:
         for report in reports
         if report.splits
     ]
-    return (
-        "\n".join([paint("head", "Splits that were checked"), *(f"  {one}" for one in lines)])
-        if (lines)
-        else ""
-    )
+    head = paint("head", "Splits that were checked")
+    return "\n  ".join([head, *lines]) if lines else ""
 
 
 def _sources(reports: Sequence[SetReport], paint: Painter) -> str:
