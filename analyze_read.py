@@ -192,7 +192,7 @@ def _questions(chosen: Chosen, word: str | None) -> list[Question]:
     from model.analysis import Question
 
     asked = [chosen.item.questions[number] for number in chosen.numbers]
-    return [Question(one.text, word or one.phrase or one.text) for one in asked]
+    return [Question(one.text, word or one.phrase or one.text, one.forced_answer) for one in asked]
 
 
 def _line(chosen: Chosen, number: int, seen: Seen, folder: Path) -> QuestionAnalysis:

@@ -35,6 +35,7 @@ from utils.distributed import Process
 from utils.draws import draws
 from utils.errors import EXIT_CODE, InputError, InputErrors, cli
 from utils.evaluator import EvalResult, evaluate, reader_predict
+from utils.layout import REFER_FAMILIES, SETS
 from utils.options import TrainOptions
 from utils.run_lock import RunLock
 from utils.run_log import METRICS_FILE, RunLog, append_line
@@ -83,6 +84,16 @@ def build_model(options: TrainOptions) -> tuple[PeftModel | ReadForCausalLM, Bui
         target_modules=options.lora_target_modules,
     )
     return with_lora, built
+
+
+def validation_items(options: TrainOptions) -> Sequence[EvalItem]:
+    """What is asked: a referring set with the templates of training, others with the fixed ones."""
+    chosen = options.validation()
+    refers = chosen.name in SETS and SETS[chosen.name].family in REFER_FAMILIES
+    templates = options.templates if refers else "simple"
+    return evaluation_set(
+        options.dataset_dir, *chosen, templates=templates, polygon_fill=options.polygon_fill
+    )
 
 
 def validation(
@@ -233,13 +244,7 @@ def train_alone(options: TrainOptions, process: Process) -> None:
         config.save(options, options.run_dir / CONFIG_FILE)
 
     data = None if options.eval_only else training_set(options)
-    unseen = (
-        None
-        if options.no_eval
-        else evaluation_set(
-            options.dataset_dir, *options.validation(), polygon_fill=options.polygon_fill
-        )
-    )
+    unseen = None if options.no_eval else validation_items(options)
     torch.manual_seed(options.seed)
     model, built = build_model(options)
     for line in built.report:

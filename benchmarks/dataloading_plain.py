@@ -82,7 +82,7 @@ class PlainMixture(Dataset):
     def _sample(self, path: Path, asked: list[tuple[str, bool, np.ndarray]], rng: Any) -> Any:
         templates = self.settings.templates
         turns = [
-            Turn(templates.question(text, sentence, rng), templates.positive(rng), mask)
+            Turn(templates.question(text, sentence, rng), templates.positive(text, rng), mask)
             for text, sentence, mask in asked
         ]
         return path, make_sample(str(path), picture(path), turns, self.settings, "")

@@ -33,7 +33,8 @@ def evaluation_set(
         name: ReasonSeg, one of the referring sets, or a set of one's own below `own/`.
         split: "val", "test", "testA", ...; for ReasonSeg also "short", "long", "overall".
         split_by: of a referring set, when it is not the published one.
-        templates: wording of the questions: "simple", "varied" or a file.
+        templates: wording of the questions: "simple", "varied" or a file; of the answers that a
+            teacher-forced evaluation gives too, except for ReasonSeg, whose answer is fixed.
         false_premises: ask about objects that are not there as well.
         polygon_fill: of ReasonSeg's true masks, one of `POLYGON_FILLS`.
 

@@ -217,7 +217,7 @@ class ReasonSegTrain:
         return [
             Turn(
                 templates.question(texts[n], annotation.is_sentence, rng),
-                templates.positive(rng),
+                templates.long_positive(texts[n], annotation.is_sentence, rng),
                 mask,
             )
             for n in choose(rng, len(texts), self.settings.num_classes_per_sample)

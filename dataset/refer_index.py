@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dataset.json_stream import JsonLists
 from dataset.records import RecordStore
 from dataset.refer_pickle import load_refs, refs_file, refs_of_pickle
 from utils.errors import InputError, cli
@@ -61,7 +62,8 @@ class ReferIndex:
 
     def _build(self) -> Iterator[tuple[str, dict]]:
         refs = load_refs(self.refs)
-        images, annotations = _instances(self.instances)
+        named = {one for ref in refs for one in _annotation_ids(ref)}
+        images, annotations = _instances(self.instances, named)
         by_split: dict[str, dict[Any, list[dict]]] = {}
         for ref in refs:
             if ref["sentences"]:
@@ -89,10 +91,33 @@ class ReferIndex:
         yield "about", {**about, "examples": examples, "with_objects": with_objects}
 
 
-def _instances(path: Path) -> tuple[dict[Any, dict], dict[Any, dict]]:
-    """Images and annotations of a COCO file by id; entries without a usable id are left out."""
+def _annotation_ids(ref: dict) -> list:
+    """Ids of a ref's annotations; none if it is about no object."""
+    ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
+    return [] if any(n in (-1, "-1") for n in ids) else ids
+
+
+def _instances(path: Path, named: set) -> tuple[dict[Any, dict], dict[Any, dict]]:
+    """Images, and the annotations that are named, of a COCO file by id.
+
+    Entries without a usable id are left out. A segmentation is kept as the bytes of its JSON: as
+    objects those of a big file take several gigabytes.
+    """
+    images: dict[Any, dict] = {}
+    annotations: dict[Any, dict] = {}
+    lists = JsonLists(path)
     try:
-        content = json.loads(path.read_bytes())
+        for key, entry in lists:
+            if not isinstance(entry, dict) or not isinstance(entry.get("id"), int | str):
+                continue
+            number = entry["id"]
+            if key == "images":
+                images[number] = entry
+            elif key == "annotations" and number in named:
+                entry = {k: v for k, v in entry.items() if k in ("image_id", "segmentation")}
+                if "segmentation" in entry:
+                    entry["segmentation"] = json.dumps(entry["segmentation"]).encode()
+                annotations[number] = entry
     except OSError as error:
         raise InputError(
             f"no annotations at {path} ({error}): they come with the refs files of the set; "
@@ -100,19 +125,10 @@ def _instances(path: Path) -> tuple[dict[Any, dict], dict[Any, dict]]:
         ) from error
     except (ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
-    lists = []
     for name in ("images", "annotations"):
-        entries = content.get(name) if isinstance(content, dict) else None
-        if not isinstance(entries, list):
+        if name not in lists.found:
             raise _damaged(path, f"it has no list {name!r}")
-        lists.append(
-            {
-                entry["id"]: entry
-                for entry in entries
-                if isinstance(entry, dict) and isinstance(entry.get("id"), int | str)
-            }
-        )
-    return lists[0], lists[1]
+    return images, annotations
 
 
 def _damaged(path: Path, reason: str) -> InputError:
@@ -134,8 +150,7 @@ def _picture(image_id: Any, image: dict | None, refs: list[dict], annotations: d
             record["problem"] = f"image {image_id} lacks a usable file_name, height or width"
     segmentations: dict[str, Any] = {}
     for ref in refs:
-        ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
-        ids = [] if any(n in (-1, "-1") for n in ids) else ids
+        ids = _annotation_ids(ref)
         entry: dict[str, Any] = {"ref_id": ref["ref_id"], "ann_ids": ids}
         entry["sentences"] = [_sentence(s, bool(ids)) for s in ref["sentences"]]
         record["refs"].append(entry)
@@ -151,7 +166,7 @@ def _picture(image_id: Any, image: dict | None, refs: list[dict], annotations: d
             elif "segmentation" not in annotation:
                 entry["problem"] = f"its annotation {ann_id} has no segmentation"
             else:
-                segmentations[str(ann_id)] = annotation["segmentation"]
+                segmentations[str(ann_id)] = json.loads(annotation["segmentation"])
     record["segmentations"] = segmentations
     return record
 

@@ -187,7 +187,7 @@ class ReferSegTrain:
         templates = self.settings.templates
         question = templates.question(text, False, rng)
         if not absent:
-            return Turn(question, templates.positive(rng), one.mask(record, ref))
+            return Turn(question, templates.positive(text, rng), one.mask(record, ref))
         if one.source.family == CORRECTED and gt_sent:
             return Turn(question, templates.correction(text, gt_sent, rng), None)
         return Turn(question, templates.denial(text, rng), None)
@@ -201,7 +201,8 @@ class ReferSegEval(Sequence):
         name: one of `SOURCES`.
         split: "val", "testA", "testB", "test", "train", as the refs file has them.
         split_by: see `ReferSet`.
-        templates: around the questions; drawn from (seed, picture, question).
+        templates: of the questions, and of the answers that a teacher-forced evaluation gives;
+            drawn from (seed, picture, question).
         seed: of the templates.
         false_premises: ask for absent objects as well; without them, pictures about which nothing
             else is asked are left out.
@@ -250,7 +251,9 @@ class ReferSegEval(Sequence):
                 continue
             if id(ref) not in masks:
                 masks[id(ref)] = self.set.mask(record, ref)
-            questions.append(EvalQuestion(question, masks[id(ref)], True, KIND, "", text))
+            forced = self.templates.positive(text, rng)
+            truth = masks[id(ref)]
+            questions.append(EvalQuestion(question, truth, True, KIND, "", text, forced))
         return EvalItem(path, image, questions)
 
 

@@ -109,7 +109,7 @@ class SemSegTrain:
             name = phrase(source.classes[number if asked_true else absent.pop()], rng, names)
             question = templates.question(name, False, rng)
             if asked_true:
-                turns.append(Turn(question, templates.positive(rng), mask))
+                turns.append(Turn(question, templates.positive(name, rng), mask))
             elif luck < DENIAL_SHARE:
                 turns.append(Turn(question, templates.denial(name, rng), None))
             else:

@@ -1,9 +1,11 @@
-"""The original's template file, turned into our five families.
+"""The original's template file, turned into our families.
 
-    python -m dataset.templates qa_template.py OUT.json [--map FAMILY=LIST_NAME ...]
+    python -m dataset.templates qa_template.py OUT.json
 
-The file is read as syntax (`ast.parse`) and never run: strings are taken where they stand in lists
-at its top level, also as sums of strings and of names that the file itself gives a string.
+The file is read as syntax (`ast.parse`) and never run. What is understood: strings, sums of them,
+f-strings of names that hold strings; lists and tuples of strings, their sums, `+=`, `*list`,
+`append` and `extend`. Every string in a list ends up in OUT.json exactly as the file spells it; a
+string that does not, or code that may hold strings and is not understood, is an error.
 """
 
 from __future__ import annotations
@@ -11,97 +13,69 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from dataset.templates import PLACEHOLDERS, fault
-from utils.constants import IMAGE_TOKEN, SEG_TOKEN
-from utils.errors import InputError, cli
+from dataset.templates import OPTIONAL, UNUSED, fault
+from utils.constants import IMAGE_TOKEN
+from utils.errors import InputError, InputErrors, cli
 
-LARGEST_FILE = 4 << 20
-LONGEST_TEMPLATE = 10_000
+LISTS = {
+    "SHORT_QUESTION_TEMPLATE": "short_question",
+    "LONG_QUESTION_TEMPLATE": "long_question",
+    "SHORT_ANSWER_TEMPLATE": "positive_answer",
+    "NEG_ANSWER_TEMPLATE": "denial_answer",
+    "CORRECT_ANSWER_TEMPLATE": "correction_answer",
+    "LONG_ANSWER_TEMPLATE": "long_positive_answer",
+    "EXPLANATORY_QUESTION_TEMPLATE": "explanatory_question",
+}
+"""Lists of the original's file -> our families."""
+
 KNOWN_NAMES = {"DEFAULT_IMAGE_TOKEN": IMAGE_TOKEN}
 """Names that the file imports from elsewhere, and what they stand for."""
 
-ALIASES = {
-    "sentence": "sent",
-    "class": "class_name",
-    "cls": "class_name",
-    "cls_name": "class_name",
-    "name": "class_name",
-    "gt": "gt_name",
-    "gt_sent": "gt_name",
-    "gt_class": "gt_name",
-    "gt_class_name": "gt_name",
-    "correct_name": "gt_name",
-}
-"""Other names of the placeholders."""
-
-_QUESTION, _ANSWER = re.compile("QUEST"), re.compile("ANSWER|NEG|DEN[IY]|ABSEN|REJECT|REFUS")
-_FIELD = re.compile(r"\{(\w*)\}")
-_IMAGE_FIRST = re.compile(rf"^\s*{re.escape(IMAGE_TOKEN)}\s*")
+LARGEST_FILE = 4 << 20
+LONGEST_TEMPLATE = 10_000
+MOST_TEMPLATES = 100_000
+_MOST_TOLD = 20
 
 
-@dataclass
-class Imported:
-    """What was found in a template file.
+class Template(NamedTuple):
+    """A string in a list, and the line of the file where it begins."""
 
-    Args:
-        families: family -> its templates, duplicates kept, in the order of the file.
-        taken: (list, family) -> how many templates.
-        left_out: (list, template or piece of code, why).
-    """
-
-    families: dict[str, list[str]]
-    taken: dict[tuple[str, str], int] = field(default_factory=dict)
-    left_out: list[tuple[str, str, str]] = field(default_factory=list)
-
-    def report(self) -> str:
-        """One line for each list and family, then what was left out and why."""
-        lines = [f"{count:4d} {family} from {name}" for (name, family), count in self.taken.items()]
-        if self.left_out:
-            lines.append(f"left out ({len(self.left_out)}):")
-        return "\n".join(
-            lines + [f"  {name}: {text!r}: {why}" for name, text, why in self.left_out]
-        )
+    text: str
+    line: int
 
 
-def read_template_file(path: str | Path, mapping: Sequence[tuple[str, str]] = ()) -> Imported:
+def read_template_file(path: str | Path) -> dict[str, list[str]]:
     """Read a template file without running it.
 
     Args:
         path: the Python file.
-        mapping: (family, list): this family comes from this list (several may be given), and the
-            list is used for nothing else.
+
+    Returns:
+        family -> its templates as they are written, duplicates kept, in the order of the file.
 
     Raises:
-        InputError: the file is no readable Python, has no lists of strings, or a family stays
-            empty; a family or list of `mapping` is unknown.
+        InputError: the file is no readable Python, a list is missing, or something in it is not
+            understood or cannot be a template; every such line is named.
     """
     path = Path(path)
     try:
-        lists, left_out = _lists(_parse(path))
+        reader = _Reader(_parse(path))
     except RecursionError as error:
         raise InputError(f"{path}: nested too deeply to be a file of templates") from error
-    if not lists:
-        raise InputError(
-            f"{path}: no list of strings at the top level of the file; expected lists such as "
-            "SHORT_QUESTION_LIST = [...]"
-        )
-    chosen = _check_mapping(path, mapping, lists)
-    found = Imported({family: [] for family in PLACEHOLDERS}, left_out=left_out)
-    for name, entries in lists.items():
-        for entry in entries:
-            _assign(found, name, entry, chosen.get(name), {family for family, _ in mapping})
-    for family, entries in found.families.items():
-        if not entries:
-            marks = " and ".join(PLACEHOLDERS[family])
-            raise InputError(
-                f"{path}: no template for {family} (strings with {marks}); the file has the lists "
-                f"{', '.join(lists)}. Name one: --map {family}=LIST_NAME\n{found.report()}"
-            )
+    problems = reader.problems or [*_missing(reader), *_lost(reader)]
+    found = {}
+    for name, family in LISTS.items():
+        if entries := reader.entries(name):
+            found[family] = [entry.text for entry in entries]
+        for entry in entries if family not in UNUSED else ():
+            if why := fault(entry.text, family):
+                problems.append((entry.line, f"{name}: {entry.text!r} {why}"))
+    if problems:
+        raise InputErrors(_told(path, sorted(set(problems))))
     return found
 
 
@@ -120,176 +94,190 @@ def _parse(path: Path) -> ast.Module:
         ) from error
 
 
+def _missing(reader: _Reader) -> Iterator[tuple[int, str]]:
+    for name, family in LISTS.items():
+        if family not in (*OPTIONAL, *UNUSED) and not reader.entries(name):
+            yield 0, f"there is no list {name} with at least one string"
+
+
+def _lost(reader: _Reader) -> Iterator[tuple[int, str]]:
+    """Strings in lists that are part of none of the original's."""
+    kept = {id(entry) for name in LISTS for entry in reader.entries(name)}
+    for entry in reader.templates:
+        if id(entry) not in kept:
+            yield entry.line, f"{entry.text!r} ends up in none of {', '.join(LISTS)}"
+
+
+def _told(path: Path, problems: Sequence[tuple[int, str]]) -> list[str]:
+    told = [
+        f"{path}, line {line}: {text}" if line else f"{path}: {text}" for line, text in problems
+    ]
+    more = [f"{path}: and {len(told) - _MOST_TOLD} more"] if len(told) > _MOST_TOLD else []
+    remedy = "give an unchanged copy of qa_template.py, or correct these lines; nothing was written"
+    return [*told[:_MOST_TOLD], *more, remedy]
+
+
 class _Unknown(Exception):
-    """A piece of code that is not a string or a list of strings; the text says why."""
+    """A piece of code that is not understood; the text says why."""
 
 
-def _lists(module: ast.Module) -> tuple[dict[str, list[str]], list[tuple[str, str, str]]]:
-    """The lists of strings at the top level, and what in them could not be read."""
-    strings = dict(KNOWN_NAMES)
-    lists: dict[str, list[str]] = {}
-    left_out: list[tuple[str, str, str]] = []
-    for statement in module.body:
-        for name, node, more in _assignments(statement):
+Value = str | list[Template] | tuple[Template, ...]
+
+
+class _Reader:
+    """What the names at the top level of a file stand for.
+
+    Args:
+        module: the file's syntax.
+    """
+
+    def __init__(self, module: ast.Module):
+        self.names: dict[str, Value | None] = dict(KNOWN_NAMES)
+        """None: a value that is not understood, and holds no string."""
+        self.templates: list[Template] = []
+        """Every string of every list."""
+        self.problems: list[tuple[int, str]] = []
+        for statement in module.body:
             try:
-                if isinstance(node, ast.Dict):
-                    for key, value in zip(node.keys, node.values, strict=True):
-                        inner = f"{name}.{_string(key, strings)}" if key else name
-                        lists[inner] = _entries(inner, value, strings, lists, left_out)
-                elif isinstance(node, (ast.List, ast.Tuple)) or name in lists or more:
-                    entries = _entries(name, node, strings, lists, left_out)
-                    lists[name] = lists.get(name, []) + entries if more else entries
-                else:
-                    strings[name] = _string(node, strings)
+                self._read(statement)
             except _Unknown as error:
-                strings.pop(name, None)
-                try:
-                    lists[name] = _entries(name, node, strings, lists, left_out)
-                except _Unknown:
-                    left_out.append((name, _code(node), str(error)))
-    return {name: entries for name, entries in lists.items() if entries}, left_out
+                self._note(statement, error)
+
+    def entries(self, name: str) -> Sequence[Template]:
+        """The strings of a list; none if there is no such list."""
+        value = self.names.get(name)
+        return value if isinstance(value, list | tuple) else ()
+
+    def _read(self, statement: ast.stmt) -> None:
+        match statement:
+            case ast.Import() | ast.ImportFrom() | ast.Pass() | ast.FunctionDef() | ast.ClassDef():
+                pass
+            case ast.Expr(ast.Constant()):  # a docstring
+                pass
+            case ast.Expr(ast.Call(ast.Attribute(ast.Name(name), change), [given], [])):
+                self._grow(name, change, given)
+            case ast.Assign(targets, value):
+                self._assign(targets, value)
+            case ast.AnnAssign(target, _, value):
+                if value is not None:
+                    self._assign([target], value)
+            case ast.AugAssign(ast.Name(name), ast.Add(), value):
+                before = self._named(name)
+                if isinstance(before, list):
+                    _extend(before, self._value(value))
+                else:
+                    self.names[name] = _sum(before, self._value(value))
+            case _:
+                raise _Unknown("this is not understood; the file is not run")
+
+    def _assign(self, targets: Sequence[ast.expr], node: ast.expr) -> None:
+        names = [target.id if isinstance(target, ast.Name) else "" for target in targets]
+        if names[0].startswith("__"):  # such as __all__
+            return
+        value: Value | None = None
+        is_empty = isinstance(node, ast.List | ast.Tuple) and not node.elts
+        if is_empty or set(names) & set(LISTS) or any(map(self._holds_strings, ast.walk(node))):
+            if not all(names):
+                raise _Unknown("strings and lists have to be given a name of their own")
+            value = self._value(node)
+        self.names.update(dict.fromkeys(names, value))
+
+    def _holds_strings(self, node: ast.AST) -> bool:
+        """Whether a piece of code brings strings along: as such, or by a name."""
+        if isinstance(node, ast.Name):
+            return self.names.get(node.id) is not None
+        return isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
+
+    def _grow(self, name: str, change: str, given: ast.expr) -> None:
+        before = self._named(name)
+        if not isinstance(before, list) or change not in ("append", "extend"):
+            raise _Unknown("this is not understood; the file is not run")
+        _extend(before, self._list([given]) if change == "append" else self._value(given))
+
+    def _named(self, name: str) -> Value:
+        value = self.names.get(name)
+        if value is None:
+            raise _Unknown(f"the file gives {name} no string and no list of strings")
+        return value
+
+    def _value(self, node: ast.expr) -> Value:
+        match node:
+            case ast.Constant(str() as text):
+                return text
+            case ast.Name(name):
+                return self._named(name)
+            case ast.BinOp(left, ast.Add(), right):
+                return _sum(self._value(left), self._value(right))
+            case ast.JoinedStr(parts):
+                return _short("".join(self._part(part) for part in parts))
+            case ast.List(elements):
+                return self._list(elements)
+            case ast.Tuple(elements):
+                return tuple(self._list(elements))
+        raise _Unknown("more than strings and lists of them; the file is not run")
+
+    def _part(self, node: ast.expr) -> str:
+        """A piece of an f-string."""
+        if isinstance(node, ast.FormattedValue):
+            if node.conversion != -1 or node.format_spec:
+                raise _Unknown("an f-string that computes; the file is not run")
+            node = node.value
+        return self._text(node)
+
+    def _text(self, node: ast.expr) -> str:
+        value = self._value(node)
+        if not isinstance(value, str):
+            raise _Unknown("a list where a string should stand")
+        if any("\ud800" <= sign <= "\udfff" for sign in value):
+            raise _Unknown("a string with halves of characters (surrogates)")
+        return value
+
+    def _list(self, elements: Sequence[ast.expr]) -> list[Template]:
+        """The strings of a list; elements that are not understood are problems of their own."""
+        entries: list[Template] = []
+        for element in elements:
+            try:
+                if isinstance(element, ast.Starred):
+                    _extend(entries, self._value(element.value))
+                else:
+                    entries.append(Template(self._text(element), element.lineno))
+                    self.templates.append(entries[-1])
+            except _Unknown as error:
+                self._note(element, error)
+        return entries
+
+    def _note(self, node: ast.stmt | ast.expr, error: _Unknown) -> None:
+        self.problems.append((node.lineno, f"{_code(node)}: {error}"))
 
 
-def _assignments(statement: ast.stmt) -> list[tuple[str, ast.expr, bool]]:
-    """(name, value, whether it is added to what the name holds)."""
-    if isinstance(statement, ast.Assign):
-        names = [target.id for target in statement.targets if isinstance(target, ast.Name)]
-        return [(name, statement.value, False) for name in names]
-    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-        return [(statement.target.id, statement.value, False)] if statement.value else []
-    if isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
-        value = [(statement.target.id, statement.value, True)]
-        return value if isinstance(statement.op, ast.Add) else []
-    return []
+def _sum(left: Value, right: Value) -> Value:
+    if isinstance(left, str) and isinstance(right, str):
+        return _short(left + right)
+    if isinstance(left, list) and isinstance(right, list):
+        return _extend(list(left), right)
+    if isinstance(left, tuple) and isinstance(right, tuple):
+        return tuple(_extend(list(left), right))
+    raise _Unknown("a sum of things of different kinds")
 
 
-def _entries(
-    name: str,
-    node: ast.expr,
-    strings: dict[str, str],
-    lists: dict[str, list[str]],
-    left_out: list[tuple[str, str, str]],
-) -> list[str]:
-    """The strings of a list, a sum of lists, or the name of a list."""
-    if isinstance(node, ast.Name) and node.id in lists:
-        return list(lists[node.id])
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        sides = [_entries(name, side, strings, lists, left_out) for side in (node.left, node.right)]
-        return sides[0] + sides[1]
-    if not isinstance(node, (ast.List, ast.Tuple)):
-        raise _Unknown("not a list of strings")
-    entries = []
-    for element in node.elts:
-        try:
-            if isinstance(element, ast.Starred):
-                entries += _entries(name, element.value, strings, lists, left_out)
-            else:
-                entries.append(_string(element, strings))
-        except _Unknown as error:
-            left_out.append((name, _code(element), str(error)))
+def _extend(entries: list[Template], more: Value) -> list[Template]:
+    if isinstance(more, str):
+        raise _Unknown("the letters of a string, one by one")
+    if len(entries) + len(more) > MOST_TEMPLATES:
+        raise _Unknown(f"more than {MOST_TEMPLATES} strings")
+    entries += more
     return entries
 
 
-def _string(node: ast.expr, strings: dict[str, str]) -> str:
-    """A string constant, a sum of them, or a name that stands for one."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        text = node.value
-    elif isinstance(node, ast.Name):
-        if node.id not in strings:
-            raise _Unknown(f"the file gives {node.id} no string")
-        text = strings[node.id]
-    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        text = _string(node.left, strings) + _string(node.right, strings)
-    elif isinstance(node, ast.JoinedStr):
-        text = "".join(_part(part, strings) for part in node.values)
-    else:
-        raise _Unknown("more than strings joined by +; the file is not run")
+def _short(text: str) -> str:
     if len(text) > LONGEST_TEMPLATE:
         raise _Unknown(f"longer than {LONGEST_TEMPLATE} characters")
     return text
 
 
-def _part(node: ast.expr, strings: dict[str, str]) -> str:
-    """A piece of an f-string: text, or a name that stands for a string."""
-    if not isinstance(node, ast.FormattedValue):
-        return _string(node, strings)
-    if node.conversion != -1 or node.format_spec or not isinstance(node.value, ast.Name):
-        raise _Unknown("an f-string that computes; the file is not run")
-    return _string(node.value, strings)
-
-
-def _code(node: ast.expr) -> str:
+def _code(node: ast.AST) -> str:
     text = ast.unparse(node)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _check_mapping(
-    path: Path, mapping: Sequence[tuple[str, str]], lists: dict[str, list[str]]
-) -> dict[str, str]:
-    for family, name in mapping:
-        if family not in PLACEHOLDERS:
-            known = ", ".join(PLACEHOLDERS)
-            raise InputError(f"--map {family}={name}: unknown family; known: {known}")
-        if name not in lists:
-            raise InputError(
-                f"--map {family}={name}: {path} has no list of strings {name}; it has "
-                f"{', '.join(lists)}"
-            )
-    return {name: family for family, name in mapping}
-
-
-def _assign(
-    found: Imported, name: str, entry: str, mapped: str | None, mapped_families: set[str]
-) -> None:
-    """Put one string into its family, or among those left out."""
-    text = _normal(entry, name)
-    family = mapped or _family(text, name)
-    if family is None:
-        why = "neither its placeholders nor the list's name tell its family; use --map"
-    elif mapped is None and family in mapped_families:
-        why = f"{family} comes from another list (--map)"
-    else:
-        why = fault(text, family)
-    if family is None or why:
-        found.left_out.append((name, entry, why))
-        return
-    found.families[family].append(text)
-    found.taken[name, family] = found.taken.get((name, family), 0) + 1
-
-
-def _normal(entry: str, name: str) -> str:
-    """Without `<image>` in front, and with our names for the placeholders."""
-    text = _IMAGE_FIRST.sub("", entry).strip()
-    bare = text.count("{}")
-    if bare == 1:
-        text = text.replace("{}", "{sent}" if "LONG" in name.upper() else "{class_name}")
-    elif bare == 2 and not _QUESTION.search(name.upper()):
-        text = text.replace("{}", "{class_name}", 1).replace("{}", "{gt_name}", 1)
-    return _FIELD.sub(lambda match: "{" + ALIASES.get(match[1], match[1]) + "}", text)
-
-
-def _family(text: str, name: str) -> str | None:
-    """The family that a string belongs to by its placeholders and the name of its list."""
-    fields = set(_FIELD.findall(text))
-    question = bool(_QUESTION.search(name.upper()))
-    if SEG_TOKEN in text:
-        return None if question else "positive_answer"
-    if "sent" in fields:
-        return "long_question"
-    if question:
-        return "short_question" if "class_name" in fields else None
-    if "gt_name" in fields:
-        return "correction_answer"
-    if "class_name" in fields and _ANSWER.search(name.upper()):
-        return "denial_answer"
-    return None
-
-
-def _pair(text: str) -> tuple[str, str]:
-    family, _, name = text.partition("=")
-    if not family or not name:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected FAMILY=LIST_NAME")
-    return family, name
 
 
 @cli
@@ -298,26 +286,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m dataset.templates",
         description="Turn the original's qa_template.py, read as syntax and never run, into a file "
-        "for --templates.",
+        "for --templates. Every template is taken as it is written; what is not understood is an "
+        "error.",
     )
     parser.add_argument("source", type=Path, help="your copy of dataloaders/qa_template.py")
     parser.add_argument("out", type=Path, help="JSON file to write")
-    parser.add_argument(
-        "--map",
-        type=_pair,
-        action="append",
-        default=[],
-        metavar="FAMILY=LIST_NAME",
-        help="take a family from this list; may be repeated. Families: " + ", ".join(PLACEHOLDERS),
-    )
     given = parser.parse_args(argv)
-    found = read_template_file(given.source, given.map)
+    found = read_template_file(given.source)
     try:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(
-            json.dumps(found.families, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
     except OSError as error:
         raise InputError(f"cannot write {given.out} ({error.strerror or error})") from error
-    print(found.report())
+    for name, family in LISTS.items():
+        unused = " (nothing draws from it)" if family in UNUSED else ""
+        print(f"{len(found.get(family, [])):4d} {family} from {name}{unused}")
     print(f"written: {given.out}; use it with --templates {given.out}")

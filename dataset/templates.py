@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,27 +21,45 @@ from utils.errors import InputError
 
 VARIED_FILE = Path(__file__).parent / "assets" / "templates.json"
 
-PLACEHOLDERS = {
-    "short_question": ("{class_name}",),
-    "long_question": ("{sent}",),
-    "positive_answer": ("[SEG]",),
-    "denial_answer": ("{class_name}",),
-    "correction_answer": ("{class_name}", "{gt_name}"),
+PLACEHOLDERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "short_question": (("{class_name}",), ()),
+    "long_question": (("{sent}",), ()),
+    "positive_answer": (("[SEG]",), ("{class_name}",)),
+    "denial_answer": ((), ("{class_name}",)),
+    "correction_answer": (("{gt_name}",), ("{class_name}",)),
+    "long_positive_answer": (("[SEG]",), ("{class_name}",)),
 }
-"""The five families and what each of their templates has to hold; `[SEG]` exactly once."""
+"""Family -> what each of its templates must hold (`[SEG]` exactly once), and what it may hold."""
+
+OPTIONAL = ("long_positive_answer",)
+"""Families that a file may leave out: ReasonSeg then has the positive answers of the others."""
+
+UNUSED = ("explanatory_question",)
+"""Lists that a file may hold and that nothing draws from: the original has one, also unused."""
+
+IMAGE_FIRST = f"{IMAGE_TOKEN}\n"
+"""Questions in a file may begin with it; it is added to every question by itself."""
+
+ASKED_OBJECT = "object"
+"""Stands for what a sentence asks about, in a positive answer that names a class."""
 
 _MARKS = re.compile(rf"\{{[^{{}}]*\}}|{re.escape(SEG_TOKEN)}")
 
 
 @dataclass(frozen=True)
 class Templates:
-    """Five families of templates; a draw takes one at random with the given generator."""
+    """Families of templates; a draw takes one at random with the given generator.
+
+    `positive_answer` is the pool for classes and expressions, `long_positive_answer` the one for
+    ReasonSeg; if that is empty, the first is used there too.
+    """
 
     short_question: tuple[str, ...]
     long_question: tuple[str, ...]
     positive_answer: tuple[str, ...]
     denial_answer: tuple[str, ...]
     correction_answer: tuple[str, ...]
+    long_positive_answer: tuple[str, ...] = ()
 
     def question(
         self, text: str, is_sentence: bool, rng: np.random.Generator, keep_case: bool = False
@@ -51,9 +70,15 @@ class Templates:
         phrase = text if keep_case else text.lower()
         return _pick(self.short_question, rng).replace("{class_name}", phrase)
 
-    def positive(self, rng: np.random.Generator) -> str:
-        """An answer with one `[SEG]`."""
-        return _pick(self.positive_answer, rng)
+    def positive(self, class_name: str, rng: np.random.Generator) -> str:
+        """An answer with one `[SEG]` about a class or an expression."""
+        return _pick(self.positive_answer, rng).replace("{class_name}", class_name.lower())
+
+    def long_positive(self, asked: str, is_sentence: bool, rng: np.random.Generator) -> str:
+        """An answer with one `[SEG]` to a question of ReasonSeg; a sentence names no class."""
+        pool = self.long_positive_answer or self.positive_answer
+        name = ASKED_OBJECT if is_sentence else asked.lower()
+        return _pick(pool, rng).replace("{class_name}", name)
 
     def denial(self, class_name: str, rng: np.random.Generator) -> str:
         """Say that the asked object is not there."""
@@ -79,10 +104,11 @@ def load_templates(name: str | Path = "simple") -> Templates:
     """Load a set of templates.
 
     Args:
-        name: "simple", "varied", or a JSON file with the five families as lists of strings.
+        name: "simple", "varied", or a JSON file with the families as lists of strings.
 
     Raises:
-        InputError: unreadable file, a family missing or empty, or a placeholder missing.
+        InputError: unreadable file, a family missing or empty, an unknown one, or a placeholder
+            missing.
     """
     if name == "simple":
         return SIMPLE
@@ -94,36 +120,53 @@ def load_templates(name: str | Path = "simple") -> Templates:
             f"templates {name!r}: choose 'simple', 'varied' or a JSON file with the lists "
             f"{', '.join(PLACEHOLDERS)} (--templates) ({error})"
         ) from error
-    return Templates(**{family: _family(content, family, path) for family in PLACEHOLDERS})
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected an object with the lists {', '.join(PLACEHOLDERS)}")
+    if unknown := sorted(set(content) - {*PLACEHOLDERS, *UNUSED}):
+        raise InputError(
+            f"{path}: unknown list {unknown[0]!r}; known are {', '.join((*PLACEHOLDERS, *UNUSED))}"
+        )
+    given = [family for family in PLACEHOLDERS if family not in OPTIONAL or family in content]
+    return Templates(**{family: _family(content, family, path) for family in given})
+
+
+def without_image(template: str, family: str) -> str:
+    """A template as it is used: a question without the `<image>` and line feed in front of it."""
+    return template.removeprefix(IMAGE_FIRST) if family.endswith("question") else template
 
 
 def fault(template: str, family: str) -> str:
     """Why a string cannot be a template of a family; "" if it can."""
-    found = _MARKS.findall(template)
-    needed = PLACEHOLDERS[family]
-    if set(found) != set(needed) or found.count(SEG_TOKEN) > 1:
+    text = without_image(template, family)
+    if not text.strip():
+        return "must hold words"
+    found = _MARKS.findall(text)
+    must, may = PLACEHOLDERS[family]
+    if not set(must) <= set(found) <= {*must, *may} or found.count(SEG_TOKEN) > 1:
+        allowed = f"must hold {', '.join(must)}" if must else "needs no placeholder"
+        allowed += f", may hold {', '.join(may)}" if may else ""
         held = f"holds {', '.join(sorted(found))}" if found else "holds no placeholder"
-        return f"must hold {', '.join(needed)} and no other placeholder, [SEG] only once ({held})"
-    if any(sign in _MARKS.sub("", template) for sign in "{}"):
+        return f"{allowed} and no other placeholder, [SEG] only once ({held})"
+    if any(sign in _MARKS.sub("", text) for sign in "{}"):
         return "must hold no other braces than those of its placeholders"
-    if IMAGE_TOKEN in template:
-        return f"must not hold {IMAGE_TOKEN}, which is put in front of the question"
-    if not template.isprintable() and not template.replace("\n", " ").isprintable():
-        return "must hold printable characters only"
+    if IMAGE_TOKEN in text:
+        return f"must hold {IMAGE_TOKEN} at most in front of a question, with a line feed behind it"
+    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in text if sign not in "\n\t"):
+        return "must hold no control characters and no halves of characters"
     return ""
 
 
-def _family(content: object, family: str, path: Path) -> tuple[str, ...]:
-    entries = content.get(family) if isinstance(content, dict) else None
+def _family(content: dict, family: str, path: Path) -> tuple[str, ...]:
+    entries = content.get(family)
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path}: {family} must be a list with at least one template")
     for entry in entries:
         if not isinstance(entry, str):
-            marks = ", ".join(PLACEHOLDERS[family])
+            marks = ", ".join(PLACEHOLDERS[family][0]) or "words"
             raise InputError(f"{path}: {family} template {entry!r} must hold {marks} in a string")
         if reason := fault(entry, family):
             raise InputError(f"{path}: {family} template {entry!r} {reason}")
-    return tuple(entries)
+    return tuple(without_image(entry, family) for entry in entries)
 
 
 def _pick(entries: tuple[str, ...], rng: np.random.Generator) -> str:

@@ -15,12 +15,13 @@ import torch
 
 from model.answer import Answer
 from model.maps import Dialogue, clip_maps, layer_maps, llava_maps, sam_maps
+from model.open_picture import Item
 from model.outputs import MaskPrediction
 from model.reader import Reader
 from model.sam import SamModel
 from model.states import SegStates, masks_at, masks_of
 from model.word_maps import WordClip
-from model.wording import Wording
+from model.wording import Asked, Wording
 from utils.geometry import clip_box, sam_box
 from utils.map_frames import PlacedMap
 
@@ -35,10 +36,12 @@ class Question:
     Args:
         text: the user's turn.
         words: what is compared with CLIP's patches.
+        forced_answer: given instead of the `Analyst`'s, where that gives one; "": none.
     """
 
     text: str
     words: str
+    forced_answer: str = ""
 
 
 @dataclass(eq=False)
@@ -94,10 +97,10 @@ class Analyst:
         """
         asked: deque[tuple[np.ndarray, list[Question]]] = deque()
 
-        def pairs() -> Iterator[tuple[np.ndarray, list[str]]]:
+        def pairs() -> Iterator[Item]:
             for image, questions in items:
                 asked.append((image, questions))
-                yield image, [question.text for question in questions]
+                yield image, [self._asked(question) for question in questions]
 
         answered = self.reader.stream(
             pairs(),
@@ -109,6 +112,11 @@ class Analyst:
         for answers in answered:
             image, questions = asked.popleft()
             yield self._look(image, questions, answers)
+
+    def _asked(self, question: Question) -> Asked:
+        if self.answer is None or not question.forced_answer:
+            return question.text
+        return question.text, question.forced_answer
 
     def _look(
         self, image: np.ndarray, questions: list[Question], answers: list[Answer]

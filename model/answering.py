@@ -24,7 +24,7 @@ from model.open_picture import Item, OpenPicture, Watch
 from model.pictures import ImageLike, PictureViews, load_views
 from model.read_model import ReadForCausalLM
 from model.states import PictureStates, SegStates
-from model.wording import Wording, check_question
+from model.wording import Asked, Wording, question_of
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import InputError
 
@@ -167,20 +167,19 @@ class Answering:
             self.pictures.append(picture)
 
     def _open(
-        self, image: ImageLike | OpenPicture, questions: Sequence[str], reading: ThreadPoolExecutor
+        self, image: ImageLike | OpenPicture, asked: Sequence[Asked], reading: ThreadPoolExecutor
     ) -> _Picture:
         kept = image if isinstance(image, OpenPicture) else None
         if kept is not None and kept.model is not self.model:
             raise InputError("the picture was opened by another reader; open it with this one")
-        picture = _Picture(questions=list(questions), kept=kept)
-        for question in picture.questions:
-            check_question(question)
+        given = [question_of(one, self.asking.answer) for one in asked]
+        picture = _Picture(kept, questions=[q for q, _ in given], texts=[a for _, a in given])
+        for question, answer in given:
             picture.shared_ids, ids = self.wording.prompt(question)
             request = Request(ids)
-            if self.asking.answer is not None:
-                self._give(request, question, self.asking.answer)
+            if answer is not None:
+                self._give(request, question, answer)
             picture.requests.append(request)
-        picture.texts = [self.asking.answer] * len(picture.requests)
         picture.open = len(picture.requests)
         if not picture.requests:
             picture.answers = []

@@ -10,6 +10,7 @@ import torch
 from model.generation import Prefix, encode_prefix
 from model.pictures import ImageLike, PictureViews
 from model.read_model import ReadForCausalLM
+from model.wording import Asked
 from utils.stopwatch import no_watch
 
 Watch = Callable[[str], AbstractContextManager[None]]
@@ -68,5 +69,5 @@ class OpenPicture:
         self.clip_features = self._prefix = self._embedding = None
 
 
-Item = tuple[ImageLike | OpenPicture, Sequence[str]]
+Item = tuple[ImageLike | OpenPicture, Sequence[Asked]]
 """A picture and questions about it."""

@@ -16,7 +16,7 @@ from model.memory_limit import MemoryLimit
 from model.open_picture import Item, OpenPicture, Watch
 from model.pictures import ImageLike, load_pixels, load_views
 from model.read_model import ReadForCausalLM
-from model.wording import Wording, check_question
+from model.wording import Wording, question_of
 from utils.stopwatch import no_watch
 
 __all__ = ["EMPTY_MASK", "NO_SEG", "Answer", "ImageLike", "Reader", "Segment", "load_pixels"]
@@ -78,7 +78,7 @@ class Reader:
         Args:
             items: pairs of a picture (path, URL, PIL image or uint8[H, W, 3] RGB) and questions.
                 Also one that `open` gave. A question is used as typed; the user turn is `<image>`,
-                a line feed, the question.
+                a line feed, the question. A pair (question, answer) brings its given words along.
             answer: given words instead of generated ones ("teacher forced").
             max_new_tokens: most tokens of a generated answer (greedy decoding).
             force_seg: append the positive answer where the model gave no `[SEG]`.
@@ -91,8 +91,8 @@ class Reader:
             InputError: an unusable picture or question.
         """
         pairs = [(image, list(questions)) for image, questions in items]
-        for question in (q for _, questions in pairs for q in questions):
-            check_question(question)
+        for asked in (one for _, questions in pairs for one in questions):
+            question_of(asked)
         answered = self.stream(pairs, answer, max_new_tokens, force_seg, batch_questions)
         return [reply for replies in answered for reply in replies]
 

@@ -12,6 +12,9 @@ from utils.conversation import build_prompt, user_turn
 from utils.errors import InputError
 from utils.tokenization import END_OF_ANSWER, encode_prompt
 
+Asked = str | tuple[str, str]
+"""A question, or a question with the answer that is given to it."""
+
 _AROUND_SEG = re.compile(rf"\s*{re.escape(SEG_TOKEN)}\s*([.,;:!?]?)")
 
 
@@ -57,6 +60,17 @@ class Wording:
 
 def _spaced_seg(found: re.Match[str]) -> str:
     return f" {SEG_TOKEN}{found[1]} "
+
+
+def question_of(asked: Asked, answer: str | None = None) -> tuple[str, str | None]:
+    """The question, and the answer given to it: its own, else `answer`.
+
+    Raises:
+        InputError: see `check_question`.
+    """
+    question, given = asked if isinstance(asked, tuple) else (asked, answer)
+    check_question(question)
+    return question, given
 
 
 def check_question(question: object) -> None:

@@ -50,6 +50,7 @@ class EvalQuestion:
         kind: group in reports, such as "direct" or "absent".
         answer_hint: the answer that the annotation gives for a false premise, else "".
         phrase: what the data say, without a template; "" if that is `text` itself.
+        forced_answer: what a teacher-forced evaluation gives as the answer; "" for the fixed one.
     """
 
     text: str
@@ -58,6 +59,7 @@ class EvalQuestion:
     kind: str = ""
     answer_hint: str = ""
     phrase: str = ""
+    forced_answer: str = ""
 
 
 @dataclass

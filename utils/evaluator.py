@@ -22,7 +22,7 @@ from utils.rle import encode_truth
 from utils.variants import Outcome, Vary, with_variants
 
 if TYPE_CHECKING:
-    from utils.batch import EvalItem
+    from utils.batch import EvalItem, EvalQuestion
 
 
 class AnswerLike(Protocol):
@@ -38,10 +38,7 @@ class AnswerLike(Protocol):
 
 Predict = Callable[[np.ndarray, list[str]], Sequence[AnswerLike]]
 """(image uint8[H, W, 3], questions) -> one answer per question, in order. If it has a method
-`stream` (see `ReaderPredict`), that is used."""
-
-Asked = tuple[np.ndarray, list[str]]
-"""A picture uint8[H, W, 3] and questions about it."""
+`stream` that takes `EvalItem`s (see `ReaderPredict`), that is used."""
 
 AHEAD = 2
 """Items that are read ahead, in a thread."""
@@ -198,7 +195,8 @@ class ReaderPredict:
 
     Args:
         reader: `model.reader.Reader`, or anything with its `segment_batch` and `stream`.
-        answer: None: the model generates its answer. A text with `[SEG]`: teacher forced.
+        answer: None: the model generates its answer. A text with `[SEG]`: teacher forced; questions
+            with a `forced_answer` of their own are given that instead.
         max_new_tokens: length limit of a generated answer.
         batch_questions: how many questions are answered at once, about several pictures.
         keep_states: whether answers in a stream carry what their masks were made from.
@@ -214,10 +212,16 @@ class ReaderPredict:
         """Answer questions about one picture."""
         return self.reader.segment_batch([(image, questions)], **self._asking)
 
-    def stream(self, items: Iterable[Asked]) -> Iterator[Sequence[AnswerLike]]:
+    def stream(self, items: Iterable[EvalItem]) -> Iterator[Sequence[AnswerLike]]:
         """Answers of each item, in order; items are taken when they are needed."""
         keep = {"keep_states": True} if self.keep_states else {}
-        return self.reader.stream(items, **self._asking, **keep)
+        asked = ((item.image, [self._asked(one) for one in item.questions]) for item in items)
+        return self.reader.stream(asked, **self._asking, **keep)
+
+    def _asked(self, question: EvalQuestion) -> str | tuple[str, str]:
+        if self.answer is None or not question.forced_answer:
+            return question.text
+        return question.text, question.forced_answer
 
     @property
     def _asking(self) -> dict[str, Any]:
@@ -327,7 +331,7 @@ def evaluate(
     asked: deque[tuple[int, EvalItem]] = deque()
     bar = tqdm(total=len(mine), desc=label, unit="picture", disable=not (progress and rank == 0))
 
-    def questions() -> Iterator[Asked]:
+    def questions() -> Iterator[EvalItem]:
         for index, coming in _read_ahead(items, mine):
             try:
                 item = coming.result()
@@ -343,7 +347,7 @@ def evaluate(
                 bar.update()
                 continue
             asked.append((index, item))
-            yield item.image, [question.text for question in item.questions]
+            yield item
 
     answered = ((*asked.popleft(), answers) for answers in _answers(predict, questions()))
     with bar:
@@ -358,12 +362,12 @@ def evaluate(
     return result
 
 
-def _answers(predict: Predict, asked: Iterator[Asked]) -> Iterator[Sequence[AnswerLike]]:
+def _answers(predict: Predict, asked: Iterator[EvalItem]) -> Iterator[Sequence[AnswerLike]]:
     """As a stream if `predict` can do that, else picture by picture."""
     stream = getattr(predict, "stream", None)
     if stream is not None:
         return stream(asked)
-    return (predict(image, questions) for image, questions in asked)
+    return (predict(item.image, [one.text for one in item.questions]) for item in asked)
 
 
 def _read_ahead(

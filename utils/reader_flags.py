@@ -73,7 +73,10 @@ class QuestionSetFlags:
     val_split: str | None = option(None, "split; wins over the one in --val_dataset")
     dataset_dir: str = option("./dataset_folder", "folder with all data sets", path=True)
     templates: str = option(
-        "simple", "wording of the questions: simple (fixed), varied or a file", path=True
+        "simple",
+        "wording of questions, and of teacher-forced answers except ReasonSeg's: simple (fixed), "
+        "varied or a file",
+        path=True,
     )
     polygon_fill: Literal["4.11", "4.8"] = option(
         "4.11", "release of OpenCV whose border pixels ReasonSeg's true masks have, see docs"

@@ -112,7 +112,10 @@ class DataFlags:
     dataset_dir: str = option("./dataset_folder", "folder with all data sets", path=True)
     num_classes_per_sample: int = option(3, "most expressions drawn for a picture")
     templates: str = option(
-        "varied", "questions and answers of training: varied, simple or a file", path=True
+        "varied",
+        "questions and answers of training and of its validation on a referring set: varied, "
+        "simple or a file",
+        path=True,
     )
     part_masks: Literal["annotation", "union"] = option(
         "annotation",

@@ -4,7 +4,8 @@ Prints a table with a row for each data set, where the sets come from, and what 
 file, fault, remedy. What is checked follows from the same flags that training takes:
 
 * `--dataset A||B` (or `--config PRESET.yaml`): what these need; `--val_dataset NAME|SPLIT`: what an
-  evaluation on it needs.
+  evaluation on it needs. Without the latter every split of the sets that is there. Of sets of your
+  own always every split.
 * neither of them: all of the published mixture, ReasonSeg's validation split, and whatever else is
   there (ReasonSeg's test split, sets of your own below `own/`).
 
@@ -23,6 +24,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,12 +104,23 @@ def _wanted(flags: DataFlags, training: bool, validation: bool) -> list[Wanted]:
     if wrong:
         raise InputErrors(wrong)
     wanted = wanted_sets(flags, training or everything, validation or everything)
+    if not validation and not everything:
+        return [_with_all_splits(flags, want) for want in wanted]
     if not everything:
         return wanted
     test = Path(flags.dataset_dir) / SETS["ReasonSeg"].root / "test"
     extra = [Wanted("ReasonSeg", "reason_seg", ("test",))] if test.is_dir() else []
     own = data_checks.own_names(flags.dataset_dir)
     return wanted + extra + [Wanted(name, None) for name in own]
+
+
+def _with_all_splits(flags: DataFlags, want: Wanted) -> Wanted:
+    """With the splits of ReasonSeg that are there, where no flag says which are needed."""
+    if want.family != "reason_seg":
+        return want
+    folder = Path(flags.dataset_dir) / SETS[want.name].root
+    there = [split for split in ("train", "val", "test") if (folder / split).is_dir()]
+    return replace(want, splits=tuple(dict.fromkeys((*want.splits, *there))))
 
 
 def _write_indexes(root: Path, wanted: Sequence[Wanted], reports: Sequence[SetReport]) -> None:

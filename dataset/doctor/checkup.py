@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataset.doctor import classes, refer, texts
+from dataset.doctor import classes, own, refer, texts
 from dataset.doctor.decode import Decoder
 from dataset.doctor.exam import Examination
 from dataset.doctor.report import Finding, Level, SetReport, Shelf
@@ -139,7 +139,7 @@ def quick(dataset_dir: str | Path, wanted: Sequence[Wanted]) -> list[Finding]:
 def _rows(want: Wanted) -> list[tuple[SetReport, str, Check]]:
     """(report, spec, check) of each row of a set."""
     if want.family is None:
-        check = partial(texts.own, name=want.name, wanted=want.splits)
+        check = partial(own.own, name=want.name, wanted=want.splits)
         return [(SetReport(f"{OWN_FOLDER}/{want.name}", None), "", check)]
     facts = SETS.get(want.name)
     if facts is None:

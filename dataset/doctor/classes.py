@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from dataset.doctor import decode
+from dataset.doctor.decode import Jobs
 from dataset.doctor.exam import Examination, Tally
 from dataset.doctor.report import COPY_AGAIN, Level, samples
+from dataset.json_stream import JsonLists
 from dataset.sem_seg_sources import load_classes
 from utils.constants import IGNORE_LABEL
 
+_IMAGE = ("id", "file_name", "height", "width")
+_CATEGORY = ("id", "name")
+_ANNOTATION = ("id", "image_id", "segmentation")
+"""What entries of a COCO file need."""
 _COCO_EXPECTS = "COCO's images, annotations and categories"
 
 
@@ -111,34 +117,18 @@ def coco_parts(exam: Examination, path: Path, folders: list[Path]) -> None:
         path: of the file.
         folders: of the pictures; in all but the first a picture lies under its bare name.
     """
-    content = exam.json(path, _COCO_EXPECTS)
-    if content is None:
+    table = CocoTable(exam, path, ("images", "annotations", "categories"))
+    if not table.is_read:
         return
-    table = CocoTable(exam, path, content, ("images", "annotations", "categories"))
-    names = {}
-    for entry in table.entries("categories", ("id", "name")):
-        names[entry["id"]] = entry["name"]
-        halves = entry["name"].split(":") if isinstance(entry["name"], str) else []
-        if not 0 < len(halves) < 3 or not all(half.strip() for half in halves):
-            table.tally.note('the name is not "object" or "object:part"', table.called(entry))
-    images = table.images()
-    jobs = []
-    needs = ("id", "image_id", "category_id", "segmentation")
-    for entry in table.entries("annotations", needs):
-        if entry["category_id"] not in names and table.complete("categories"):
-            table.tally.note("its category is not in the file", table.called(entry))
-        if size := table.size_of(entry, images):
-            jobs.append((str(path), table.called(entry), entry["segmentation"], size))
-    table.close()
-    exam.report.pictures, exam.report.annotations = len(images), len(jobs)
-    if not jobs:
+    exam.report.pictures, exam.report.annotations = len(table.images), table.usable
+    if not table.usable:
         exam.add("broken", path, "holds no annotation that can be used", COPY_AGAIN)
     good = {}
-    for name, size in images.values():
+    for name, size in table.images.values():
         good[_first(exam, [folders[0] / name, *(f / Path(name).name for f in folders[1:])])] = size
     kept = exam.there((picture, f"{path.name} names it") for picture in good)
     exam.decode_pictures({picture: good[picture] for picture in kept})
-    exam.decode(decode.mask, jobs, "masks")
+    exam.decode(decode.mask, table.masks(), "masks")
 
 
 def _first(exam: Examination, paths: list[Path]) -> Path:
@@ -147,76 +137,132 @@ def _first(exam: Examination, paths: list[Path]) -> Path:
 
 
 class CocoTable:
-    """A COCO file, entry by entry; what is wrong with entries goes into one tally.
+    """A COCO file, read entry by entry; what is wrong with entries goes into one tally.
+
+    Only pictures and categories stay in memory, and what is asked for of the annotations.
 
     Args:
         exam: takes the findings.
         path: of the file.
-        content: of the file.
-        keys: lists that have to be in it.
+        keys: lists that have to be in it; with `categories` among them an annotation needs its
+            category, which is named "object" or "object:part".
+        keep: ids of annotations of which it is noted whose picture they are about.
     """
 
-    def __init__(self, exam: Examination, path: Path, content: Any, keys: tuple[str, ...]):
+    def __init__(
+        self, exam: Examination, path: Path, keys: tuple[str, ...], keep: Collection[Any] = ()
+    ):
         self.exam, self.path = exam, path
-        self.tally = Tally(exam, path, COPY_AGAIN)
-        self._orphans = Tally(exam, path, COPY_AGAIN, kind="orphan")
-        self._lists: dict[str, list] = {}
-        for key in keys:
-            found = content.get(key) if isinstance(content, dict) else None
-            if isinstance(found, list):
-                self._lists[key] = found
-            else:
-                exam.add("broken", path, f"holds no list `{key}`", f"expected {_COCO_EXPECTS}")
-
-    def complete(self, key: str) -> bool:
-        """Whether the list is there."""
-        return key in self._lists
-
-    def entries(self, key: str, needs: tuple[str, ...]) -> list[dict]:
-        """Entries of a list that have what they need; ids are numbers or text."""
-        good = []
-        for number, entry in enumerate(self._lists.get(key, [])):
-            lacking = [n for n in needs if not isinstance(entry, dict) or n not in entry]
-            if lacking:
-                who = self.called(entry) if "id" not in lacking else f"entry {number} of {key}"
-                self.tally.note(f"has no `{'`, `'.join(lacking)}`", who)
-            elif all(isinstance(entry[n], int | str) for n in needs if n.endswith("id")):
-                good.append(entry)
-            else:
-                self.tally.note("an id is no number", f"entry {number} of {key}")
-        return good
-
-    def images(self) -> dict[Any, tuple[str, tuple[int, int]]]:
+        self.images: dict[Any, tuple[str, tuple[int, int]]] = {}
         """id -> (file name, (H, W))."""
-        found = {}
-        for entry in self.entries("images", ("id", "file_name", "height", "width")):
-            size = entry["height"], entry["width"]
-            if not isinstance(entry["file_name"], str) or not all(
-                isinstance(length, int) and 0 < length < 1 << 16 for length in size
-            ):
-                self.tally.note("file name, height or width is no such thing", self.called(entry))
-            else:
-                found[entry["id"]] = (entry["file_name"], size)
-        return found
+        self.kept: dict[Any, Any] = {}
+        """id of an annotation of `keep` -> id of its picture."""
+        self._tally = Tally(exam, path, COPY_AGAIN)
+        self._classed = "categories" in keys
+        self._keep, self._classes = keep, set[Any]()
+        self._count = dict.fromkeys(keys, 0)
+        self._good = 0
+        # The lists may come in any order: what was not there yet is looked up in the end.
+        self._unplaced: list[tuple[Any, Any]] = []
+        self._unclassed: list[tuple[Any, Any]] = []
+        found = exam.json_lists(path, _COCO_EXPECTS, self._take)
+        self.is_read = found is not None
+        """Whether the file could be read to its end."""
+        self.is_complete = found is not None and set(keys) <= found
+        """Whether all of its lists are there, too."""
+        if found is not None:
+            self._close(found)
 
-    def size_of(self, annotation: dict, images: dict) -> tuple[int, int] | None:
-        """(H, W) of an annotation's picture; noted if there is none."""
-        if annotation["image_id"] in images:
-            return images[annotation["image_id"]][1]
-        if self.complete("images"):
-            problem = "its picture is not in the file's `images`"
-            self._orphans.note(problem, self.called(annotation))
-        return None
+    @property
+    def usable(self) -> int:
+        """Number of annotations with all they need."""
+        return self._good
+
+    def masks(self, ids: Collection[Any] | None = None) -> Jobs:
+        """Jobs for `decode.mask`, read from the file again: all annotations, or those of `ids`."""
+
+        def made() -> Iterator[tuple[str, str, Any, tuple[int, int]]]:
+            for key, entry in JsonLists(self.path):
+                if key == "annotations" and not self._lacking(key, entry):
+                    known = entry["image_id"] in self.images
+                    if known and (ids is None or entry["id"] in ids):
+                        size = self.images[entry["image_id"]][1]
+                        yield str(self.path), self._called(entry), entry["segmentation"], size
+
+        return Jobs(self._good if ids is None else len(ids), made)
+
+    def _lacking(self, key: str, entry: Any) -> str:
+        """What an entry lacks; its ids are numbers or text."""
+        needs = {"images": _IMAGE, "categories": _CATEGORY, "annotations": _ANNOTATION}[key]
+        needs = (*needs, "category_id") if key == "annotations" and self._classed else needs
+        lacking = [name for name in needs if not isinstance(entry, dict) or name not in entry]
+        if lacking:
+            return f"has no `{'`, `'.join(lacking)}`"
+        ids = [entry[name] for name in needs if name.endswith("id")]
+        return "" if all(isinstance(one, int | str) for one in ids) else "an id is no number"
+
+    def _take(self, key: str, entry: Any) -> None:
+        if key not in self._count:
+            return
+        number, self._count[key] = self._count[key], self._count[key] + 1
+        if problem := self._lacking(key, entry):
+            named = isinstance(entry, dict) and isinstance(entry.get("id"), int | str)
+            who = self._called(entry) if named else f"entry {number} of {key}"
+            self._tally.note(problem, who)
+        elif key == "images":
+            self._take_image(entry)
+        elif key == "categories":
+            self._take_category(entry)
+        else:
+            self._take_annotation(entry)
+
+    def _take_image(self, entry: dict) -> None:
+        size = entry["height"], entry["width"]
+        if isinstance(entry["file_name"], str) and all(
+            isinstance(length, int) and 0 < length < 1 << 16 for length in size
+        ):
+            self.images[entry["id"]] = (entry["file_name"], size)
+        else:
+            problem = "file name, height or width is no such thing"
+            self._tally.note(problem, self._called(entry))
+
+    def _take_category(self, entry: dict) -> None:
+        self._classes.add(entry["id"])
+        halves = entry["name"].split(":") if isinstance(entry["name"], str) else []
+        if not 0 < len(halves) < 3 or not all(half.strip() for half in halves):
+            self._tally.note('the name is not "object" or "object:part"', self._called(entry))
+
+    def _take_annotation(self, entry: dict) -> None:
+        if self._classed and entry["category_id"] not in self._classes:
+            self._unclassed.append((entry["id"], entry["category_id"]))
+        self._good += 1
+        if entry["image_id"] not in self.images:
+            self._unplaced.append((entry["id"], entry["image_id"]))
+        if entry["id"] in self._keep:
+            self.kept[entry["id"]] = entry["image_id"]
 
     @staticmethod
-    def called(entry: dict) -> str:
+    def _called(entry: dict) -> str:
         """How messages name an entry."""
         if "segmentation" in entry or "image_id" in entry:
             return f"annotation {entry['id']}"
         noun = "picture" if "file_name" in entry else "entry"
         return f"{noun} {entry['id']}" + (f" ({entry['name']!r})" if "name" in entry else "")
 
-    def close(self) -> None:
+    def _close(self, found: set[str]) -> None:
         """Write the findings."""
-        self.tally.close()
-        self._orphans.close()
+        for key in self._count:
+            if key not in found:
+                problem = f"holds no list `{key}`"
+                self.exam.add("broken", self.path, problem, f"expected {_COCO_EXPECTS}")
+        for who, category in self._unclassed if "categories" in found else ():
+            if category not in self._classes:
+                self._tally.note("its category is not in the file", f"annotation {who}")
+        orphans = Tally(self.exam, self.path, COPY_AGAIN, kind="orphan")
+        for who, image in self._unplaced:
+            if image not in self.images:
+                self._good -= 1
+                if "images" in found:
+                    orphans.note("its picture is not in the file's `images`", f"annotation {who}")
+        self._tally.close()
+        orphans.close()

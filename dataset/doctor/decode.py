@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -100,17 +100,24 @@ def reason_seg(job: tuple[str, str]) -> Decoded:
 def reason_seg_text(job: tuple[str, str]) -> Decoded:
     """As `reason_seg`, but of the picture only the head is read."""
     path, annotation = job
-    try:
-        with Image.open(path) as opened:
-            turned = opened.getexif().get(_ORIENTATION, 1) in _TURNED
-            size = (opened.width, opened.height) if turned else (opened.height, opened.width)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    size = upright_size(path)
+    if size is None:
         return picture(path)
     try:
         load_annotation(annotation, size)
     except InputError as error:
         return Decoded(size, [Trouble(annotation, *explain(error, [annotation]))])
     return Decoded(size, [])
+
+
+def upright_size(path: str | Path) -> tuple[int, int] | None:
+    """(H, W) of a picture as its head tells, turned as its EXIF tag says; None if it cannot."""
+    try:
+        with Image.open(path) as opened:
+            turned = opened.getexif().get(_ORIENTATION, 1) in _TURNED
+            return (opened.width, opened.height) if turned else (opened.height, opened.width)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
 
 
 def mask(job: tuple[str, str, Any, tuple[int, int]]) -> Decoded:
@@ -121,6 +128,24 @@ def mask(job: tuple[str, str, Any, tuple[int, int]]) -> Decoded:
     except ValueError as error:
         return Decoded(size, [Trouble(path, f"{name}: {error}", f"remove it, or {COPY_AGAIN}")])
     return Decoded(size, [])
+
+
+class Jobs:
+    """Jobs that are made when their turn comes, so that they are never all in memory.
+
+    Args:
+        count: how many there are.
+        made: makes them.
+    """
+
+    def __init__(self, count: int, made: Callable[[], Iterator[Any]]):
+        self._count, self._made = count, made
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._made()
 
 
 class Decoder:
@@ -144,7 +169,9 @@ class Decoder:
         )
         return [(path, self._pictures[path]) for path in asked]
 
-    def run(self, work: Callable[[Any], Decoded], jobs: list, name: str) -> Iterator[Decoded]:
+    def run(
+        self, work: Callable[[Any], Decoded], jobs: Collection | Jobs, name: str
+    ) -> Iterator[Decoded]:
         """Results of all jobs in their order."""
         hidden = not self.show or len(jobs) <= FEW
         bar = tqdm(
@@ -155,11 +182,14 @@ class Decoder:
                 bar.update()
                 yield result
 
-    def _results(self, work: Callable[[Any], Decoded], jobs: list) -> Iterator[Decoded]:
+    def _results(
+        self, work: Callable[[Any], Decoded], jobs: Collection | Jobs
+    ) -> Iterator[Decoded]:
         if self.workers < 2 or len(jobs) <= CHUNK:
             yield from map(work, jobs)
             return
-        chunks = iter([jobs[i : i + CHUNK] for i in range(0, len(jobs), CHUNK)])
+        source = iter(jobs)
+        chunks = iter(lambda: list(itertools.islice(source, CHUNK)), [])
         while True:
             waiting: deque[tuple[list, Future]] = deque()
             with ProcessPoolExecutor(self.workers) as pool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from dataset.doctor.decode import Decoded, Decoder
+from dataset.doctor.decode import Decoded, Decoder, Jobs
 from dataset.doctor.report import COPY_AGAIN, Finding, Level, SetReport, Shelf, samples
+from dataset.json_stream import JsonLists
 from utils.layout import Needed, needed_paths
 
 QUICK_BYTES = 1 << 20
@@ -87,24 +88,60 @@ class Examination:
             expects: what should be in it, for the message.
         """
         try:
+            return json.loads(path.read_bytes()) if self._is_readable(path, expects) else None
+        except (OSError, ValueError, RecursionError) as error:
+            self._no_json(path, expects, error)
+            return None
+
+    def json_lists(
+        self, path: Path, expects: str, take: Callable[[str, Any], None]
+    ) -> set[str] | None:
+        """Hand the elements of a JSON file's lists over, one by one; see `JsonLists`.
+
+        Args:
+            path, expects: as in `json`.
+            take: is given the key of a list and an element of it.
+
+        Returns:
+            The keys of all lists; None if the file is absent, unusable (which may be found after
+            some elements were taken) or too big for a quick check.
+        """
+        lists = JsonLists(path)
+        try:
+            if self._is_readable(path, expects):
+                for key, element in lists:
+                    take(key, element)
+                return lists.found
+        except (OSError, ValueError, RecursionError) as error:
+            self._no_json(path, expects, error)
+        return None
+
+    def _is_readable(self, path: Path, expects: str) -> bool:
+        """Whether a file is there, can be read, and is not too big for this check."""
+        try:
             size = path.stat().st_size
             if self.level == Level.QUICK and size > QUICK_BYTES:
                 self._json_edges(path, size, expects)
-                return None
-            raw = path.read_bytes()
+                return False
+            with path.open("rb"):
+                return True
         except FileNotFoundError:
-            return None
+            return False
         except OSError as error:
+            self._no_json(path, expects, error)
+            return False
+
+    def _no_json(self, path: Path, expects: str, error: Exception) -> None:
+        if isinstance(error, OSError):
             self.add("broken", path, f"cannot be read ({error.strerror})", "check its permissions")
-            return None
-        try:
-            return json.loads(raw)
-        except (ValueError, RecursionError) as error:
-            problem = f"is no valid JSON ({error})" if raw.strip() else "is empty"
-            if raw.strip() and raw.rstrip()[-1:] not in (b"}", b"]"):
-                problem += ", it ends in the middle"
-            self.add("broken", path, problem, f"expected {expects}; {COPY_AGAIN}")
-            return None
+            return
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _EDGE))
+            tail = file.read().rstrip()
+        problem = f"is no valid JSON ({error})" if tail else "is empty"
+        if tail and tail[-1:] not in (b"}", b"]"):
+            problem += ", it ends in the middle"
+        self.add("broken", path, problem, f"expected {expects}; {COPY_AGAIN}")
 
     def _json_edges(self, path: Path, size: int, expects: str) -> None:
         with path.open("rb") as file:
@@ -159,13 +196,13 @@ class Examination:
     def decode(
         self,
         work: Callable[[Any], Decoded],
-        jobs: list,
+        jobs: Collection | Jobs,
         what: str,
         few: bool = False,
         least: Level = Level.DEEP,
     ) -> None:
         """Run jobs: all of them in a check as thorough as `least`, else a few of them or none."""
-        chosen = jobs if self.level >= least else samples(jobs) if few else []
+        chosen = jobs if self.level >= least else samples(list(jobs)) if few else []
         for decoded in self.decoder.run(work, chosen, f"{self.report.name}: {what}"):
             self.take(decoded)
 

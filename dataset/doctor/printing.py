@@ -62,6 +62,7 @@ def _set_as_json(report: SetReport) -> dict[str, Any]:
         "expected_annotations": report.expected_annotations,
         "partial": report.partial,
         "unit": report.unit,
+        "splits": report.splits,
         **{kind: report.count(kind) for kind in _FAULTS},
         "source": facts.source if facts else None,
         "url": facts.url if facts else None,
@@ -85,6 +86,7 @@ def as_text(
     parts = [
         f"Data sets in {dataset_dir} ({told})",
         _table(reports, paint),
+        _splits(reports, paint),
         _sources(reports, paint),
     ]
     parts += _findings(Path(dataset_dir), reports, paint)
@@ -122,6 +124,17 @@ def _table(reports: Sequence[SetReport], paint: Painter) -> str:
         faults = {n: ERROR for n in range(6, 6 + len(_FAULTS)) if row[n] != "0"}
         lines.append(line(row, {1: row[1], **faults}))
     return "\n".join(lines) + "\npublished: what the full set has, ? where that is not known"
+
+
+def _splits(reports: Sequence[SetReport], paint: Painter) -> str:
+    """Which splits were looked at, of sets that have them in one folder."""
+    lines = [
+        f"{report.name}: {', '.join(f'{name} ({n:,})' for name, n in report.splits.items())}"
+        for report in reports
+        if report.splits
+    ]
+    head = paint("head", "Splits that were checked")
+    return "\n  ".join([head, *lines]) if lines else ""
 
 
 def _sources(reports: Sequence[SetReport], paint: Painter) -> str:

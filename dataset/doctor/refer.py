@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dataset.doctor import decode
 from dataset.doctor.classes import CocoTable
@@ -16,14 +16,6 @@ from utils.layout import SETS, reference_files
 _PICKLE_END = b"."
 
 
-class _Annotation(NamedTuple):
-    """What is kept of an annotation; size is (H, W) of its picture."""
-
-    image_id: int | str
-    segmentation: Any
-    size: tuple[int, int]
-
-
 def refer_seg(exam: Examination, name: str, splits: tuple[str, ...], split_by: str | None) -> None:
     """A folder with instances.json and refs(SPLIT_BY).p.
 
@@ -33,30 +25,23 @@ def refer_seg(exam: Examination, name: str, splits: tuple[str, ...], split_by: s
         split_by: which refs file; None: the preferred one that is there.
     """
     instances = exam.root / SETS[name].root / "instances.json"
-    content = exam.json(instances, "COCO's images and annotations")
     references = _references(exam, name, split_by)
+    named: set[Any] = set()
     if references is not None:
         _splits(exam, references[0], references[1], splits)
-    if content is None:
+        named.update(one for entry in references[1] for one in _objects(entry))
+    table = CocoTable(exam, instances, ("images", "annotations"), named)
+    if not table.is_read:
         return
-    table = CocoTable(exam, instances, content, ("images", "annotations"))
-    images = table.images()
-    annotations = {}
-    for entry in table.entries("annotations", ("id", "image_id", "segmentation")):
-        if size := table.size_of(entry, images):
-            annotations[entry["id"]] = _Annotation(entry["image_id"], entry["segmentation"], size)
-    known = table.complete("images") and table.complete("annotations")
-    table.close()
-    exam.report.pictures = len(images)
-    if references is None or not known:
+    exam.report.pictures = len(table.images)
+    if references is None or not table.is_complete:
         return
-    pictures, used = _follow(exam, *references, images, annotations)
+    pictures, used = _follow(exam, *references, table)
     folder = exam.root / SETS[name].pictures
-    sizes = {folder / images[number][0]: images[number][1] for number in pictures}
+    sizes = {folder / table.images[number][0]: table.images[number][1] for number in pictures}
     good = exam.there((path, f"{references[0].name} names it") for path in sizes)
     exam.decode_pictures({path: sizes[path] for path in good})
-    jobs = [(str(instances), f"annotation {number}", *annotations[number][1:]) for number in used]
-    exam.decode(decode.mask, jobs, "masks")
+    exam.decode(decode.mask, table.masks(used), "masks")
 
 
 def _references(exam: Examination, name: str, split_by: str | None) -> tuple[Path, list] | None:
@@ -100,36 +85,35 @@ def _splits(exam: Examination, path: Path, references: list, splits: tuple[str, 
     there: dict[str, int] = {}
     for entry in references:
         there[entry["split"]] = there.get(entry["split"], 0) + 1
+    exam.report.splits = there
     for split in splits:
         if not there.get(split):
             has = ", ".join(f"{name} {count}" for name, count in there.items()) or "nothing"
             exam.add("missing", path, f"holds no reference of split {split!r} (it holds: {has})")
 
 
-def _follow(
-    exam: Examination, path: Path, references: list, images: dict, annotations: dict
-) -> tuple[list, list]:
-    """Ids of the pictures and of the annotations that references name, each once."""
+def _follow(exam: Examination, path: Path, references: list, table: CocoTable) -> tuple[list, set]:
+    """Ids of the pictures and of the annotations that references name."""
     orphans = Tally(
         exam, path, "take refs and instances.json of one and the same release", kind="orphan"
     )
     pictures: dict[Any, None] = {}
-    used: dict[Any, None] = {}
+    used: set[Any] = set()
     for number, entry in enumerate(references):
         who = f"reference {number if entry['ref_id'] is None else entry['ref_id']}"
-        if entry["image_id"] in images:
+        if entry["image_id"] in table.images:
             pictures[entry["image_id"]] = None
         else:
             orphans.note("its picture is not in instances.json", who)
         for one in _objects(entry):
-            if one not in annotations:
+            if one not in table.kept:
                 orphans.note("its annotation is not in instances.json", f"{who} (ann_id {one})")
-            elif annotations[one].image_id != entry["image_id"]:
+            elif table.kept[one] != entry["image_id"]:
                 orphans.note("its annotation is about another picture", f"{who} (ann_id {one})")
             else:
-                used[one] = None
+                used.add(one)
     orphans.close()
-    return list(pictures), list(used)
+    return list(pictures), used
 
 
 def _objects(reference: dict) -> list:

@@ -30,7 +30,8 @@ half is not there. substitute: a second choice is used. unused: files that nothi
 
 COPY_AGAIN = "copy it again from its source"
 _REMEDY = re.compile(
-    r"[:;.] (?=(?:expected|copy|check|give|get|convert|correct|do not open) )", re.I
+    r"[:;.] (?=(?:expected|copy|check|give|get|convert|correct|do not open|docs/own_data\.md) )",
+    re.I,
 )
 """Where, in a loader's message, the remedy begins."""
 
@@ -84,6 +85,7 @@ class SetReport:
         pictures, annotations: how many were counted; None: not counted.
         unit: what `annotations` counts.
         expected_pictures, expected_annotations: of the published set, where known.
+        splits: those that were checked -> what was counted in them, of sets that have several.
         findings: all of them, in the order of the checks.
     """
 
@@ -95,6 +97,7 @@ class SetReport:
     unit: str = "annotations"
     expected_pictures: int | None = None
     expected_annotations: int | None = None
+    splits: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
     def count(self, *kinds: str) -> int:

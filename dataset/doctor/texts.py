@@ -1,4 +1,4 @@
-"""Checks of sets whose annotations are texts: ReasonSeg, LLaVA-Instruct, sets of the user's own."""
+"""Checks of sets whose annotations are texts: ReasonSeg, LLaVA-Instruct."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from dataset.doctor import decode
-from dataset.doctor.decode import Decoded, Trouble
 from dataset.doctor.exam import Examination, Tally
-from dataset.doctor.report import COPY_AGAIN, Level, explain
-from dataset.own.formats import Split, open_split, split_names
+from dataset.doctor.report import COPY_AGAIN, Level
 from dataset.vqa import question_answer_turns
-from utils.errors import InputError
-from utils.layout import COCO_TRAIN2017, OWN_FOLDER
+from utils.layout import COCO_TRAIN2017
 
 
 def reason_seg(exam: Examination, split: str) -> None:
@@ -51,23 +48,31 @@ def conversations(exam: Examination, name: str) -> None:
         exam.report.found = path.is_file()
         if not exam.report.found:
             exam.add("missing", path, "the file does not exist", "correct --vqa_data")
-    content = exam.json(path, "a list of {id, image, conversations}")
-    if content is None:
-        return
-    if not isinstance(content, list):
-        exam.add("broken", path, "holds no list", "expected a list of {id, image, conversations}")
-        return
     tally = Tally(exam, path, f"remove the entry, or {COPY_AGAIN}")
     pictures: dict[Path, str] = {}
     folder = exam.root / COCO_TRAIN2017
-    for number, entry in enumerate(content):
-        who = f"entry {entry.get('id', number) if isinstance(entry, dict) else number}"
+    count = 0
+
+    def take(key: str, entry: Any) -> None:
+        nonlocal count
+        if key:  # a list inside of an object
+            return
+        who = f"entry {entry.get('id', count) if isinstance(entry, dict) else count}"
+        count += 1
         if problem := _conversation_problem(entry):
             tally.note(problem, who)
         elif entry.get("image"):
             pictures[folder / entry["image"]] = f"{path.name} names it"
+
+    found = exam.json_lists(path, "a list of {id, image, conversations}", take)
+    if found is None:
+        return
+    if "" not in found:
+        wanted = "expected a list of {id, image, conversations}"
+        exam.add("broken", path, "holds no list", wanted)
+        return
     tally.close()
-    exam.report.annotations, exam.report.pictures = len(content), len(pictures)
+    exam.report.annotations, exam.report.pictures = count, len(pictures)
     if not pictures:
         exam.add("broken", path, "no conversation about a picture can be used", COPY_AGAIN)
     good = exam.there(pictures.items())
@@ -84,42 +89,3 @@ def _conversation_problem(entry: Any) -> str:
     except ValueError as error:
         return str(error)
     return ""
-
-
-def own(exam: Examination, name: str, wanted: tuple[str, ...]) -> None:
-    """A set of the user's own in any of its forms.
-
-    Args:
-        name: its folder below own/.
-        wanted: splits that have to be there; none: all that are there.
-    """
-    folder = exam.root / OWN_FOLDER / name
-    exam.report.found, exam.report.unit = folder.is_dir(), "pictures with questions"
-    if not exam.report.found:
-        remedy = "make the folder (docs/own_data.md shows its forms) or correct the name"
-        exam.add("missing", folder, "the folder does not exist", remedy)
-        return
-    exam.report.pictures = 0
-    for split in wanted or split_names(folder):
-        try:
-            opened = open_split(folder, split)
-        except InputError as error:
-            exam.add("broken", folder, *explain(error, []))
-            continue
-        exam.report.pictures += len(opened)
-        jobs = [(str(folder), opened, position) for position in range(len(opened))]
-        exam.decode(own_picture, jobs, split, few=True)
-    if not wanted and not exam.report.pictures and not exam.report.findings:
-        exam.add("missing", folder, "holds no split", "docs/own_data.md shows the forms")
-
-
-def own_picture(job: tuple[str, Split, int]) -> Decoded:
-    """Load (folder, split, position) and draw all its masks."""
-    folder, split, position = job
-    try:
-        picture = split.load(position)
-        for question in picture.present:
-            question.mask()
-    except InputError as error:
-        return Decoded(None, [Trouble(folder, *explain(error, []))])
-    return Decoded(picture.image.shape[:2], [])

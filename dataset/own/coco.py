@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dataset.own.rules import HOW, asked, inside, looks_like_sentence
+from dataset.own.rules import HOW, Complaints, asked, inside, looks_like_sentence
 from utils.errors import InputError
 
 KIND_EXPRESSION, KIND_CLASS = "expression", "class"
 
 
-def coco_records(content: dict, name: str) -> Iterator[dict]:
+def coco_records(content: dict, name: str, complaints: Complaints) -> Iterator[dict]:
     """A record for each picture about which something is asked.
 
     Annotations of one picture with the same sentence are one object in several parts. If an
@@ -20,48 +20,70 @@ def coco_records(content: dict, name: str) -> Iterator[dict]:
     Args:
         content: {"images": [...], "annotations": [...], "categories": [...]}.
         name: of the file, for messages.
+        complaints: takes what is missing or wrong; every message names the entry.
 
     Yields:
         {"where", "image", "size": [H, W] or None, "segmentations": [...],
         "asks": [{"text", "is_sentence", "kind", "objects": [position in segmentations]}],
         "absent": [text]}
-
-    Raises:
-        InputError: a list or a key is missing or wrong; the message names the entry.
     """
-    classes = _categories(content, name)
+    classes: dict[Any, str] = {}
+    broken: set[Any] = set()
     found: dict[Any, dict] = {}
-    for number, image in enumerate(_list(content, "images", name)):
-        where = f"{name}, images[{number}]"
-        identity = _identity(image, "id", where)
-        if identity in found:
-            raise InputError(f"{where}: id {identity!r} is given twice; give every picture its own")
-        absent = image.get("absent") or []
-        found[identity] = {
-            "where": f"{name}, image id {identity!r}",
-            "image": str(inside(image.get("file_name"), where)),
-            "size": _size(image, where),
-            "segmentations": [],
-            "categories": [],
-            "unnamed": [],
-            "asks": {},
-            "absent": [asked(text, where) for text in _texts(absent, "absent", where)],
-        }
-    for number, annotation in enumerate(_list(content, "annotations", name)):
-        where = f"{name}, annotations[{number}]"
-        record = found.get(_identity(annotation, "image_id", where))
-        if record is None:
-            raise InputError(
-                f"{where}: no picture has the id {annotation['image_id']!r}; correct image_id, or "
-                "add the picture to images"
-            )
-        _add(record, annotation, where)
+    if "categories" in content:
+        for number, category in enumerate(_list(content, "categories", name, complaints)):
+            with complaints.noting():
+                where = f"{name}, categories[{number}]"
+                identity = _identity(category, "id", where)
+                broken.add(identity)
+                classes[identity] = asked(category.get("name"), where)
+    unnamed = broken - classes.keys()
+    broken = set()
+    for number, image in enumerate(_list(content, "images", name, complaints)):
+        with complaints.noting():
+            where = f"{name}, images[{number}]"
+            identity = _identity(image, "id", where)
+            if identity in found:
+                raise InputError(
+                    f"{where}: id {identity!r} is given twice; give every picture its own"
+                )
+            broken.add(identity)
+            found[identity] = _image(image, identity, name, where)
+    broken -= found.keys()
+    for number, annotation in enumerate(_list(content, "annotations", name, complaints)):
+        with complaints.noting():
+            where = f"{name}, annotations[{number}]"
+            identity = _identity(annotation, "image_id", where)
+            if identity in found:
+                _add(found[identity], annotation, where)
+            elif identity not in broken:
+                raise InputError(
+                    f"{where}: no picture has the id {identity!r}; correct image_id, or add the "
+                    "picture to images"
+                )
     for record in found.values():
-        _ask_by_name(record, classes)
+        for category, where in dict(record["unnamed"]).items():
+            if category not in unnamed:  # that is told already
+                with complaints.noting():
+                    _ask_by_name(record, category, classes, where)
         del record["categories"], record["unnamed"]
         record["asks"] = list(record["asks"].values())
         if record["asks"] or record["absent"]:
             yield record
+
+
+def _image(image: dict, identity: int | str, name: str, where: str) -> dict:
+    absent = image.get("absent") or []
+    return {
+        "where": f"{name}, image id {identity!r}",
+        "image": str(inside(image.get("file_name"), where)),
+        "size": _size(image, where),
+        "segmentations": [],
+        "categories": [],
+        "unnamed": [],
+        "asks": {},
+        "absent": [asked(text, where) for text in _texts(absent, "absent", where)],
+    }
 
 
 def _add(record: dict, annotation: dict, where: str) -> None:
@@ -82,33 +104,23 @@ def _add(record: dict, annotation: dict, where: str) -> None:
         record["unnamed"].append((_identity(annotation, "category_id", where), where))
 
 
-def _ask_by_name(record: dict, classes: dict[Any, str]) -> None:
-    for category, where in dict(record["unnamed"]).items():
-        if category not in classes:
-            raise InputError(
-                f"{where} has no sentences, and no category has the id {category!r}; add one of "
-                f"them; {HOW}"
-            )
-        objects = [n for n, other in enumerate(record["categories"]) if other == category]
-        ask = {"is_sentence": False, "kind": KIND_CLASS, "objects": objects}
-        record["asks"][KIND_CLASS, category] = {"text": classes[category], **ask}
+def _ask_by_name(record: dict, category: Any, classes: dict[Any, str], where: str) -> None:
+    if category not in classes:
+        raise InputError(
+            f"{where} has no sentences, and no category has the id {category!r}; add one of "
+            f"them; {HOW}"
+        )
+    objects = [n for n, other in enumerate(record["categories"]) if other == category]
+    ask = {"is_sentence": False, "kind": KIND_CLASS, "objects": objects}
+    record["asks"][KIND_CLASS, category] = {"text": classes[category], **ask}
 
 
-def _categories(content: dict, name: str) -> dict[Any, str]:
-    if "categories" not in content:
-        return {}
-    classes = {}
-    for number, category in enumerate(_list(content, "categories", name)):
-        where = f"{name}, categories[{number}]"
-        classes[_identity(category, "id", where)] = asked(category.get("name"), where)
-    return classes
-
-
-def _list(content: dict, key: str, name: str) -> list[dict]:
+def _list(content: dict, key: str, name: str, complaints: Complaints) -> list[dict]:
     entries = content.get(key)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise InputError(f"{name}: {key!r} must be a list of objects, as in COCO; {HOW}")
-    return entries
+    if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries):
+        return entries
+    complaints.add(f"{name}: {key!r} must be a list of objects, as in COCO; {HOW}")
+    return []
 
 
 def _identity(entry: dict, key: str, where: str) -> int | str:

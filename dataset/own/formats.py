@@ -18,7 +18,14 @@ import numpy as np
 from dataset.coco_masks import decode_segmentation
 from dataset.json_files import read_json
 from dataset.own.coco import coco_records
-from dataset.own.rules import HOW, asked, inside, looks_like_sentence, plain_name
+from dataset.own.rules import (
+    HOW,
+    Complaints,
+    asked,
+    inside,
+    looks_like_sentence,
+    plain_name,
+)
 from dataset.reason_seg import ReasonSegAnnotation, load_annotation, parse_annotation
 from dataset.records import RecordStore
 from utils.errors import InputError
@@ -27,6 +34,9 @@ from utils.image_files import read_image
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _INDEX = "own-1"
 _GROUP = "pictures"
+
+Read = Callable[[Path], np.ndarray]
+"""File of a picture -> uint8[H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +82,8 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def load(self, position: int) -> Picture:
-        """A picture with its questions.
+    def load(self, position: int, read: Read = read_image) -> Picture:
+        """A picture with its questions; `read` decodes its file.
 
         Raises:
             InputError: broken picture or annotation; the message names it.
@@ -93,16 +103,50 @@ def open_split(folder: Path, split: str) -> Split:
     """
     plain_name(split, "split")
     table = folder / f"{split}.json"
+    complaints = Complaints()
     if table.is_file():
-        store = RecordStore.open([table], _INDEX, partial(_records, folder, split, table))
-        return TableSplit(folder, split, table, store)
+
+        def build() -> Iterator[tuple[str, dict]]:
+            yield from _records(table, complaints)
+            complaints.close()
+
+        return TableSplit(folder, split, table, RecordStore.open([table], _INDEX, build))
     if (folder / split).is_dir():
-        return FolderSplit(folder / split)
+        opened = FolderSplit(folder / split, complaints)
+        complaints.close()
+        return opened
     there = ", ".join(split_names(folder)) or "none"
     raise InputError(
         f"no split {split!r} in {folder} (there: {there}): expected {table.name}, or a folder "
         f"{split}/ of pictures with a JSON file each; {HOW}"
     )
+
+
+def sound_part(folder: Path, split: str, complaints: Complaints, scratch: Path) -> Split | None:
+    """What is in order of a split that `open_split` refuses.
+
+    Args:
+        folder, split: as for `open_split`.
+        complaints: takes all mistakes.
+        scratch: a folder for an index of the rest; it has to stay as long as that is used.
+
+    Returns:
+        The split without its broken entries; None if nothing of it can be used.
+    """
+    table = folder / f"{split}.json"
+    before = complaints.count
+    try:
+        if table.is_file():
+            build = partial(_records, table, complaints)
+            store = RecordStore.open([table], f"{_INDEX}-{split}", build, scratch)
+            return TableSplit(folder, split, table, store)
+        if (folder / split).is_dir():
+            return FolderSplit(folder / split, complaints)
+        return open_split(folder, split)
+    except InputError as error:
+        if complaints.count == before:
+            complaints.add(str(error))
+        return None
 
 
 def split_names(folder: Path) -> list[str]:
@@ -118,36 +162,38 @@ class FolderSplit:
     Args:
         folder: the split's.
 
+        complaints: takes pictures without JSON, JSON without picture, two pictures of one name.
+
     Raises:
-        InputError: no pictures, one without JSON, JSON without picture, two of one name.
+        InputError: no pictures.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, complaints: Complaints):
         self.folder = folder
         try:
             files = sorted(path.name for path in folder.iterdir() if path.is_file())
         except OSError as error:
             raise InputError(f"cannot read {folder} ({error}): check its permissions") from error
         pictures = [name for name in files if Path(name).suffix.lower() in PICTURES]
-        stems = [Path(name).stem for name in pictures]
+        stems = Counter(Path(name).stem for name in pictures)
         tables = {Path(name).stem for name in files if name.endswith(".json")}
         if not pictures:
             raise InputError(f"no pictures ({', '.join(PICTURES)}) in {folder}; {HOW}")
-        for name, stem in zip(pictures, stems, strict=True):
-            if stem not in tables:
-                raise InputError(f"{folder / name} has no annotation {stem}.json beside it; {HOW}")
-        if twice := [name for name, count in Counter(stems).items() if count > 1]:
-            raise InputError(f"{folder}: several pictures are called {twice[0]}; rename them")
-        if alone := tables - set(stems):
-            raise InputError(f"{folder / min(alone)}.json has no picture beside it; {HOW}")
-        self.names = np.array(pictures)
+        for name in pictures:
+            if (stem := Path(name).stem) not in tables:
+                complaints.add(f"{folder / name} has no annotation {stem}.json beside it; {HOW}")
+        for stem in (stem for stem, count in stems.items() if count > 1):
+            complaints.add(f"{folder}: several pictures are called {stem}; rename them")
+        for stem in sorted(tables - stems.keys()):
+            complaints.add(f"{folder / stem}.json has no picture beside it; {HOW}")
+        self.names = np.array([name for name in pictures if Path(name).stem in tables])
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def load(self, position: int) -> Picture:
+    def load(self, position: int, read: Read = read_image) -> Picture:
         path = self.folder / str(self.names[position])
-        image = read_image(path)
+        image = read(path)
         table = path.with_suffix(".json")
         return _as_picture(path, image, load_annotation(table, image.shape[:2]), str(table))
 
@@ -189,11 +235,11 @@ class TableSplit:
     def __len__(self) -> int:
         return self.store.groups().get(_GROUP, 0)
 
-    def load(self, position: int) -> Picture:
+    def load(self, position: int, read: Read = read_image) -> Picture:
         record = self.store.get(_GROUP, position)
         where = record["where"]
         path = self._find(record["image"], where)
-        image = read_image(path)
+        image = read(path)
         size = image.shape[:2]
         if "entry" in record:
             return _as_picture(path, image, parse_annotation(record["entry"], size, where), where)
@@ -241,14 +287,15 @@ def _united(segmentations: Sequence, size: tuple[int, int], where: str) -> np.nd
     return mask
 
 
-def _records(folder: Path, split: str, table: Path) -> Iterator[tuple[str, dict]]:
-    """What a draw needs, picture by picture."""
+def _records(table: Path, complaints: Complaints) -> Iterator[tuple[str, dict]]:
+    """What a draw needs, picture by picture; what is wrong goes into `complaints`."""
     content = read_json(table, "one of the forms in docs/own_data.md", HOW, ("utf-8", "cp1252"))
     if isinstance(content, list):
         for number, entry in enumerate(content):
-            yield _GROUP, _entry(entry, f"{table}, entry {number}")
+            with complaints.noting():
+                yield _GROUP, _entry(entry, f"{table}, entry {number}")
     elif isinstance(content, dict) and "images" in content:
-        for record in coco_records(content, str(table)):
+        for record in coco_records(content, str(table), complaints):
             yield _GROUP, record
     else:
         raise InputError(

@@ -80,9 +80,17 @@ class OwnTrain:
         templates = self.settings.templates
         text = templates.question(question.text, question.is_sentence, rng)
         if not absent:
-            return Turn(text, templates.positive(rng), (question.mask() == 1).astype(np.uint8))
+            mask = (question.mask() == 1).astype(np.uint8)
+            return Turn(text, _positive(question, templates, rng), mask)
         missing = NAMELESS if question.is_sentence else question.text
         return Turn(text, question.answer or templates.denial(missing, rng), None)
+
+
+def _positive(question: Question, templates: Templates, rng: np.random.Generator) -> str:
+    """From the pool of classes and expressions; to a sentence from the one of ReasonSeg."""
+    if question.is_sentence:
+        return templates.long_positive(question.text, True, rng)
+    return templates.positive(question.text, rng)
 
 
 class OwnEval(Sequence):
@@ -94,7 +102,7 @@ class OwnEval(Sequence):
         dataset_dir: the data folder.
         name: of the folder below `own/`.
         split: which part.
-        templates: around the questions.
+        templates: around the questions, and of the answers that a teacher-forced evaluation gives.
         seed: of the choice among several templates.
         false_premises: ask about what is not there as well.
 
@@ -146,4 +154,6 @@ class OwnEval(Sequence):
                     phrase=question.text,
                 )
             )
+        for asked, question in zip(questions, present, strict=False):  # those of absent ones follow
+            asked.forced_answer = _positive(question, self.templates, rng)
         return questions

@@ -101,7 +101,7 @@ def templates(root: Path) -> Iterator[Any]:
     yield [
         chosen.question("it", False, rng),
         chosen.question("What?", True, rng),
-        chosen.positive(rng),
+        chosen.positive("it", rng),
         chosen.denial("it", rng),
         chosen.correction("it", "that", rng),
     ]

@@ -7,8 +7,9 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from dataset.templates import PLACEHOLDERS, VARIED_FILE, Templates, load_templates
+from dataset.templates import OPTIONAL, PLACEHOLDERS, VARIED_FILE, Templates, load_templates
 from utils.constants import SEG_TOKEN
+from utils.conversation import user_turn
 from utils.errors import InputError
 
 FAMILIES = [field.name for field in fields(Templates)]
@@ -27,10 +28,11 @@ def varied() -> dict[str, list[str]]:
 
 
 def test_the_file_holds_the_five_families(varied):
-    assert list(varied) == FAMILIES == list(PLACEHOLDERS)
+    assert list(varied) == [family for family in FAMILIES if family not in OPTIONAL]
+    assert list(PLACEHOLDERS) == FAMILIES
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALLOWED)
 def test_every_family_is_varied(varied, family):
     entries = varied[family]
     assert len(entries) >= 40
@@ -40,7 +42,7 @@ def test_every_family_is_varied(varied, family):
         assert len(openings) > 0.9 * len(entries)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ALLOWED)
 def test_placeholders_are_exactly_the_allowed_ones(varied, family):
     for entry in varied[family]:
         assert sorted(re.findall(r"\{[^}]*\}", entry)) == ALLOWED[family], entry
@@ -61,7 +63,7 @@ def test_the_reader_fills_them_in():
     texts = [
         templates.question("The Red Kite", False, rng),
         templates.question("What flies here?", True, rng),
-        templates.positive(rng),
+        templates.positive("The Red Kite", rng),
         templates.denial("The Red Kite", rng),
         templates.correction("The Red Kite", "The Blue Kite", rng),
     ]
@@ -82,10 +84,41 @@ def test_a_placeholder_may_stand_twice_and_texts_are_not_templates(varied, tmp_p
     assert templates.correction("{gt_name}", "Cow", rng) == "{gt_name}? cow! Not {gt_name}."
 
 
+def test_two_pools_of_positive_answers(varied, tmp_path):
+    path, rng = tmp_path / "mine.json", np.random.default_rng(0)
+    short = {"positive_answer": ["{class_name}, that is {class_name}: [SEG]."]}
+    path.write_text(json.dumps({**varied, **short}), encoding="utf-8")
+    one = load_templates(path)
+    assert one.positive("The Cow", rng) == "the cow, that is the cow: [SEG]."
+    assert one.long_positive("The Cow", False, rng) == "the cow, that is the cow: [SEG]."
+    assert one.long_positive("Who moos?", True, rng) == "object, that is object: [SEG]."
+    both = {**varied, **short, "long_positive_answer": ["Here: [SEG]."]}
+    path.write_text(json.dumps({**both, "explanatory_question": ["Why?"]}), encoding="utf-8")
+    two = load_templates(path)
+    assert two.positive("The Cow", rng) == "the cow, that is the cow: [SEG]."
+    assert two.long_positive("The Cow", False, rng) == "Here: [SEG]."
+
+
+def test_placeholders_that_may_lack_and_the_image_in_front(varied, tmp_path):
+    path, rng = tmp_path / "mine.json", np.random.default_rng(0)
+    own = {
+        "short_question": ["<image>\n  {class_name} ?"],
+        "long_question": ["<image>\n{sent} "],
+        "denial_answer": ["Nothing."],
+        "correction_answer": ["Only {gt_name}."],
+    }
+    path.write_text(json.dumps({**varied, **own}), encoding="utf-8")
+    templates = load_templates(path)
+    assert user_turn(templates.question("Cow", False, rng)) == "<image>\n  cow ?"
+    assert user_turn(templates.question("Who?", True, rng)) == "<image>\nWho? "
+    assert templates.denial("Cow", rng) == "Nothing."
+    assert templates.correction("Cow", "Hen", rng) == "Only hen."
+
+
 def test_a_draw_follows_from_its_generator():
     templates = load_templates("varied")
     draws = [
-        [templates.positive(rng) for _ in range(20)]
+        [templates.positive("", rng) for _ in range(20)]
         for rng in (np.random.default_rng(3), np.random.default_rng(3), np.random.default_rng(4))
     ]
     assert draws[0] == draws[1] != draws[2]
@@ -97,7 +130,11 @@ def test_a_draw_follows_from_its_generator():
     [
         ({"denial_answer": []}, "denial_answer must be a list"),
         ({"denial_answer": None}, "denial_answer must be a list"),
-        ({"correction_answer": ["no {class_name}"]}, "must hold {class_name}, {gt_name}"),
+        ({"correction_answer": ["no {class_name}"]}, "must hold {gt_name}, may hold {class_name}"),
+        ({"denial_answer": [" "]}, "must hold words"),
+        ({"long_positive_answer": []}, "long_positive_answer must be a list"),
+        ({"long_positive_answer": ["Sure."]}, r"must hold \[SEG\]"),
+        ({"long_answer": ["[SEG]"]}, "unknown list 'long_answer'; known are short_question"),
         ({"positive_answer": ["Sure."]}, r"must hold \[SEG\]"),
         ({"positive_answer": ["[SEG] and [SEG]"]}, r"must hold \[SEG\]"),
         ({"denial_answer": ["no {class_name} [SEG]"]}, "no other placeholder"),
@@ -105,8 +142,8 @@ def test_a_draw_follows_from_its_generator():
         ({"short_question": ["{class_name} or {class name}"]}, "no other placeholder"),
         ({"short_question": ["{class_name} and {}"]}, "no other placeholder"),
         ({"short_question": ["{class_name} {"]}, "no other braces"),
-        ({"short_question": ["<image> {class_name}"]}, "must not hold <image>"),
-        ({"short_question": ["\ud800 {class_name}"]}, "printable"),
+        ({"short_question": ["<image> {class_name}"]}, "at most in front of a question"),
+        ({"short_question": ["\ud800 {class_name}"]}, "halves of characters"),
     ],
 )
 def test_unusable_files_are_refused(varied, tmp_path, change, message):

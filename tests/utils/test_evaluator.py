@@ -131,8 +131,8 @@ class Hasty:
 
     def stream(self, asked):
         taken = []
-        for image, questions in asked:
-            taken.append((image, questions))
+        for item in asked:
+            taken.append((item.image, [question.text for question in item.questions]))
             if len(taken) > 2:
                 yield predict(*taken.pop(0))
         for image, questions in taken:
