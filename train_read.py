@@ -31,12 +31,12 @@ from utils import config, distributed, engine
 from utils.batch import EvalItem
 from utils.checkpoint import BEST, LATEST, CheckpointStore, RunState
 from utils.conversation import POSITIVE_ANSWER
-from utils.distributed import Process
+from utils.distributed import Process, stop_together
 from utils.draws import draws
 from utils.errors import EXIT_CODE, InputError, InputErrors, cli
 from utils.evaluator import EvalResult, evaluate, reader_predict
 from utils.options import TrainOptions
-from utils.run_lock import RunLock
+from utils.run_lock import LOCK_FILE, RunLock
 from utils.run_log import METRICS_FILE, RunLog, append_line
 from utils.trainer import Plan, Trainer
 
@@ -190,17 +190,22 @@ def hold_run_folder(options: TrainOptions, process: Process, held: ExitStack) ->
     """Keep other processes out of the run folder until `held` ends.
 
     Raises:
-        InputError: one is there; on every rank.
+        SystemExit: one is there; on every rank, after rank 0 has told.
     """
+    lock = RunLock(
+        options.run_dir / LOCK_FILE,
+        f"the run folder {options.run_dir}",
+        "choose another --log_base_dir or --exp_name",
+    )
     refused = None
     if process.is_first:
         try:
-            held.enter_context(RunLock(options.run_dir))
+            held.enter_context(lock)
         except InputError as error:
             refused = str(error)
     refused = process.gather(refused)[0]
     if refused is not None:
-        raise InputError(refused)
+        stop_together(process, refused)
 
 
 def train(options: TrainOptions, process: Process) -> None:
