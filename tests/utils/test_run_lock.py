@@ -88,7 +88,7 @@ def test_an_unreadable_note_is_no_obstacle(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write to the folder .*; choose another --exp_name"):
+    with pytest.raises(InputError, match="cannot write to the folder .*--exp_name"):
         lock_of(tmp_path / "file").__enter__()
 
 
