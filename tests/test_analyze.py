@@ -98,7 +98,7 @@ def test_a_second_start_analyses_nothing_again(analysis):
     assert path.read_bytes() == whole
     assert not list((analysis.folder / "pictures").glob("00000_*"))
     code, _, err = analysis("--layers", "1")
-    assert code == 2 and "analysis of another run (layers was [] and is [1])" in err
+    assert code == 2 and "analysis of another run (layers: none there, 1 here)" in err
     assert "--out" in err and path.read_bytes() == whole
     assert analysis("--layers", "1", "--no_resume")[0] == 0
     assert [set(one.layers) for one in read_analysis(analysis.folder)] == [{1}] * 5

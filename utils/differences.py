@@ -16,6 +16,11 @@ class Difference(NamedTuple):
     before: str
     now: str
 
+    @property
+    def flag(self) -> str:
+        """The outermost name."""
+        return self.name.partition(".")[0].partition("[")[0]
+
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
     """Every value that is not the same, mappings and lists of them taken apart.
@@ -24,16 +29,12 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diffe
     """
     one, other = _leaves(before), _leaves(now)
     names = [*now, *(name for name in before if name not in now)]
-    ordered = sorted({*one, *other}, key=lambda name: (names.index(_top(name)), name))
-    return [
+    found = [
         Difference(name, _text(one, name), _text(other, name))
-        for name in ordered
+        for name in {*one, *other}
         if _place(one.get(name)) != _place(other.get(name))
     ]
-
-
-def _top(name: str) -> str:
-    return name.partition(".")[0].partition("[")[0]
+    return sorted(found, key=lambda one: (names.index(one.flag), one.name))
 
 
 def _leaves(values: Any, name: str = "") -> dict[str, Any]:
