@@ -206,7 +206,8 @@ def train_alone(options: TrainOptions, process: Process, origins: dict[str, str]
         return
     if source is not None and not options.eval_only:
         lines = tell_changes(changed, origins, source.folder.parent / CONFIG_FILE, first_step)
-        say(process, "\n".join(lines))
+        if lines:
+            say(process, "\n".join(lines))
     if process.is_first and not options.eval_only:
         options.run_dir.mkdir(parents=True, exist_ok=True)
         config.save(options, options.run_dir / CONFIG_FILE)

@@ -16,6 +16,7 @@ from utils.analysis_records import FINAL, MASKS, read_analysis
 from utils.conversation import POSITIVE_ANSWER
 from utils.metrics import intersection_and_union
 from utils.options import model_name
+from utils.run_lock import LOCK_FILE, RunLock
 
 
 @pytest.fixture
@@ -80,6 +81,16 @@ def test_lines_tables_and_pictures(analysis, micro_merged, micro_data):
         assert {row["measure"] for row in csv.DictReader(file)} == set(measures)
     assert (analysis.folder / "layers.csv").read_text().startswith("layer,value,low,high\n0,")
     assert (analysis.out / "dashboard.html").is_file()
+
+
+def test_two_analyses_in_one_folder(analysis, monkeypatch):
+    monkeypatch.setattr(analyze_read, "analyze", lambda *_: pytest.fail("it began"))
+    what = f"the folder of the analysis {analysis.out}"
+    with RunLock(analysis.out / LOCK_FILE, what, "give another --out"):
+        for cmd in ("analyze", "dashboard"):
+            code, _, err = analysis(f"--cmd={cmd}")
+            assert code == 2 and err.startswith(f"error: {what} is in use by process ")
+            assert err.count("\n") == 1 and "another --out" in err
 
 
 def test_a_second_start_analyses_nothing_again(analysis):

@@ -16,6 +16,7 @@ import re
 import shutil
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -219,9 +220,35 @@ def damaged_files(checkpoint: Path) -> list[str]:
 
 def free_bytes(folder: Path) -> int:
     """Free space where `folder` lies or will lie."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def check_space(needed: Mapping[Path, int], remedy: str) -> None:
+    """Fail before writing when a disk cannot take it.
+
+    Args:
+        needed: file or folder to write -> bytes; several may lie on one disk.
+        remedy: for the message.
+
+    Raises:
+        InputError: too little is free.
+    """
+    disks: dict[int, list[Path]] = {}
+    for path in needed:
+        disks.setdefault(_existing(path).stat().st_dev, []).append(path)
+    for paths in disks.values():
+        free, wanted = free_bytes(paths[0]), sum(needed[path] for path in paths)
+        if free < wanted:
+            raise InputError(
+                f"{' and '.join(map(str, paths))}: {free / 1e9:.2f} GB are free, "
+                f"{wanted / 1e9:.2f} GB are needed; {remedy}"
+            )
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the first folder above it that is there."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def _write_synced(path: Path, text: str) -> None:
