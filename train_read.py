@@ -180,14 +180,16 @@ def hold_run_folder(options: TrainOptions, process: Process, held: ExitStack) ->
         stop_together(process, refused)
 
 
-def train(options: TrainOptions, process: Process, origins: dict[str, str]) -> None:
+def train(options: TrainOptions, process: Process, origins: Callable[[], dict[str, str]]) -> None:
     """Everything after parsing; `origins` says of each value where it comes from."""
     with ExitStack() as held:
         hold_run_folder(options, process, held)
         train_alone(options, process, origins)
 
 
-def train_alone(options: TrainOptions, process: Process, origins: dict[str, str]) -> None:
+def train_alone(
+    options: TrainOptions, process: Process, origins: Callable[[], dict[str, str]]
+) -> None:
     """Train or validate; no other process writes to the run folder meanwhile."""
     own = CheckpointStore(options.run_dir / CHECKPOINTS, keep=options.keep_checkpoints)
     source, state = find_start(options, own, process)
@@ -204,13 +206,9 @@ def train_alone(options: TrainOptions, process: Process, origins: dict[str, str]
             "on, or choose another --exp_name",
         )
         return
-    if source is not None and not options.eval_only:
-        lines = tell_changes(changed, origins, source.folder.parent / CONFIG_FILE, first_step)
-        if lines:
-            say(process, "\n".join(lines))
-    if process.is_first and not options.eval_only:
-        options.run_dir.mkdir(parents=True, exist_ok=True)
-        config.save(options, options.run_dir / CONFIG_FILE)
+    if source is not None and changed and not options.eval_only:
+        saved_file = source.folder.parent / CONFIG_FILE
+        say(process, tell_changes(changed, origins(), saved_file, first_step))
 
     data = None if options.eval_only else training_set(options)
     unseen = None if options.no_eval else evaluation_set(options.dataset_dir, *options.validation())
@@ -238,6 +236,8 @@ def train_alone(options: TrainOptions, process: Process, origins: dict[str, str]
     if source is not None and state is not None:
         state = load_checkpoint(ds, source, state, process, goes_on)
         say(process, f"continuing from {source.folder / state.tag}, step {state.step}")
+    if process.is_first:
+        config.save(options, options.run_dir / CONFIG_FILE)
     log = RunLog(
         options.run_dir,
         active=process.is_first,
@@ -285,10 +285,8 @@ def load_checkpoint(
     Raises:
         InputError: it is damaged; the message says what can be done.
     """
-    try:
+    with source.or_another(state.tag):
         engine.load_engine(ds, source.folder, state.tag)
-    except InputError as error:
-        raise InputError(f"{error}; {source.instead_of(state.tag)}") from error
     if goes_on and process.is_first:
         newest = source.pointer(LATEST)
         state = state if newest == state.tag else source.go_back(state)
@@ -305,7 +303,8 @@ def validate_only(
 ) -> None:
     """`--eval_only`: score the best checkpoint of the run, or the model it would start from."""
     if source is not None and state is not None:
-        engine.load_trained(model, source.folder, state.tag)
+        with source.or_another(state.tag):
+            engine.load_trained(model, source.folder, state.tag)
         say(process, f"evaluating {source.folder / state.tag}")
     else:
         say(process, f"evaluating {options.version}: there is no checkpoint")
@@ -360,7 +359,7 @@ def main(argv: list[str] | None = None) -> int:
     if os.environ.get("RANK", "0") == "0":
         check_data(options)
     try:
-        origins = config.origins(TrainOptions, argv)
+        origins = partial(config.origins, TrainOptions, argv)
         train(options, distributed.start(options.local_rank), origins)
     except KeyboardInterrupt:
         return interrupted(options)

@@ -16,7 +16,8 @@ import re
 import shutil
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -146,7 +147,19 @@ class CheckpointStore:
         ]
         if not ways:
             return "no other checkpoint is there: train anew with another --exp_name"
-        return f"nothing was changed; go on {'; or '.join(ways)}"
+        return f"go on {'; or '.join(ways)}"
+
+    @contextmanager
+    def or_another(self, tag: str) -> Iterator[None]:
+        """Around the reading of a checkpoint: the error that it is damaged names the others.
+
+        Raises:
+            InputError: what is raised inside, with `instead_of`.
+        """
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"{error}; {self.instead_of(tag)}") from error
 
     def go_back(self, state: RunState) -> RunState:
         """Make an older checkpoint the newest one; those after it go. For rank 0 alone.

@@ -55,13 +55,18 @@ def changes(options: TrainOptions, saved_file: Path) -> list[Difference]:
 
 def tell_changes(
     found: Sequence[Difference], origins: dict[str, str], saved_file: Path, step: int
-) -> list[str]:
-    """Lines about what is not as it was when the checkpoint of `step` was written."""
-    if not found:
-        return []
+) -> str:
+    """A heading and a line for each value that is not as it was before `step`.
+
+    Args:
+        found: see `changes`; not empty.
+        origins: flag -> where its value comes from, if it is not the default.
+        saved_file: the settings of before.
+        step: of the checkpoint that training goes on from.
+    """
     lines = [f"changed since {saved_file}, with effect from step {step + 1} on:"]
     for one in found:
         without = f"; no effect: {WITHOUT_EFFECT[one.flag]}" if one.flag in WITHOUT_EFFECT else ""
         origin = origins.get(one.flag, "the default")
         lines.append(f"  {one.name}: {one.before} -> {one.now} ({origin}{without})")
-    return lines
+    return "\n".join(lines)
