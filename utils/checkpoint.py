@@ -130,8 +130,9 @@ class CheckpointStore:
         try:
             return RunState(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
+            named = "" if tag == name else f", named by {self.folder / name},"
             raise InputError(
-                f"the checkpoint {self.folder / tag} is damaged: {path.name} cannot be read "
+                f"the checkpoint {self.folder / tag}{named} is damaged: {path.name} cannot be read "
                 f"({error}); {self.instead_of(tag)}"
             ) from error
 
