@@ -7,7 +7,6 @@ stopped; `--cmd dashboard` writes tables and page again, without a model.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -28,10 +27,11 @@ from utils.conversation import POSITIVE_ANSWER
 from utils.dashboard import write_dashboard
 from utils.errors import InputError, cli
 from utils.options import AnalyzeOptions
-from utils.predictions import check_run, fingerprint
+from utils.predictions import check_run, fingerprint, resolved
 from utils.question_scores import analyse_question, is_known
 from utils.report import Table, table_text
 from utils.report import number as number_text
+from utils.run_lock import LOCK_FILE, RunLock
 
 if TYPE_CHECKING:
     from model.analysis import Analyst, Question, Seen
@@ -110,8 +110,8 @@ def run_settings(
         **fill,
         "model": fingerprint(options.pretrained_model_path),
         "data": str(options.validation()) if options.images is None else "images",
-        "dataset_dir": os.path.abspath(pictures),
-        "templates": options.templates,
+        "dataset_dir": resolved(pictures),
+        "templates": resolved(options.templates),
         "items": count,
         "mode": options.eval_mode,
         "false_premises": options.false_premises,
@@ -119,7 +119,7 @@ def run_settings(
         "max_new_tokens": options.max_new_tokens,
         "layers": list(analyst.layers),
         "word": options.word,
-        "vision_pretrained": None if sam is None else os.path.abspath(sam),
+        "vision_pretrained": None if sam is None else resolved(sam),
         "sasp": asdict(analyst.reader.model.config.sasp_params),
         "notes": notes,
     }
@@ -247,10 +247,11 @@ def _cell(found: dict[str, float | None] | None) -> str:
 def main(argv: list[str] | None = None) -> None:
     options = parse(AnalyzeOptions, argv, prog="analyze_read.py")
     out = Path(options.out)
-    if options.cmd == "analyze":
-        for name, path in options.model_paths.items():
-            analyze(replace(options, pretrained_model_path=path), out / name)
-    show(out)
+    with RunLock(out / LOCK_FILE, f"the folder of the analysis {out}", "give another --out"):
+        if options.cmd == "analyze":
+            for name, path in options.model_paths.items():
+                analyze(replace(options, pretrained_model_path=path), out / name)
+        show(out)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,15 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase
 
 from model.adapter import save_adapter
 from model.builder import load_read, save_model
@@ -26,10 +30,11 @@ from model.read_model import TOWER_FOLDER, ReadForCausalLM
 from model.reader import Answer, Reader
 from train_read import CHECKPOINTS, CONFIG_FILE, build_model
 from utils import config, engine
-from utils.checkpoint import CheckpointStore
+from utils.checkpoint import BEST, LATEST, CheckpointStore, check_space
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import InputError, cli
 from utils.options import MergeOptions, TrainOptions
+from utils.run_lock import RunLock
 
 QUESTION = "What is the bright square in this image? Please output segmentation mask."
 MOST_NEW_TOKENS = 24
@@ -83,12 +88,79 @@ def round_own(model: ReadForCausalLM, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def write_adapter(model: PeftModel | ReadForCausalLM, folder: Path, dtype: torch.dtype) -> None:
-    """The adapter folder, whole or not at all; `load_read(VERSION, adapter=FOLDER)` applies it."""
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to write to, which takes the place of `folder` at the end of `with`.
+
+    If anything fails, what was written is removed and an older `folder` stays as it is.
+    """
     partial = Path(f"{folder}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    save_adapter(model, partial, dtype)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def write_model(model: ReadForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """The merged model.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        save_model(model, tokenizer, folder)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"cannot write the merged model {folder} ({error}): free space on that disk, or give "
+            "another --out"
+        ) from error
+
+
+def needed_bytes(
+    options: MergeOptions, model: PeftModel | ReadForCausalLM, dtype: torch.dtype
+) -> dict[Path, int]:
+    """What is written -> its bytes: all weights but CLIP's in `dtype`, and CLIP's own files."""
+    read = unwrap(model)
+    tower = read.model.vision_tower
+    clip = Path(tower.source) if tower is not None else None
+    size = {
+        name: parameter.numel() * dtype.itemsize
+        for name, parameter in model.named_parameters()
+        if TOWER_FOLDER not in name
+    }
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    lora = [name for name in trained if "lora_" in name]
+    files = clip.rglob("*") if clip is not None and clip.is_dir() else ()
+    needed = {
+        options.folder: sum(size.values())
+        - sum(size[name] for name in lora)
+        + sum(file.stat().st_size for file in files if file.is_file())
+    }
+    if options.adapter:
+        needed[Path(options.adapter)] = sum(size[name] for name in trained)
+    return needed
+
+
+def hold_folders(options: MergeOptions, held: ExitStack) -> None:
+    """Keep other merges from the folders to write until `held` ends; they are replaced as a whole.
+
+    Raises:
+        InputError: another one is at work, or a folder cannot be written.
+    """
+    for flag, folder in (("--out", options.folder), ("--adapter", options.adapter)):
+        if folder is not None:
+            lock = Path(f"{Path(folder).absolute()}.lock")
+            held.enter_context(RunLock(lock, f"the folder {folder}", f"give another {flag}"))
+
+
+def write_adapter(model: PeftModel | ReadForCausalLM, folder: Path, dtype: torch.dtype) -> None:
+    """The adapter folder, whole or not at all; `load_read(VERSION, adapter=FOLDER)` applies it."""
+    with whole_folder(folder) as partial:
+        save_adapter(model, partial, dtype)
     print(f"adapter: {folder}", flush=True)
 
 
@@ -99,6 +171,13 @@ def merge_run(options: MergeOptions) -> Path:
         InputError: no run or checkpoint there, it does not fit its configuration, or the merged
             model answers differently.
     """
+    with ExitStack() as held:
+        hold_folders(options, held)
+        return merge_alone(options)
+
+
+def merge_alone(options: MergeOptions) -> Path:
+    """As `merge_run`; no other process writes to the folders meanwhile."""
     run_dir = Path(options.exp_dir)
     trained = config.load(TrainOptions, run_dir / CONFIG_FILE)
     store = CheckpointStore(run_dir / CHECKPOINTS)
@@ -109,18 +188,15 @@ def merge_run(options: MergeOptions) -> Path:
             "the run got as far as its first validation"
         )
     print(f"merging {store.folder / state.tag} ({options.checkpoint})", flush=True)
-    partial = Path(f"{options.folder}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    rounded = write_merged(options, trained, store.folder, state.tag, partial)
-    stored = load_read(partial, dtype=trained.precision, device="cpu")
-    check_equal(rounded, answers_of(stored), f"the model loaded from {partial}")
-    shutil.rmtree(options.folder, ignore_errors=True)
-    partial.rename(options.folder)
+    with whole_folder(options.folder) as partial:
+        rounded = write_merged(options, trained, store, state.tag, partial)
+        stored = load_read(partial, dtype=trained.precision, device="cpu")
+        check_equal(rounded, answers_of(stored), f"the model loaded from {partial}")
     return options.folder
 
 
 def write_merged(
-    options: MergeOptions, trained: TrainOptions, checkpoints: Path, tag: str, folder: Path
+    options: MergeOptions, trained: TrainOptions, store: CheckpointStore, tag: str, folder: Path
 ) -> list[Answer]:
     """Merge a checkpoint into `folder`; returns what its rounded weights answer.
 
@@ -132,8 +208,14 @@ def write_merged(
         trained, load_in_4bit=False, load_in_8bit=False, attn_implementation=None
     )
     model, built = build_model(plain)
+    check_space(needed_bytes(options, model, dtype), "free space there, or give another folder")
     widen_small(model)
-    engine.load_trained(model, checkpoints, tag)
+    try:
+        engine.load_trained(model, store.folder, tag)
+    except InputError as error:
+        other = LATEST if options.checkpoint == BEST else BEST
+        more = f"; --checkpoint {other} is another one" if store.pointer(other) != tag else ""
+        raise InputError(f"{error}{more}") from error
     model.eval()
     reader = Reader(unwrap(model), built.tokenizer)
     with float32_linears(model):
@@ -146,7 +228,7 @@ def write_merged(
     round_own(merged, dtype)
     rounded = answers_of(Reader(merged, built.tokenizer))
     round_own(merged, dtype)
-    save_model(merged, built.tokenizer, folder)
+    write_model(merged, built.tokenizer, folder)
     return rounded
 
 

@@ -24,12 +24,18 @@ import torch
 from utils.config import REPOSITORY, Problem, locate, parse
 from utils.errors import InputError, cli
 from utils.flags import option
+from utils.run_lock import LOCK_FILE, RunLock
 
 MARK = "quickstart"
 IMAGES = 2500
 FAST_IMAGES, FAST_STEPS = 600, 150
 PREDICTIONS, FALSE_PREMISES = "predictions", "predictions_fprefcoco"
 """Folders of the two evaluations."""
+
+
+def holds_anything(folder: Path) -> bool:
+    """Whether a folder holds more than the lock that a killed run left."""
+    return any(path.name != LOCK_FILE for path in folder.iterdir())
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class QuickstartOptions:
         """Everything that keeps this configuration from running."""
         folder = Path(self.out)
         problems = []
-        if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        if folder.exists() and holds_anything(folder) and not (folder / MARK).exists():
             problems.append(
                 Problem(f"--out={self.out}: holds files of something else; give another folder")
             )
@@ -120,14 +126,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def fresh_folder(path: str) -> Path:
-    """An empty folder for this run; what an earlier one left there goes."""
-    folder = Path(path).absolute()
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+def empty(folder: Path) -> None:
+    """Make the folder ready for this run; what an earlier one left there goes, but for the lock."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK_FILE:
+            path.unlink()
     (folder / MARK).write_text("Written by quickstart.sh; replaced when it runs again.\n")
-    return folder
 
 
 def run_steps(options: QuickstartOptions, folder: Path) -> Steps:
@@ -308,15 +314,18 @@ def main(argv: list[str] | None = None) -> None:
     if not torch.cuda.is_available():
         # Otherwise DeepSpeed says at every start that it found no GPU.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    folder = fresh_folder(options.out)
-    steps = run_steps(options, folder)
-    page = write_page(options, folder, steps)
+    folder = Path(options.out).absolute()
+    with RunLock(folder / LOCK_FILE, f"the folder {folder}", "give another --out"):
+        empty(folder)
+        steps = run_steps(options, folder)
+        page = write_page(options, folder, steps)
 
-    from utils.report import Table, table_text
+        from utils.report import Table, table_text
 
-    rows = [list(row) for row in main_figures(folder, steps.seconds)]
-    print("\n" + table_text(Table("READ, the tiny preset", ["on unseen pictures", "", ""], rows)))
-    print(f"report: {page}", flush=True)
+        rows = [list(row) for row in main_figures(folder, steps.seconds)]
+        table = Table("READ, the tiny preset", ["on unseen pictures", "", ""], rows)
+        print("\n" + table_text(table))
+        print(f"report: {page}", flush=True)
 
 
 if __name__ == "__main__":

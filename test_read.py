@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +18,18 @@ from typing import TYPE_CHECKING, Any
 from utils.config import parse, save
 from utils.constants import POLYGON_FILLS
 from utils.conversation import POSITIVE_ANSWER
-from utils.errors import cli
+from utils.errors import InputError, cli
 from utils.evaluator import evaluate, reader_predict
 from utils.options import TestOptions
-from utils.predictions import PredictionFile, check_run, fingerprint, forget
+from utils.prediction_locks import part_lock, refuse_other_writers, start_lock
+from utils.predictions import PredictionFile, check_run, fingerprint, forget, resolved
 from utils.report import table_text
 from utils.scoring import ABLATION_FILE, METRICS_FILE, PAGE_FILE, score_folder
 
 if TYPE_CHECKING:
     from utils.batch import EvalItem
+    from utils.distributed import Process
+    from utils.run_lock import RunLock
 
 MODES = {
     "generated": ("generated",),
@@ -70,9 +74,9 @@ def run_settings(options: TestOptions, sasp: list[dict[str, Any]], world: int) -
         **ablation,
         **fill,
         "model": fingerprint(options.pretrained_model_path),
-        "dataset_dir": os.path.abspath(options.dataset_dir),
+        "dataset_dir": resolved(options.dataset_dir),
         "data": str(options.validation()),
-        "templates": options.templates,
+        "templates": resolved(options.templates),
         "items": len(items_of(options, modes[0])),
         "modes": list(modes),
         "false_premises": options.false_premises,
@@ -83,13 +87,14 @@ def run_settings(options: TestOptions, sasp: list[dict[str, Any]], world: int) -
     }
 
 
-def infer(options: TestOptions, rank: int, world: int, alone: bool) -> None:
-    """Answer this process' share of the questions.
+def infer(options: TestOptions, rank: int, world: int, forgetting: RunLock | None = None) -> None:
+    """Answer this process' share of the questions; its part of the folder is held.
 
     Args:
         options: of the command line.
         rank, world: this process and the number of processes.
-        alone: no other process writes to the folder at this moment.
+        forgetting: delete what is in the folder first, unless somebody else than the holder of
+            this lock writes there.
     """
     from model.ablation import Ablation, grid
     from model.opening import open_reader
@@ -100,9 +105,12 @@ def infer(options: TestOptions, rank: int, world: int, alone: bool) -> None:
     settings = grid(own, options.budgets()) if options.ablate else [own]
     gathered = 2 * options.batch_questions
     vary = Ablation(reader.model, settings[1:], gathered) if options.ablate else None
-    if not options.resume and alone:
-        forget(folder)
-    check_run(folder, run_settings(options, [asdict(params) for params in settings], world))
+    described = run_settings(options, [asdict(params) for params in settings], world)
+    with start_lock(folder):
+        if forgetting is not None:
+            refuse_other_writers(folder, forgetting)
+            forget(folder)
+        check_run(folder, described)
     if rank == 0:
         save(options, Path(folder) / "config.yaml")
     for mode in MODES[options.eval_mode]:
@@ -129,6 +137,29 @@ def infer(options: TestOptions, rank: int, world: int, alone: bool) -> None:
         )
 
 
+def hold_parts(options: TestOptions, process: Process, held: ExitStack) -> None:
+    """Keep other processes from the parts of all ranks until `held` ends.
+
+    Raises:
+        SystemExit: one is there; on every rank, after rank 0 has told.
+    """
+    from utils.distributed import stop_together
+
+    folder = options.vis_save_path
+    for turn in (True, False):  # the first rank deletes what is there before another one begins
+        refused = None
+        if process.is_first == turn:
+            try:
+                own = held.enter_context(part_lock(folder, process.rank, process.world))
+                if turn and not options.resume:
+                    refuse_other_writers(folder, own)
+                    forget(folder)
+            except InputError as error:
+                refused = str(error)
+        if told := [message for message in process.gather(refused) if message is not None]:
+            stop_together(process, told[0])
+
+
 def show(options: TestOptions) -> None:
     """Compute the metrics of the folder; print the tables, save `metrics.json` and the page."""
     folder = Path(options.vis_save_path)
@@ -148,7 +179,6 @@ def show(options: TestOptions) -> None:
 @cli
 def main(argv: list[str] | None = None) -> None:
     options = parse(TestOptions, argv, prog="test_read.py")
-    folder = options.vis_save_path
     if options.cmd == "metrics":
         show(options)
         return
@@ -156,19 +186,21 @@ def main(argv: list[str] | None = None) -> None:
         from utils import distributed
 
         process = distributed.start(options.local_rank)
-        if process.is_first and not options.resume:
-            forget(folder)
-        process.wait_for_all()
-        infer(options, process.rank, process.world, alone=False)
-        process.wait_for_all()
-        if not process.is_first:
-            return
-    else:
-        infer(options, options.process_num, options.world_size, options.world_size == 1)
-        if options.world_size > 1:
+        with ExitStack() as held:
+            hold_parts(options, process, held)
+            infer(options, process.rank, process.world)
+            process.wait_for_all()
+            if process.is_first:
+                show(options)
+        return
+    alone = options.world_size == 1
+    with part_lock(options.vis_save_path, options.process_num, options.world_size) as own:
+        forgetting = own if alone and not options.resume else None
+        infer(options, options.process_num, options.world_size, forgetting)
+        if alone:
+            show(options)
+        else:
             print(f"process {options.process_num} is done; when all are: --cmd metrics")
-            return
-    show(options)
 
 
 if __name__ == "__main__":

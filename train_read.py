@@ -29,28 +29,21 @@ from model.reader import Reader
 from model.sasp import SaspParams
 from utils import config, distributed, engine
 from utils.batch import EvalItem
-from utils.checkpoint import BEST, LATEST, CheckpointStore, RunState
+from utils.checkpoint import BEST, LATEST, TAG, CheckpointStore, RunState
 from utils.conversation import POSITIVE_ANSWER
-from utils.distributed import Process
+from utils.distributed import Process, stop_together
 from utils.draws import draws
 from utils.errors import EXIT_CODE, InputError, InputErrors, cli
 from utils.evaluator import EvalResult, evaluate, reader_predict
 from utils.layout import REFER_FAMILIES, SETS
 from utils.options import TrainOptions
-from utils.run_lock import RunLock
+from utils.resumption import CONFIG_FILE, changes, tell_changes
+from utils.run_lock import LOCK_FILE, RunLock
 from utils.run_log import METRICS_FILE, RunLog, append_line
 from utils.trainer import Plan, Trainer
 
-CONFIG_FILE = "config.yaml"
 CHECKPOINTS = "ckpt_model"
 LOAD_REPORT = "load_report.txt"
-KEPT = (
-    "version", "vision_tower", "vision_pretrained", "use_released_param", "sam", "image_size",
-    "out_dim", "lora_r", "lora_alpha", "lora_target_modules", "train_mask_decoder", "precision",
-)  # fmt: skip
-"""What must not change when a run is continued: its checkpoints would not fit."""
-KEPT_IN_TRAINING = (*KEPT, "zero_stage")
-"""The same where the optimiser's state is needed, too."""
 
 
 def build_model(options: TrainOptions) -> tuple[PeftModel | ReadForCausalLM, Built]:
@@ -117,31 +110,6 @@ def validation(
     return score
 
 
-def check_same_run(options: TrainOptions, saved_file: Path) -> None:
-    """A continued run keeps what its checkpoints depend on.
-
-    Raises:
-        InputErrors: settings differ from those the run was started with.
-    """
-    if not saved_file.is_file():
-        return
-    saved = config.load(TrainOptions, saved_file)
-    flags = config.flags_of(TrainOptions)
-
-    def same_place(name: str, value: Any) -> Any:
-        is_path = flags[name].path and value and os.path.exists(value)
-        return os.path.realpath(value) if is_path else value
-
-    differing = [
-        f"--{name}={getattr(options, name)} differs from {getattr(saved, name)} in {saved_file}; "
-        "a continued run keeps it: use that value, or another --exp_name"
-        for name in (KEPT if options.eval_only else KEPT_IN_TRAINING)
-        if same_place(name, getattr(options, name)) != same_place(name, getattr(saved, name))
-    ]
-    if differing:
-        raise InputErrors(differing)
-
-
 def find_start(
     options: TrainOptions, own: CheckpointStore, process: Process
 ) -> tuple[CheckpointStore | None, RunState | None]:
@@ -151,11 +119,15 @@ def find_start(
         InputError: there is none where `--resume` points, or it was written by another number of
             ranks, or the run folder is in use and `--auto_resume` is off.
     """
-    if process.is_first and own.folder.is_dir():
+    if process.is_first and own.folder.is_dir() and options.resume is None:
         own.repair()
     process.wait_for_all()
-    source = CheckpointStore(options.resume) if options.resume else own
-    state = source.load(BEST if options.eval_only else LATEST)
+    source, name = own, BEST if options.eval_only else LATEST
+    if options.resume:
+        given = Path(os.path.abspath(options.resume))
+        one = TAG.fullmatch(given.name) is not None
+        source, name = CheckpointStore(given.parent if one else given), given.name if one else name
+    state = source.load(name)
     if state is None and options.resume:
         raise InputError(f"--resume={options.resume} holds no checkpoint; give RUN/{CHECKPOINTS}")
     if state is None:
@@ -201,36 +173,42 @@ def hold_run_folder(options: TrainOptions, process: Process, held: ExitStack) ->
     """Keep other processes out of the run folder until `held` ends.
 
     Raises:
-        InputError: one is there; on every rank.
+        SystemExit: one is there; on every rank, after rank 0 has told.
     """
+    lock = RunLock(
+        options.run_dir / LOCK_FILE,
+        f"the run folder {options.run_dir}",
+        "choose another --log_base_dir or --exp_name",
+    )
     refused = None
     if process.is_first:
         try:
-            held.enter_context(RunLock(options.run_dir))
+            held.enter_context(lock)
         except InputError as error:
             refused = str(error)
     refused = process.gather(refused)[0]
     if refused is not None:
-        raise InputError(refused)
+        stop_together(process, refused)
 
 
-def train(options: TrainOptions, process: Process) -> None:
-    """Everything after parsing."""
+def train(options: TrainOptions, process: Process, origins: Callable[[], dict[str, str]]) -> None:
+    """Everything after parsing; `origins` says of each value where it comes from."""
     with ExitStack() as held:
         hold_run_folder(options, process, held)
-        train_alone(options, process)
+        train_alone(options, process, origins)
 
 
-def train_alone(options: TrainOptions, process: Process) -> None:
+def train_alone(
+    options: TrainOptions, process: Process, origins: Callable[[], dict[str, str]]
+) -> None:
     """Train or validate; no other process writes to the run folder meanwhile."""
     own = CheckpointStore(options.run_dir / CHECKPOINTS, keep=options.keep_checkpoints)
     source, state = find_start(options, own, process)
-    if source is not None and state is not None:
-        check_same_run(options, source.folder.parent / CONFIG_FILE)
+    changed = [] if source is None else changes(options, source.folder.parent / CONFIG_FILE)
     first_step = state.step if state else options.start_epoch * options.steps_per_epoch
     plan = plan_of(options)
-    own_state = own.load(LATEST)
-    not_scored = own_state is not None and own_state.score is None
+    goes_on = source is not None and source.folder.resolve() == own.folder.resolve()
+    not_scored = goes_on and state is not None and state.score is None
     owed = not_scored and not options.no_eval and plan.ends_epoch(first_step)
     if state and not options.eval_only and first_step >= options.total_steps and not owed:
         say(
@@ -239,9 +217,9 @@ def train_alone(options: TrainOptions, process: Process) -> None:
             "on, or choose another --exp_name",
         )
         return
-    if process.is_first and not options.eval_only:
-        options.run_dir.mkdir(parents=True, exist_ok=True)
-        config.save(options, options.run_dir / CONFIG_FILE)
+    if source is not None and changed and not options.eval_only:
+        saved_file = source.folder.parent / CONFIG_FILE
+        say(process, tell_changes(changed, origins(), saved_file, first_step))
 
     data = None if options.eval_only else training_set(options)
     unseen = None if options.no_eval else validation_items(options)
@@ -267,8 +245,10 @@ def train_alone(options: TrainOptions, process: Process) -> None:
         settings=engine.engine_settings(options.precision, options.zero_stage, options.batch_size),
     )
     if source is not None and state is not None:
-        engine.load_engine(ds, source.folder, state.tag)
+        state = load_checkpoint(ds, source, state, process, goes_on)
         say(process, f"continuing from {source.folder / state.tag}, step {state.step}")
+    if process.is_first:
+        config.save(options, options.run_dir / CONFIG_FILE)
     log = RunLog(
         options.run_dir,
         active=process.is_first,
@@ -308,6 +288,22 @@ def train_alone(options: TrainOptions, process: Process) -> None:
         say(process, f"finished: best checkpoint {final.best_tag} ({best}) in {own.folder}")
 
 
+def load_checkpoint(
+    ds: Any, source: CheckpointStore, state: RunState, process: Process, goes_on: bool
+) -> RunState:
+    """Put a checkpoint into the engine; a run goes back to it if it is not its newest one.
+
+    Raises:
+        InputError: it is damaged; the message says what can be done.
+    """
+    with source.or_another(state.tag):
+        engine.load_engine(ds, source.folder, state.tag)
+    if goes_on and process.is_first:
+        newest = source.pointer(LATEST)
+        state = state if newest == state.tag else source.go_back(state)
+    return process.gather(state)[0]
+
+
 def validate_only(
     options: TrainOptions,
     process: Process,
@@ -318,7 +314,8 @@ def validate_only(
 ) -> None:
     """`--eval_only`: score the best checkpoint of the run, or the model it would start from."""
     if source is not None and state is not None:
-        engine.load_trained(model, source.folder, state.tag)
+        with source.or_another(state.tag):
+            engine.load_trained(model, source.folder, state.tag)
         say(process, f"evaluating {source.folder / state.tag}")
     else:
         say(process, f"evaluating {options.version}: there is no checkpoint")
@@ -373,7 +370,8 @@ def main(argv: list[str] | None = None) -> int:
     if os.environ.get("RANK", "0") == "0":
         check_data(options)
     try:
-        train(options, distributed.start(options.local_rank))
+        origins = partial(config.origins, TrainOptions, argv)
+        train(options, distributed.start(options.local_rank), origins)
     except KeyboardInterrupt:
         return interrupted(options)
     except RuntimeError as error:

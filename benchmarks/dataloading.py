@@ -39,6 +39,7 @@ from dataset.sem_seg import SemSegTrain
 from dataset.templates import load_templates
 from dataset.vqa import VqaTrain
 from utils.draws import draws
+from utils.parent_process import end_with_parent
 from utils.tokenization import load_tokenizer
 from utils.views import (
     ImageViews,
@@ -104,6 +105,7 @@ def plain_batches(root: Path, settings: DrawSettings, workers: int, count: int) 
         batch_sampler=[[2 * n, 2 * n + 1] for n in range(count)],
         num_workers=workers,
         collate_fn=join,
+        worker_init_fn=end_with_parent,
     )
     return iter(loader)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from model.config import ReadConfig
@@ -57,8 +57,11 @@ def save_adapter(
         save_file(parts, folder / PARTS_FILE, {"format": "pt"})
         settings = {field: getattr(read.config, field) for field in SETTINGS}
         (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write the adapter folder {folder}: {error}") from error
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"cannot write the adapter folder {folder} ({error}): free space on that disk, or give "
+            "another --adapter"
+        ) from error
 
 
 def is_trained_part(name: str) -> bool:

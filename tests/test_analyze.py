@@ -16,6 +16,7 @@ from utils.analysis_records import FINAL, MASKS, read_analysis
 from utils.conversation import POSITIVE_ANSWER
 from utils.metrics import intersection_and_union
 from utils.options import model_name
+from utils.run_lock import LOCK_FILE, RunLock
 
 
 @pytest.fixture
@@ -82,6 +83,16 @@ def test_lines_tables_and_pictures(analysis, micro_merged, micro_data):
     assert (analysis.out / "dashboard.html").is_file()
 
 
+def test_two_analyses_in_one_folder(analysis, monkeypatch):
+    monkeypatch.setattr(analyze_read, "analyze", lambda *_: pytest.fail("it began"))
+    what = f"the folder of the analysis {analysis.out}"
+    with RunLock(analysis.out / LOCK_FILE, what, "give another --out"):
+        for cmd in ("analyze", "dashboard"):
+            code, _, err = analysis(f"--cmd={cmd}")
+            assert code == 2 and err.startswith(f"error: {what} is in use by process ")
+            assert err.count("\n") == 1 and "another --out" in err
+
+
 def test_a_second_start_analyses_nothing_again(analysis):
     assert analysis(max_questions=3)[0] == 0
     path = analysis.folder / "questions.jsonl"
@@ -98,7 +109,7 @@ def test_a_second_start_analyses_nothing_again(analysis):
     assert path.read_bytes() == whole
     assert not list((analysis.folder / "pictures").glob("00000_*"))
     code, _, err = analysis("--layers", "1")
-    assert code == 2 and "analysis of another run (layers was [] and is [1])" in err
+    assert code == 2 and "analysis of another run (layers: none there, 1 here)" in err
     assert "--out" in err and path.read_bytes() == whole
     assert analysis("--layers", "1", "--no_resume")[0] == 0
     assert [set(one.layers) for one in read_analysis(analysis.folder)] == [{1}] * 5

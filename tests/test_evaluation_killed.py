@@ -46,13 +46,15 @@ def arguments(model: Path, data: Path, folder: Path, process: int) -> list[str]:
     return [str(part) for pair in flags.items() for part in pair]
 
 
-def run(given: list[str]) -> None:
-    """What a forked process does."""
+def run(given: list[str], said: str = os.devnull) -> None:
+    """What a forked process does; `said`: the file for what it prints."""
     torch.set_num_threads(1)
     # tqdm's lock is shared with forked processes: one killed inside would keep it for ever.
     tqdm.set_lock(threading.RLock())
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        os._exit(test_read.main(given))
+    with open(said, "w") as file, redirect_stdout(file), redirect_stderr(file):
+        code = test_read.main(given)
+        file.flush()
+        os._exit(code)
 
 
 def start(model: Path, data: Path, folder: Path) -> list:
@@ -122,3 +124,31 @@ def test_killed_at_twenty_moments(micro_merged, toy, tmp_path):
     assert test_read.main(["--cmd", "metrics", "--vis_save_path", str(folder)]) == 0
     assert test_read.main(["--cmd", "metrics", "--vis_save_path", str(whole)]) == 0
     assert (folder / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
+
+
+def test_a_second_evaluation_in_the_folder_is_refused(micro_merged, toy, tmp_path):
+    """It asks nothing, says why in one line, and the first one is whole."""
+    torch.set_num_threads(1)
+    fork, folder = multiprocessing.get_context("fork"), tmp_path / "out"
+    first = start(micro_merged, toy, folder)
+    wait_until(lambda: bytes_in(folder) > 0, first)
+    given = arguments(micro_merged, toy, folder, 1)
+    alone = [*given[:-4], "--no_resume"]
+    for number, second in enumerate((given, alone)):
+        said = tmp_path / f"second_{number}.txt"
+        process = fork.Process(target=run, args=(second, str(said)))
+        process.start()
+        assert finish([process]) == [2]
+        assert all(process.is_alive() for process in first)
+        *_, told = said.read_text().splitlines()
+        assert f"predictions folder {folder} is in use by process {first[1].pid} on " in told or (
+            f"predictions folder {folder} is in use by process {first[0].pid} on " in told
+        )
+        assert "another --vis_save_path" in told and "Traceback" not in said.read_text()
+    code = test_read.main(["--cmd", "metrics", "--vis_save_path", str(folder)])
+    assert code == 2
+    assert finish(first) == [0, 0]
+    asked = [(line["item"], line["number"]) for line in lines_in(folder)]
+    assert len(set(asked)) == len(asked)
+    assert test_read.main(["--cmd", "metrics", "--vis_save_path", str(folder)]) == 0
+    assert not list(folder.glob("*.lock"))

@@ -11,6 +11,7 @@ import pytest
 import quickstart
 from utils.config import save
 from utils.options import TrainOptions
+from utils.run_lock import LOCK_FILE, RunLock
 
 ROOT = Path(__file__).parents[1]
 MIXTURE = "sem_seg||refer_seg||correct_refer_seg||vqa||neg_refer_seg||reason_seg"
@@ -68,12 +69,31 @@ def test_a_step_that_fails_is_named():
 
 
 def test_only_its_own_folder_is_replaced(tmp_path):
-    folder = quickstart.fresh_folder(str(tmp_path / "out"))
-    (folder / "old").write_text("")
-    assert not (quickstart.fresh_folder(str(folder)) / "old").exists()
+    folder = tmp_path / "out"
+    (folder / "old" / "deep").mkdir(parents=True)
+    (folder / "link").symlink_to(tmp_path)
+    (folder / LOCK_FILE).write_text("")
+    quickstart.empty(folder)
+    assert {path.name for path in folder.iterdir()} == {LOCK_FILE, quickstart.MARK}
+    assert quickstart.QuickstartOptions(out=str(folder)).problems() == []
+    (folder / quickstart.MARK).unlink()
+    assert quickstart.QuickstartOptions(out=str(folder)).problems() == []
     (tmp_path / "mine.txt").write_text("")
     problems = quickstart.QuickstartOptions(out=str(tmp_path)).problems()
     assert any("something else" in problem.message for problem in problems)
+
+
+def test_a_second_start_in_the_same_folder_deletes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(quickstart, "run_steps", lambda *_: pytest.fail("it began"))
+    folder = tmp_path / "out"
+    with RunLock(folder / LOCK_FILE, f"the folder {folder}", "give another --out"):
+        (folder / quickstart.MARK).write_text("")
+        (folder / "merged").mkdir()
+        assert quickstart.main(["--out", str(folder)]) == 2
+        assert (folder / "merged").is_dir()
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: the folder {folder} is in use by process ")
+    assert said.count("\n") == 1
 
 
 def test_the_page_counts_what_was_drawn(tmp_path):

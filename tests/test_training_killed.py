@@ -134,6 +134,12 @@ def test_a_run_folder_in_use_is_refused(write_preset, tmp_path):
         assert f"is in use by process {first.pid} on " in said
     events = (tmp_path / "runs" / "shared").glob
     wait_until(lambda: list(events("events.*")), first)
+    wait_until(lambda: children(first.pid), first)
+    (loader,) = children(first.pid)
     os.kill(first.pid, signal.SIGKILL)
     assert finish(first) == -signal.SIGKILL
+    gone = time.monotonic() + 10
+    while Path(f"/proc/{loader}").exists():
+        assert time.monotonic() < gone, "the process that loads pictures outlives its training"
+        time.sleep(0.05)
     assert finish(start(preset, "shared", "--no_eval", "--max_steps=2")) == 0

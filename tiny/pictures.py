@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dataset.toy.scene import Scene, Thing, sample_scene
+from utils.parent_process import end_with_parent
 
 MAX_THINGS = 4
 
@@ -35,7 +36,7 @@ class Pictures:
 def draw_scenes(count: int, seed: int, workers: int = 2) -> Iterator[Scene]:
     """`count` scenes; scene i is a function of (seed, i)."""
     jobs = [(seed, index) for index in range(count)]
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
         yield from tqdm(pool.map(_draw_one, jobs, chunksize=64), total=count, desc="pictures")
 
 

@@ -14,7 +14,11 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from utils.errors import InputError
@@ -82,7 +86,7 @@ class CheckpointStore:
             InputError: a complete checkpoint of this name exists.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if tag in (self._pointer(LATEST), self._pointer(BEST)):
+        if tag in (self.pointer(LATEST), self.pointer(BEST)):
             raise InputError(f"{self.folder / tag} is complete and in use; nothing is overwritten")
         shutil.rmtree(self.folder / tag, ignore_errors=True)
         (self.folder / tag).mkdir()
@@ -110,23 +114,64 @@ class CheckpointStore:
             self._point(BEST, state.best_tag)
         self._clean()
 
-    def load(self, pointer: str = LATEST) -> RunState | None:
-        """The state that a pointer names, or None if there is no checkpoint yet.
+    def load(self, name: str = LATEST) -> RunState | None:
+        """The state of a checkpoint, or None if there is none yet.
+
+        Args:
+            name: a pointer, or the tag of a checkpoint.
 
         Raises:
-            InputError: the pointer names a checkpoint that is not there or is damaged.
+            InputError: the checkpoint is not there or is damaged.
         """
-        tag = self._pointer(pointer)
+        tag = name if TAG.fullmatch(name) else self.pointer(name)
         if tag is None:
             return None
         path = self.folder / tag / STATE_FILE
         try:
             return RunState(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
+            named = "" if tag == name else f", named by {self.folder / name},"
             raise InputError(
-                f"{self.folder / pointer} names the checkpoint {tag!r}, but {path} cannot be read "
-                f"({error}); write the name of another checkpoint folder into {pointer}"
+                f"the checkpoint {self.folder / tag}{named} is damaged: {path.name} cannot be read "
+                f"({error}); {self.instead_of(tag)}"
             ) from error
+
+    def instead_of(self, tag: str) -> str:
+        """What a training can go on from when this checkpoint is damaged, in words."""
+        best = self.pointer(BEST)
+        others = [t for t in self._complete_tags() if t != tag]
+        others.sort(key=lambda t: (t != best, -int(t[5:])))
+        ways = [
+            f"from {'the best one' if t == best else 'an older one'}, step {int(t[5:])}, with the "
+            f"same command and --resume {self.folder / t}"
+            for t in others
+        ]
+        if not ways:
+            return "no other checkpoint is there: train anew with another --exp_name"
+        return f"go on {'; or '.join(ways)}"
+
+    @contextmanager
+    def or_another(self, tag: str) -> Iterator[None]:
+        """Around the reading of a checkpoint: the error that it is damaged names the others.
+
+        Raises:
+            InputError: what is raised inside, with `instead_of`.
+        """
+        try:
+            yield
+        except InputError as error:
+            raise InputError(f"{error}; {self.instead_of(tag)}") from error
+
+    def go_back(self, state: RunState) -> RunState:
+        """Make an older checkpoint the newest one; those after it go. For rank 0 alone.
+
+        Returns:
+            its state; it is the best one itself if the best one of its time is gone.
+        """
+        if state.best_tag not in self._complete_tags():
+            state = replace(state, best_score=state.score, best_tag=state.tag)
+        self.complete(state)
+        return state
 
     def repair(self) -> RunState | None:
         """The newest state; if a kill came between the two pointers, the second follows.
@@ -141,14 +186,15 @@ class CheckpointStore:
             self._clean()
         return state
 
-    def _pointer(self, name: str) -> str | None:
+    def pointer(self, name: str) -> str | None:
+        """The tag that a pointer names; None: there is no such file."""
         try:
             return (self.folder / name).read_text(encoding="utf-8").strip()
         except FileNotFoundError:
             return None
 
     def _point(self, name: str, tag: str) -> None:
-        if self._pointer(name) == tag:
+        if self.pointer(name) == tag:
             return
         partial = self.folder / f"{name}.partial"
         _write_synced(partial, tag)
@@ -157,21 +203,66 @@ class CheckpointStore:
 
     def _clean(self) -> None:
         """Delete the checkpoints that no pointer names, but for the newest `keep`."""
-        newest = self._pointer(LATEST) or ""
-        tags = sorted(path.name for path in self.folder.iterdir() if TAG.fullmatch(path.name))
-        complete = [t for t in tags if t <= newest and (self.folder / t / STATE_FILE).is_file()]
-        kept = {newest, self._pointer(BEST), *complete[-self.keep :]}
-        for tag in tags:
+        newest = self.pointer(LATEST) or ""
+        complete = [tag for tag in self._complete_tags() if tag <= newest]
+        kept = {newest, self.pointer(BEST), *complete[-self.keep :]}
+        for tag in self._tags():
             if tag not in kept:
                 (self.folder / tag / STATE_FILE).unlink(missing_ok=True)
                 shutil.rmtree(self.folder / tag, ignore_errors=True)
 
+    def _tags(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir() if TAG.fullmatch(path.name))
+
+    def _complete_tags(self) -> list[str]:
+        return [tag for tag in self._tags() if (self.folder / tag / STATE_FILE).is_file()]
+
+
+def damaged_files(checkpoint: Path) -> list[str]:
+    """Names of the files of a checkpoint that are cut short or changed, by their checksums."""
+    damaged = []
+    for path in sorted(checkpoint.glob("*.pt")):
+        try:
+            with zipfile.ZipFile(path) as file:
+                whole = file.testzip() is None
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error):
+            whole = False
+        if not whole:
+            damaged.append(path.name)
+    return damaged
+
 
 def free_bytes(folder: Path) -> int:
     """Free space where `folder` lies or will lie."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def check_space(needed: Mapping[Path, int], remedy: str) -> None:
+    """Fail before writing when a disk cannot take it.
+
+    Args:
+        needed: file or folder to write -> bytes; several may lie on one disk.
+        remedy: for the message.
+
+    Raises:
+        InputError: too little is free.
+    """
+    disks: dict[int, list[Path]] = {}
+    for path in needed:
+        disks.setdefault(_existing(path).stat().st_dev, []).append(path)
+    for paths in disks.values():
+        free, wanted = free_bytes(paths[0]), sum(needed[path] for path in paths)
+        if free < wanted:
+            raise InputError(
+                f"{' and '.join(map(str, paths))}: {free / 1e9:.2f} GB are free, "
+                f"{wanted / 1e9:.2f} GB are needed; {remedy}"
+            )
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the first folder above it that is there."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def _write_synced(path: Path, text: str) -> None:

@@ -189,6 +189,11 @@ def resolve(
     return options, problems, origins, dry_run
 
 
+def origins(cls: type, argv: list[str] | None = None) -> dict[str, str]:
+    """Where each value comes from that is not a default: "by hand", or the preset's path."""
+    return resolve(cls, sys.argv[1:] if argv is None else argv)[2]
+
+
 def _unknown(rest: list[str], names: list[str]) -> list[Problem]:
     problems = []
     for argument in rest:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from utils.batch import Batch, Sample
 from utils.errors import InputError
+from utils.parent_process import end_with_parent
 from utils.stop_signal import outlive_the_first
 
 ATTEMPT_STRIDE = 1 << 40
@@ -123,13 +124,14 @@ def draws(
         num_workers=workers,
         collate_fn=_Collate(collate),
         pin_memory=pin,
-        worker_init_fn=_quiet_worker,
+        worker_init_fn=_begin_worker,
     )
     return iter(loader)
 
 
-def _quiet_worker(_: int) -> None:
-    """Ctrl-C and other requests to stop are for the main process, which ends its workers."""
+def _begin_worker(_: int) -> None:
+    """Requests to stop are for the main process, which ends its workers; they end with it."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     outlive_the_first()
     torch.set_num_threads(1)

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import nn
 
+from utils.checkpoint import damaged_files
 from utils.errors import InputError
 
 GRADIENT_CLIPPING = 1.0
 WEIGHT_DECAY = 0.0
+UNREADABLE = (
+    OSError, RuntimeError, ValueError, KeyError, EOFError, AssertionError, UnpicklingError,
+)  # fmt: skip
+"""What DeepSpeed and torch raise when a file of a checkpoint is damaged or missing."""
 KEPT_WHOLE = 100_000
 """ZeRO-3: a parameter of at most so many numbers stays on every rank, once it is gathered."""
 
@@ -154,14 +160,12 @@ def load_engine(engine: Any, folder: Path, tag: str) -> None:
     """Continue from what `save_engine` wrote; all ranks call it.
 
     Raises:
-        InputError: the files are missing or damaged.
+        InputError: the files are missing or damaged; it names them.
     """
     try:
         path, _ = engine.load_checkpoint(str(folder), tag=tag, load_module_strict=False)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        raise InputError(
-            f"cannot read the checkpoint {folder / tag} ({_first_line(error)})"
-        ) from error
+    except UNREADABLE as error:
+        raise _unreadable(folder / tag, error) from error
     if path is None:
         raise InputError(f"{folder / tag} holds no DeepSpeed checkpoint")
 
@@ -181,10 +185,8 @@ def load_trained(model: nn.Module, folder: Path, tag: str) -> None:
         stored = get_fp32_state_dict_from_zero_checkpoint(
             str(folder), tag=tag, exclude_frozen_parameters=True, lazy_mode=True
         )
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        raise InputError(
-            f"cannot read the checkpoint {folder / tag} ({_first_line(error)})"
-        ) from error
+    except UNREADABLE as error:
+        raise _unreadable(folder / tag, error) from error
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     buffers = {name for name, _ in model.named_buffers()}
     missing = sorted(trained.keys() - stored.keys())
@@ -203,6 +205,13 @@ def load_trained(model: nn.Module, folder: Path, tag: str) -> None:
                     f"wants {tuple(parameter.shape)}; use the run's own config.yaml"
                 )
             parameter.copy_(stored[name].contiguous())
+
+
+def _unreadable(checkpoint: Path, error: BaseException) -> InputError:
+    """The error that a checkpoint is damaged, with the files that are."""
+    damaged = damaged_files(checkpoint)
+    which = f"damaged: {', '.join(damaged)}; " if damaged else ""
+    return InputError(f"cannot read the checkpoint {checkpoint} ({which}{_first_line(error)})")
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import sys
 from collections.abc import Callable, Sequence
 
 EXIT_CODE = 2
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class InputError(Exception):
@@ -26,7 +28,10 @@ class InputErrors(InputError):
 
 
 def cli(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Wrap an entry point: an `InputError` becomes `error: ...` on stderr and exit code 2."""
+    """Wrap an entry point: an `InputError` becomes `error: ...` on stderr and exit code 2.
+
+    So does a disk that is full or read-only, wherever it is met.
+    """
 
     @functools.wraps(main)
     def run(*args, **kwargs) -> int:
@@ -38,6 +43,16 @@ def cli(main: Callable[..., int | None]) -> Callable[..., int]:
             return EXIT_CODE
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
+            return EXIT_CODE
+        except OSError as error:
+            if error.errno not in FULL_DISK:
+                raise
+            what = error.filename or "the output"
+            print(
+                f"error: cannot write {what} ({error.strerror}): make room on that disk, or give "
+                "another folder, then start the same command again",
+                file=sys.stderr,
+            )
             return EXIT_CODE
 
     return run

@@ -30,12 +30,15 @@ from typing import Any
 
 import numpy as np
 
+from utils.differences import differences
 from utils.errors import InputError
 from utils.evaluator import AnswerLike, EvalResult, Record
+from utils.prediction_locks import writers
 from utils.rle import decode_mask, decode_truth, encode_mask
 
 RUN_FILE = "run.json"
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
+_MOST_TOLD = 12
 RECORD_FIELDS = [item.name for item in fields(Record)]
 _NEEDED = {
     **{item.name: str(item.type) for item in fields(Record) if item.default is MISSING},
@@ -133,7 +136,7 @@ def fingerprint(model: str | Path) -> str:
     """
     files = sorted([*Path(model).glob("*.safetensors"), *Path(model).glob("*.bin")])
     if not files:
-        return str(model)
+        return resolved(model)
     digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size
@@ -142,7 +145,12 @@ def fingerprint(model: str | Path) -> str:
             for part in range(_SAMPLES):
                 file.seek(size * part // _SAMPLES)
                 digest.update(file.read(_SAMPLE_BYTES))
-    return f"{os.path.abspath(model)} ({digest.hexdigest()[:16]})"
+    return f"{resolved(model)} ({digest.hexdigest()[:16]})"
+
+
+def resolved(path: str | Path) -> str:
+    """The one absolute path of what exists; anything else, such as a hub id, as it is."""
+    return os.path.realpath(path) if os.path.exists(path) else str(path)
 
 
 def check_run(
@@ -172,16 +180,13 @@ def check_run(
         ) from error
     path = folder / RUN_FILE
     if path.exists():
-        before = _read_run(folder)
-        names = sorted(set(before) | set(settings))
-        changed = [name for name in names if before.get(name) != settings.get(name)]
-        if changed:
-            told = "; ".join(
-                f"{name} was {before.get(name)!r} and is {settings.get(name)!r}" for name in changed
-            )
+        if changed := differences(_read_run(folder), settings):
+            told = [f"{name}: {there} there, {here} here" for name, there, here in changed]
+            more = len(told) - _MOST_TOLD
+            told[_MOST_TOLD:] = [f"and {more} more"] if more > 0 else []
             raise InputError(
-                f"{folder} holds the {what} of another run ({told}): give another {flag}, or "
-                "--no_resume to replace them"
+                f"{folder} holds the {what} of another run ({'; '.join(told)}): give another "
+                f"{flag}, or --no_resume to replace them"
             )
         return
     partial = folder / f"{RUN_FILE}.{os.getpid()}.partial"
@@ -303,7 +308,7 @@ def read_run(folder: str | Path) -> StoredRun:
     if absent:
         raise InputError(
             f"{len(absent)} of {world} prediction files are missing: {', '.join(absent)}; "
-            "run test_read.py --cmd inference for these processes"
+            + _why_incomplete(folder, "run test_read.py --cmd inference for these processes")
         )
     lines: list[dict[str, Any]] = []
     for number in range(world):
@@ -315,8 +320,12 @@ def read_run(folder: str | Path) -> StoredRun:
         answered = {line["item"] for line in mine}
         if answered != set(range(run["items"])):
             raise InputError(
-                f"{folder} holds {len(answered)} of {run['items']} pictures ({mode}): the run was "
-                "cut short; start the same inference command again, it goes on where it stopped"
+                f"{folder} holds {len(answered)} of {run['items']} pictures ({mode}): "
+                + _why_incomplete(
+                    folder,
+                    "the run was cut short; start the same inference command again, it goes on "
+                    "where it stopped",
+                )
             )
         _refuse_repeats(folder, mine)
         results[mode] = _result_of(mine)
@@ -336,6 +345,12 @@ def read_run(folder: str | Path) -> StoredRun:
     about += [(name, str(run[name])) for name in ("model", "data") if name in run]
     sasp, ablation = run.get("sasp") or {}, run.get("ablation") or []
     return StoredRun(results, masks, about, sasp=sasp, ablation=ablation)
+
+
+def _why_incomplete(folder: Path, otherwise: str) -> str:
+    if found := writers(folder):
+        return f"{' and '.join(found)} is still writing; ask again when it is done"
+    return otherwise
 
 
 def _refuse_repeats(folder: Path, lines: list[dict[str, Any]]) -> None:

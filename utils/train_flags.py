@@ -172,7 +172,9 @@ class RunFlags:
     val_batch_size: int = option(1, "pictures per forward in validation", choices=(1,))
     no_eval: bool = option(False, "train without validation; the newest checkpoint counts as best")
     eval_only: bool = option(False, "validate the run's best checkpoint, or --version as it is")
-    resume: str | None = option(None, "ckpt_model folder of a run to continue", path=True)
+    resume: str | None = option(
+        None, "ckpt_model folder of a run to continue, or a checkpoint's folder in it", path=True
+    )
     auto_resume: bool = option(True, "continue from this run's own newest checkpoint")
     save_every: int = option(0, "also save after this many steps; 0: after each epoch only")
     keep_checkpoints: int = option(1, "newest checkpoints to keep; the best one is kept besides")

@@ -30,6 +30,7 @@ from dataset.toy import parts, reason, refer, semantic
 from dataset.toy.files import draw_scenes, make_room, save_json, save_labels, save_picture
 from dataset.toy.vqa import conversation_entry
 from utils.errors import InputError, cli
+from utils.run_lock import LOCK_FILE, RunLock
 
 SETS = ("sem_seg", "refer_seg", "correct_refer_seg", "vqa", "neg_refer_seg", "reason_seg")
 MIN_IMAGES = 6
@@ -92,7 +93,7 @@ def write_world(out: str | Path, images: int, seed: int, sets: Sequence[str] = S
 
     Raises:
         InputError: too few images, a negative seed, an unknown set, or a folder that holds
-            something else.
+            something else, is in use or cannot be written.
     """
     out = Path(out)
     if images < MIN_IMAGES:
@@ -102,6 +103,18 @@ def write_world(out: str | Path, images: int, seed: int, sets: Sequence[str] = S
     unknown = [name for name in sets if name not in SETS]
     if unknown or not sets:
         raise InputError(f"--sets {'||'.join(sets)}: give some of {'||'.join(SETS)}")
+    with RunLock(out / LOCK_FILE, f"the folder {out}", "choose another --out"):
+        try:
+            _write_sets(out, images, seed, sets)
+        except OSError as error:
+            raise InputError(
+                f"cannot write the toy world to {out} ({error.strerror or error}): make room, or "
+                "choose another --out, then start the same command again"
+            ) from error
+    return out
+
+
+def _write_sets(out: Path, images: int, seed: int, sets: Sequence[str]) -> None:
     wanted = folders_of(sets)
     make_room(out, wanted, FOLDERS)
     with tqdm(total=_pictures(wanted, images), desc="toy world", unit="picture") as bar:
@@ -117,7 +130,6 @@ def write_world(out: str | Path, images: int, seed: int, sets: Sequence[str] = S
             _write_coco(out, count, seed, sets, bar)
         if "refer_seg/images" in wanted:
             _write_referring(out / "refer_seg", images, seed, sets, bar)
-    return out
 
 
 def _pictures(wanted: Sequence[str], images: int) -> int:

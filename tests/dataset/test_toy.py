@@ -5,6 +5,7 @@ The other data sets: test_toy_sets.py.
 
 import hashlib
 import json
+import resource
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dataset.toy import world as toy
 from dataset.toy.questions import KINDS, QUERIES, absent, answerable, deny
 from dataset.toy.scene import MIN_VISIBLE, sample_scene
 from utils.errors import InputError
+from utils.run_lock import LOCK_FILE, RunLock
 
 IMAGES, SEED = 120, 5
 
@@ -192,6 +194,22 @@ def test_other_files_are_never_replaced(tmp_path, capsys, folder):
     assert toy.main(["--out", str(tmp_path), "--images", "30"]) == 2
     assert "choose another --out" in capsys.readouterr().err
     assert tree(tmp_path) == {f"{folder}/mine.txt": hashlib.sha256(b"mine").hexdigest()}
+
+
+def test_two_at_once_and_a_full_disk(tmp_path, capsys):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RunLock(tmp_path / LOCK_FILE, f"the folder {tmp_path}", "choose another --out"):
+        assert toy.main(["--out", str(tmp_path), "--images", "30"]) == 2
+    assert f"error: the folder {tmp_path} is in use by process " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    try:
+        assert toy.main(["--out", str(tmp_path), "--images", "30"]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr().err
+    assert f"error: cannot write the toy world to {tmp_path} (File too large)" in said
+    assert toy.main(["--out", str(tmp_path), "--images", "30"]) == 0
 
 
 def test_a_second_run_replaces_the_first(tmp_path):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from utils.checkpoint import (
     BEST,
@@ -14,6 +15,8 @@ from utils.checkpoint import (
     STATE_FILE,
     CheckpointStore,
     RunState,
+    check_space,
+    damaged_files,
     free_bytes,
     next_state,
     tag_of,
@@ -185,12 +188,55 @@ def test_a_damaged_pointer_says_what_to_do(tmp_path):
     store = CheckpointStore(tmp_path)
     write(store, None, 10, 0.5)
     (tmp_path / LATEST).write_text("step_99999999")
-    with pytest.raises(InputError, match="write the name of another checkpoint folder"):
+    with pytest.raises(
+        InputError, match=f"named by {tmp_path / LATEST}, .*--resume {tmp_path / tag_of(10)}"
+    ):
         store.load()
     (tmp_path / LATEST).write_text(tag_of(10))
     (tmp_path / tag_of(10) / STATE_FILE).write_text("{}")
     with pytest.raises(InputError, match=STATE_FILE):
         store.load()
+
+
+def test_going_back_drops_what_came_after(tmp_path):
+    store = CheckpointStore(tmp_path, keep=3)
+    state = write(store, None, 10, 0.5)
+    older = write(store, state, 20, 0.2)
+    write(store, older, 30, 0.7)
+    assert store.go_back(store.load(tag_of(20))) == older
+    assert (store.load(LATEST), store.load(BEST)) == (older, state)
+    assert tags(store) == {tag_of(10), tag_of(20)}
+
+
+def test_going_back_to_where_the_best_one_is_gone(tmp_path):
+    store = CheckpointStore(tmp_path, keep=2)
+    older = write(store, write(store, None, 10, 0.5), 20, 0.2)
+    write(store, older, 30, 0.7)
+    assert tags(store) == {tag_of(20), tag_of(30)}
+    state = store.go_back(store.load(tag_of(20)))
+    assert (state.best_tag, state.best_score) == (tag_of(20), 0.2)
+    assert store.load(LATEST) == store.load(BEST) == state and tags(store) == {tag_of(20)}
+
+
+def test_damaged_files_are_found_by_their_checksums(tmp_path):
+    for name in ("whole", "cut", "changed", "empty"):
+        torch.save({"weights": torch.arange(100_000.0)}, tmp_path / f"{name}.pt")
+    content = (tmp_path / "whole.pt").read_bytes()
+    middle = len(content) // 2
+    changed = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    (tmp_path / "changed.pt").write_bytes(changed)
+    (tmp_path / "cut.pt").write_bytes(content[:middle])
+    (tmp_path / "empty.pt").write_bytes(b"")
+    assert damaged_files(tmp_path) == ["changed.pt", "cut.pt", "empty.pt"]
+
+
+def test_space_is_counted_for_each_disk(tmp_path):
+    free = free_bytes(tmp_path)
+    check_space({tmp_path / "a" / "b": 1000, tmp_path / "c": 1000}, "free some")
+    with pytest.raises(InputError, match="GB are needed; free some"):
+        check_space(
+            {tmp_path / "a" / "b": 2 * free // 3, tmp_path / "c": 2 * free // 3}, "free some"
+        )
 
 
 def test_free_bytes_of_a_folder_that_is_not_there_yet(tmp_path):

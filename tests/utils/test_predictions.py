@@ -16,6 +16,7 @@ import pytest
 from utils.batch import EvalItem, EvalQuestion
 from utils.errors import InputError
 from utils.evaluator import EvalResult, evaluate
+from utils.prediction_locks import part_lock
 from utils.predictions import (
     PredictionFile,
     check_run,
@@ -148,7 +149,7 @@ def test_damage_elsewhere_is_named(tmp_path):
 
 def test_two_runs_are_not_mixed(tmp_path):
     check_run(tmp_path, {"items": 3, "modes": [MODE], "world": 1, "model": "a"})
-    with pytest.raises(InputError, match="model was 'a' and is 'b'.*--vis_save_path"):
+    with pytest.raises(InputError, match=r"\(model: a there, b here\).*--vis_save_path"):
         check_run(tmp_path, {"items": 3, "modes": [MODE], "world": 1, "model": "b"})
     forget(tmp_path)
     check_run(tmp_path, {"items": 3, "modes": [MODE], "world": 1, "model": "b"})
@@ -184,6 +185,50 @@ def test_new_weights_make_a_new_run(tmp_path):
     weights.write_bytes(bytes(250_000) + b"x" * 250_000)
     assert fingerprint(tmp_path) != before
     assert fingerprint("owner/name") == "owner/name"
+
+
+def test_a_model_is_the_same_by_every_path(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(bytes(5000))
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    for path in ("model", "link", "model/../model", tmp_path / "link"):
+        assert fingerprint(path) == fingerprint(tmp_path / "model")
+    (tmp_path / "bare").mkdir()
+    assert fingerprint("bare") == str(tmp_path / "bare")
+
+
+def test_the_values_that_differ_are_named_and_no_others(tmp_path, monkeypatch):
+    sasp = {"num_points": 30, "t_pos": 0.8, "prompt": "points"}
+    run = {"items": 3, "modes": [MODE], "world": 1, "sasp": sasp, "conv_type": None}
+    check_run(tmp_path, run)
+    other = {**run, "sasp": {**sasp, "t_pos": 0.6}, "modes": ["teacher_forced", MODE]}
+    with pytest.raises(InputError) as told:
+        check_run(tmp_path, other)
+    expected = (
+        "another run (modes: generated there, teacher_forced, generated here; "
+        "sasp.t_pos: 0.8 there, 0.6 here): give"
+    )
+    assert expected in str(told.value)
+    many = {f"setting_{number:02d}": number for number in range(20)}
+    with pytest.raises(InputError, match=r"setting_11: not set there, 11 here; and 8 more\)"):
+        check_run(tmp_path, {**run, **many})
+
+
+def test_an_evaluation_that_still_runs_is_not_called_cut_short(tmp_path):
+    items = make_items(3)
+    run(tmp_path, items)
+    shard = shard_path(tmp_path, 0, 1)
+    lines = shard.read_bytes().splitlines(keepends=True)
+    shard.write_bytes(b"".join(lines[:2]))
+    with part_lock(tmp_path, 0, 1):
+        with pytest.raises(InputError, match=rf"1 of 3 .*: process {os.getpid()} on .* is still"):
+            read_results(tmp_path)
+        shard.unlink()
+        with pytest.raises(InputError, match="missing: .* is still writing; ask again"):
+            read_results(tmp_path)
+    with pytest.raises(InputError, match="run test_read.py --cmd inference"):
+        read_results(tmp_path)
 
 
 def test_a_full_disk_is_told_and_loses_nothing(tmp_path, monkeypatch):

@@ -1,0 +1,32 @@
+"""Settings are compared value by value; paths by the place that they lead to."""
+
+from utils.differences import differences
+
+
+def test_values_are_named_by_where_they_lie():
+    before = {"lr": 1e-4, "sam": {"depth": 4, "side": 128}, "grid": [{"k": 1}, {"k": 2}], "old": 3}
+    now = {"lr": 3e-4, "sam": {"depth": 5, "side": 128}, "grid": [{"k": 1}, {"k": 7}], "new": "x"}
+    assert differences(before, now) == [
+        ("lr", "0.0001", "0.0003"),
+        ("sam.depth", "4", "5"),
+        ("grid[1].k", "2", "7"),
+        ("new", "not set", "x"),
+        ("old", "3", "not set"),
+    ]
+    assert differences(now, now) == []
+
+
+def test_lists_and_nothing():
+    assert differences({"layers": [0, 1], "word": "a"}, {"layers": [], "word": None}) == [
+        ("layers", "0, 1", "none"),
+        ("word", "a", "none"),
+    ]
+    assert differences({"word": None}, {}) == []
+
+
+def test_one_place_has_many_paths(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    one, other = str(tmp_path / "data"), str(tmp_path / "link")
+    assert differences({"data": one}, {"data": f"{other}/."}) == []
+    assert differences({"data": one}, {"data": str(tmp_path)}) == [("data", one, str(tmp_path))]

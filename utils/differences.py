@@ -1,0 +1,61 @@
+"""What differs between two sets of settings, value by value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+ABSENT = "not set"
+
+
+class Difference(NamedTuple):
+    """A value that differs, with the names of the mappings that it lies in: "sasp.t_pos"."""
+
+    name: str
+    before: str
+    now: str
+
+    @property
+    def flag(self) -> str:
+        """The outermost name."""
+        return self.name.partition(".")[0].partition("[")[0]
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """Every value that is not the same, mappings and lists of them taken apart.
+
+    Absolute paths are the same if they lead to the same place; a value that is not set is None.
+    """
+    one, other = _leaves(before), _leaves(now)
+    names = [*now, *(name for name in before if name not in now)]
+    found = [
+        Difference(name, _text(one, name), _text(other, name))
+        for name in {*one, *other}
+        if _place(one.get(name)) != _place(other.get(name))
+    ]
+    return sorted(found, key=lambda one: (names.index(one.flag), one.name))
+
+
+def _leaves(values: Any, name: str = "") -> dict[str, Any]:
+    """Name -> value that is no mapping, nor a list of mappings."""
+    if isinstance(values, Mapping):
+        parts = [(f"{name}.{key}" if name else str(key), value) for key, value in values.items()]
+    elif isinstance(values, list) and values and all(isinstance(v, Mapping) for v in values):
+        parts = [(f"{name}[{number}]", value) for number, value in enumerate(values)]
+    else:
+        return {name: values}
+    return {leaf: found for part, value in parts for leaf, found in _leaves(value, part).items()}
+
+
+def _place(value: Any) -> Any:
+    return os.path.realpath(value) if isinstance(value, str) and os.path.isabs(value) else value
+
+
+def _text(leaves: dict[str, Any], name: str) -> str:
+    if name not in leaves:
+        return ABSENT
+    value = leaves[name]
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

@@ -1,0 +1,25 @@
+"""A helper process ends with the process that started it, also when that one is killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+
+
+def end_with_parent(_: int | None = None) -> None:
+    """In a process of `multiprocessing`: end at once when the parent is gone, however it ended.
+
+    Without it a forked helper waits for ever: it holds both ends of the pipes that it reads from
+    and writes to, so it is never told that nobody is at the other end. The pipe watched here is
+    closed with the parent, or with the sibling that was forked later and inherited it. The argument
+    is a worker's number, which a DataLoader gives to its `worker_init_fn`.
+    """
+    threading.Thread(target=_follow, name="end with parent", daemon=True).start()
+
+
+def _follow() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
