@@ -10,7 +10,6 @@ from PIL import ExifTags, Image, ImageOps
 
 from utils.errors import InputError
 
-
 SIXTEEN_BITS = ("PNG", "PPM")
 """Formats whose grey images of 16 bits PIL may open with 32 bits a pixel (mode I)."""
 
