@@ -111,7 +111,7 @@ class Page:
             self.force = gr.Checkbox(force_seg, label="Always make a mask", min_width=150)
             self.ask = gr.Button("Ask", variant="primary", min_width=120, elem_id="ask")
         self.status = gr.HTML(parts.note(parts.WAITING), elem_id="status", padding=False)
-        gr.HTML("<h2>Talk about this picture</h2>", padding=False)
+        gr.HTML("<h2>Talk about this picture</h2>", elem_id="talk_head", padding=False)
         self.talk = gr.HTML(parts.talk([]), elem_id="talk", padding=False)
 
     def _answer_part(self, params: SaspParams, side: int) -> None:
