@@ -21,12 +21,18 @@ from model.opening import open_reader
 from model.reader import load_pixels
 from utils.answers import describe, save_answer
 from utils.config import parse
+from utils.conversation import MASK_REQUEST, asks_for_mask, with_mask_request
 from utils.errors import InputError, cli
 from utils.options import DemoOptions
 from web.serving import serve
 
 LEAVE = ("quit", "exit", "q", "/quit", "/exit")
+HINT = (
+    "Hint:    the question did not ask for a segmentation mask. End it, as the evaluation does, "
+    f"with '{MASK_REQUEST}', or start with --ask_for_mask."
+)
 WELCOME = "Ask about a picture. Another picture: /image PATH. Leave: quit (or end of file)."
+HOW_TO_GET_MASKS = f"For a mask, end a question with: {MASK_REQUEST} (--ask_for_mask does it)"
 
 
 @dataclass
@@ -66,6 +72,8 @@ class Demo:
         Raises:
             InputError: the question cannot be asked, or the files cannot be written.
         """
+        if self.options.ask_for_mask:
+            question = with_mask_request(question)
         answer = self.reader.segment(
             shown.opened,
             question,
@@ -73,6 +81,8 @@ class Demo:
             force_seg=self.options.force_seg,
         )
         self.say(describe(answer))
+        if not answer.present and not asks_for_mask(question):
+            self.say(HINT)
         files = save_answer(
             self.options.vis_save_dir,
             Path(urlparse(shown.source).path).stem or "picture",
@@ -87,6 +97,8 @@ class Demo:
     def chat(self) -> None:
         """Ask for a picture, then for questions about it, until `quit` or the end of input."""
         self.say(WELCOME)
+        if not self.options.ask_for_mask:
+            self.say(HOW_TO_GET_MASKS)
         source, shown = self.options.image, None
         try:
             while True:

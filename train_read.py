@@ -68,6 +68,7 @@ def build_model(options: TrainOptions) -> tuple[PeftModel | ReadForCausalLM, Bui
         ce_loss_weight=options.ce_loss_weight,
         bce_loss_weight=options.bce_loss_weight,
         dice_loss_weight=options.dice_loss_weight,
+        max_loss_pixels=options.max_loss_pixels,
     )
     with_lora = add_lora(
         built.model,

@@ -164,5 +164,8 @@ def _read_texts(folder: Path) -> list[_Asked]:
 
 def _sayable(text: Any, where: str) -> str:
     if not is_sayable(text):
-        raise InputError(f"{where}: {text!r} is no question without special tokens; {HOW}")
+        raise InputError(
+            f"{where}: {text!r} is no question: it has to be valid Unicode text without special "
+            f"tokens such as <image>; {HOW}"
+        )
     return text

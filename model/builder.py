@@ -139,6 +139,7 @@ def build_for_training(
     ce_loss_weight: float = 1.0,
     bce_loss_weight: float = 2.0,
     dice_loss_weight: float = 0.5,
+    max_loss_pixels: int = 0,
 ) -> Built:
     """Build READ on a LLaVA, SESAME or READ checkpoint.
 
@@ -153,6 +154,7 @@ def build_for_training(
         use_released_param: keep the checkpoint's SAM decoder and projection; false starts the
             decoder from `vision_pretrained` and the projection afresh.
         gradient_checkpointing: recompute the LLM's activations in the backward pass.
+        max_loss_pixels: bound on the size of the mask losses, see `losses.loss_size`; 0: none.
 
     Raises:
         InputError: something cannot be loaded, weights are missing that nothing provides, or the
@@ -175,6 +177,7 @@ def build_for_training(
     config.ce_loss_weight = ce_loss_weight
     config.bce_loss_weight = bce_loss_weight
     config.dice_loss_weight = dice_loss_weight
+    config.max_loss_pixels = max_loss_pixels
     tokenizer = load_tokenizer(version, model_max_length)
     config.seg_token_id = seg_token_id(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id

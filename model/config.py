@@ -33,6 +33,7 @@ class ReadConfig(LlamaConfig):
     ce_loss_weight: float = 1.0
     bce_loss_weight: float = 2.0
     dice_loss_weight: float = 0.5
+    max_loss_pixels: int = 0
 
     @classmethod
     def get_config_dict(cls, *args, **kwargs):

@@ -1,6 +1,6 @@
 """The training losses: cross entropy, BCE and DICE.
 
-Legend: M masks, K trained tokens, H x W original picture.
+Legend: M masks, K trained tokens, H x W the picture, or less (`loss_size`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,42 @@ from torch.utils.checkpoint import checkpoint
 
 DICE_SCALE = 1000.0
 DICE_SMOOTH = 1e-6
+
+
+def loss_size(size: Sequence[int], most_pixels: int) -> tuple[int, int]:
+    """The size in which the mask losses of a picture of (H, W) are computed.
+
+    Args:
+        size: (H, W).
+        most_pixels: bound on H * W; 0: none.
+
+    Returns:
+        (H, W) itself where it is within the bound, else sides of the same ratio within it.
+    """
+    height, width = size
+    if not most_pixels or height * width <= most_pixels:
+        return height, width
+    factor = (most_pixels / (height * width)) ** 0.5
+    return max(1, int(height * factor)), max(1, int(width * factor))
+
+
+def shrink_truth(truth: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Truth masks in a smaller size: an object where it covers at least half of a pixel's area.
+
+    Args:
+        truth: uint8[n, H, W]; values other than 1 are background, before and after.
+        size: (h, w).
+
+    Returns:
+        `truth` itself if it has this size, else uint8[n, h, w] of 0 and 1.
+    """
+    if tuple(truth.shape[1:]) == tuple(size):
+        return truth
+    small = [
+        F.interpolate((one == 1).float()[None, None], size=size, mode="area")[0] >= 0.5
+        for one in truth
+    ]
+    return torch.cat(small).to(truth.dtype) if small else truth.new_zeros((0, *size))
 
 
 def token_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -42,7 +78,7 @@ def dice_per_mask(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def mask_losses(
-    logits: Sequence[torch.Tensor], truths: Sequence[torch.Tensor]
+    logits: Sequence[torch.Tensor], truths: Sequence[torch.Tensor], most_pixels: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Mean BCE and DICE over all masks of a batch.
 
@@ -50,8 +86,9 @@ def mask_losses(
     backward pass: nothing of that size is kept but the arguments.
 
     Args:
-        logits: per picture float32[n, H, W].
+        logits: per picture float32[n, h, w], h and w as `loss_size` tells.
         truths: per picture uint8[n, H, W]; values other than 1 are background.
+        most_pixels: bound on h * w, see `loss_size`; 0: none.
 
     Returns:
         the two means, or None if the batch has no mask.
@@ -60,7 +97,8 @@ def mask_losses(
         ValueError: a picture has another number of masks than `[SEG]` tokens.
     """
     bce, dice = [], []
-    for number, (logit, truth) in enumerate(zip(logits, truths, strict=True)):
+    for number, (logit, full) in enumerate(zip(logits, truths, strict=True)):
+        truth = shrink_truth(full, loss_size(full.shape[1:], most_pixels))
         if logit.shape != truth.shape:
             raise ValueError(
                 f"picture {number} of the batch: {tuple(logit.shape)} mask logits, "

@@ -222,6 +222,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         input_sizes: Sequence[tuple[int, int]],
         sizes: Sequence[tuple[int, int]],
         params: SaspParams | None = None,
+        mask_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> list[MaskPrediction]:
         """From `[SEG]` states to masks: text prompt, similarity, points, SAM's decoder.
 
@@ -233,6 +234,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             input_sizes: B pairs (h, w) inside the SAM view.
             sizes: B pairs (H, W) of the original pictures.
             params: how points are chosen; None: as the configuration says.
+            mask_sizes: B pairs (h, w) that the mask logits are resized to; None: `sizes`.
 
         Returns:
             one `MaskPrediction` for each of the B pictures.
@@ -261,7 +263,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
                 points,
                 labels,
                 input_sizes,
-                sizes,
+                mask_sizes or sizes,
                 strict=True,
             )
         ]
@@ -291,7 +293,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             batch: see `Batch`; without masks (all empty) it still trains on the text.
 
         Returns:
-            `ReadOutput`; the losses carry their weights.
+            `ReadOutput`; losses carry their weights, logits are bounded by `max_loss_pixels`.
 
         Raises:
             ValueError: the number of masks and of `[SEG]` tokens differ.
@@ -313,7 +315,8 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         )
         ce_loss = self.config.ce_loss_weight * self._token_loss(states, batch.labels)
         predictions = self._teacher_forced_masks(batch, states, used, embeddings)
-        pair = losses.mask_losses([p.logits for p in predictions], batch.masks)
+        logits = [p.logits for p in predictions]
+        pair = losses.mask_losses(logits, batch.masks, self.config.max_loss_pixels)
         if pair is None:
             bce = dice = self._zero_of_masks(predictions).to(ce_loss)
         else:
@@ -327,7 +330,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             mask_bce_loss=bce,
             mask_dice_loss=dice,
             mask_loss=bce + dice,
-            mask_logits=[p.logits for p in predictions],
+            mask_logits=logits,
         )
 
     def _zero_of_masks(self, predictions: Sequence[MaskPrediction]) -> torch.Tensor:
@@ -356,9 +359,9 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         embeddings: torch.Tensor,
     ) -> list[MaskPrediction]:
         seg = locate_seg(batch.input_ids, states.text_position, self.seg_token_id)
-        sizes = batch.original_sizes
+        bounded = [losses.loss_size(s, self.config.max_loss_pixels) for s in batch.original_sizes]
         image_of_mask = torch.searchsorted(used, batch.image_index[seg.row])
-        none = [MaskPrediction.none(size, self.image_tokens, self.device) for size in sizes]
+        none = [MaskPrediction.none(size, self.image_tokens, self.device) for size in bounded]
         if len(used) == 0:
             return none
         chosen = used.tolist()
@@ -368,7 +371,8 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             image_of_mask,
             embeddings,
             [batch.sam_sizes[i] for i in chosen],
-            [sizes[i] for i in chosen],
+            [batch.original_sizes[i] for i in chosen],
+            mask_sizes=[bounded[i] for i in chosen],
         )
         by_image = dict(zip(chosen, made, strict=True))
         return [by_image.get(i, empty) for i, empty in enumerate(none)]

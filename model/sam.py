@@ -9,7 +9,6 @@ cells. Coordinates are (x, y) in pixels.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from model.sam_attention import fuse_attention
+from model.weight_file import read_weight_file
 from utils.errors import InputError
 
 PATCH = 16
@@ -275,15 +275,10 @@ def load_sam_weights(model: SamModel, path: str | Path) -> list[str]:
             "segment-anything project such as sam_vit_h_4b8939.pth"
         )
     try:
-        mapped = zipfile.is_zipfile(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        state = read_weight_file(path)
         model.load_state_dict(state)
     except (RuntimeError, OSError, ValueError, EOFError, KeyError, AttributeError) as error:
         raise InputError(
             f"{path} is no SAM checkpoint of these sizes ({model.sizes}): {error}"
         ) from error
-    except Exception as error:
-        if type(error).__name__ != "UnpicklingError":
-            raise
-        raise InputError(f"{path} is not a plain PyTorch checkpoint: {error}") from error
     return sorted(state)

@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +20,7 @@ from transformers.utils import cached_file
 
 from model.config import ReadConfig
 from model.read_model import ReadForCausalLM
+from model.weight_file import read_weight_file
 from utils.errors import InputError
 
 LAYOUTS = (
@@ -32,7 +32,7 @@ LAYOUTS = (
 """What a folder's weights may be called, the preferred one first."""
 
 UNREADABLE = (
-    OSError, RuntimeError, ValueError, KeyError, EOFError, AttributeError, UnpicklingError,
+    OSError, RuntimeError, ValueError, KeyError, EOFError, AttributeError,
     SafetensorError, zipfile.BadZipFile,
 )  # fmt: skip
 """What a damaged file may raise."""
@@ -90,11 +90,7 @@ def read_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
                 for name in file.keys():  # noqa: SIM118  (no mapping)
                     yield name, file.get_tensor(name)
         else:
-            # Files of old PyTorch are no archives and cannot be mapped.
-            content = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-            yield from content.items()
+            yield from read_weight_file(path).items()
     except UNREADABLE as error:
         raise InputError(
             f"cannot load {path}: {_first_line(error)}. Expected a complete weight file; copy it "

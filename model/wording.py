@@ -77,7 +77,7 @@ def check_question(question: object) -> None:
     """Refuse what cannot be asked.
 
     Raises:
-        InputError: no text, or text with `<image>` in it.
+        InputError: no text, text with `<image>` in it, or with half a character.
     """
     if not isinstance(question, str) or not question.strip():
         raise InputError(
@@ -89,3 +89,10 @@ def check_question(question: object) -> None:
             f"the question {question!r} holds {IMAGE_TOKEN}, which stands for the picture and is "
             "added by itself; leave it out"
         )
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the question {question!r} is no valid Unicode text: character {error.start + 1} is a "
+            "lone surrogate, half of a character or a byte that is not UTF-8; type it again"
+        ) from error

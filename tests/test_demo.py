@@ -1,6 +1,8 @@
 """The demo with a stand-in for the model: one shot and chat, good input and bad."""
 
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +13,8 @@ import demo
 from model import load_read
 from tests.model.babble import QUESTIONS, babbling, pictures
 from tests.small_read import write_small_read
+from utils.config import REPOSITORY
+from utils.conversation import MASK_REQUEST
 from utils.errors import InputError
 from utils.predictions import decode_mask
 
@@ -128,6 +132,39 @@ def test_what_is_absent_is_said_and_not_drawn(run, picture):
     assert names(run.out) == []
     _, out, _ = run("--image", picture, "--prompt", "the unicorn", "--force_seg")
     assert "See:     yes" in out
+
+
+def test_the_request_for_a_mask_is_offered_and_added_on_demand(run, picture):
+    one = ("--image", picture, "--prompt")
+    _, out, _ = run(*one, "the unicorn")
+    assert "--ask_for_mask" in out and f"'{MASK_REQUEST}'" in out
+    assert run.reader.asked == ["the unicorn"]
+    for given, flags in ((f"the unicorn {MASK_REQUEST}", ()), ("the unicorn", ["--ask_for_mask"])):
+        run.reader.asked.clear()
+        _, out, _ = run(*one, given, *flags)
+        assert run.reader.asked == [f"the unicorn {MASK_REQUEST}"]
+        assert "See:     no" in out and "--ask_for_mask" not in out
+    _, out, _ = run(*one, "the sky")
+    assert "See:     yes" in out and "--ask_for_mask" not in out
+
+
+def test_the_chat_tells_how_to_ask_for_a_mask(run, picture):
+    _, out, _ = run("--image", picture, typed=["the sky"])
+    assert MASK_REQUEST in out and run.reader.asked == ["the sky"]
+    _, out, _ = run("--image", picture, "--ask_for_mask", typed=["the ground"])
+    assert MASK_REQUEST not in out and run.reader.asked[1:] == [f"the ground {MASK_REQUEST}"]
+
+
+def test_half_a_character_on_the_command_line_is_told(picture, tmp_path):
+    """A byte that is not UTF-8 comes out of `sys.argv` as a lone surrogate."""
+    model = write_small_read(tmp_path / "read")
+    command = [sys.executable, "demo.py", "--pretrained_model_path", model, "--image", picture]
+    for question in (b"a \xff cat", b"a cat \xed\xa0\xbd"):
+        ended = subprocess.run(
+            [*command, "--prompt", question], cwd=REPOSITORY, capture_output=True, text=True
+        )
+        assert ended.returncode == 2 and "Traceback" not in ended.stderr
+        assert "lone surrogate" in ended.stderr and r"\udc" in ended.stderr
 
 
 def test_bad_arguments_leave_with_the_remedy(run, tmp_path):

@@ -19,8 +19,10 @@ SYSTEM_LLAVA_LLAMA_2 = (
     "and assist the user with a variety of tasks using natural language."
 )
 
-QUESTION_OF_CLASS = "What is {class_name} in this image? Please output segmentation mask."
-QUESTION_OF_SENTENCE = "{sent} Please output segmentation mask."
+MASK_REQUEST = "Please output segmentation mask."
+"""The evaluation ends every question with it; the weights answer with a mask then."""
+QUESTION_OF_CLASS = f"What is {{class_name}} in this image? {MASK_REQUEST}"
+QUESTION_OF_SENTENCE = f"{{sent}} {MASK_REQUEST}"
 POSITIVE_ANSWER = "Sure, the segmentation result is [SEG]."
 """The fixed evaluation templates ("simple")."""
 
@@ -33,6 +35,16 @@ def wrap_image_token(text: str) -> str:
 def user_turn(question: str) -> str:
     """The first user turn about a picture: the picture, a line feed, the question as typed."""
     return f"{IMAGE_TOKEN}\n{question}"
+
+
+def asks_for_mask(question: str) -> bool:
+    """Whether a question asks for a segmentation mask, as those of evaluation and training do."""
+    return "segmentation mask" in question.lower()
+
+
+def with_mask_request(question: str) -> str:
+    """A question in the words of the evaluation, or as it is if it asks for a mask already."""
+    return question if asks_for_mask(question) else QUESTION_OF_SENTENCE.format(sent=question)
 
 
 def build_prompt(

@@ -120,6 +120,7 @@ class TrainOptions(
             "ce_loss_weight",
             "dice_loss_weight",
             "bce_loss_weight",
+            "max_loss_pixels",
             "sasp_std_factor",
         )
         problems += checks.below_one(self, "lora_dropout", "beta1", "beta2")

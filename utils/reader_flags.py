@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from utils.conversation import CONVERSATION_TYPES
+from utils.conversation import CONVERSATION_TYPES, MASK_REQUEST
 from utils.flags import option
 
 
@@ -135,6 +135,11 @@ class QuestionFlags:
         None, "picture to ask about: a path or URL; none: the chat asks for it", path=True
     )
     prompt: str | None = option(None, "question; with --image: answer it and leave")
+    ask_for_mask: bool = option(
+        False,
+        f"end each question with '{MASK_REQUEST}', as the evaluation does; the page has a box for "
+        "it instead, ticked at first",
+    )
     force_seg: bool = option(False, "a mask even when the model answers without one")
 
 
@@ -157,6 +162,9 @@ class WebFlags:
     )
     host: str = option("127.0.0.1", "interface to serve on; 0.0.0.0: every one of this machine")
     port: int = option(7860, "port to serve on; 0: a free one")
+    web_names: list[str] | None = option(
+        None, "further names that the page is reached by, such as that of a proxy in front of it"
+    )
     max_megapixels: float = option(25.0, "largest picture that a visitor may send")
     max_visitors: int = option(8, "visitors whose pictures are kept at a time")
 

@@ -153,6 +153,11 @@ class OptimisationFlags:
     ce_loss_weight: float = option(1.0, "weight of the text loss")
     dice_loss_weight: float = option(0.5, "weight of the DICE loss")
     bce_loss_weight: float = option(2.0, "weight of the BCE loss")
+    max_loss_pixels: int = option(
+        0,
+        "compute the mask losses of larger images in a size of at most so many pixels, such as "
+        "500000, which saves time and memory; 0: in full size, as published",
+    )
     gradient_checkpointing: bool = option(True, "recompute activations to save memory")
     zero_stage: int = option(
         2,

@@ -1,16 +1,17 @@
 """What of the web server can be reached. gradio offers far more than the page needs.
 
-Only the addresses of `OPEN` answer. No request makes the server open a URL or a file that was not
-uploaded, and no request is larger than it has to be.
+Only the addresses of `OPEN` answer, and only to the page itself. No request makes the server open a
+URL or a file that was not uploaded, and no request is larger than it has to be.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+from web.hosts import Hosts
 from web.limits import Limits
 from web.uploads import Uploads
 
@@ -26,6 +27,7 @@ OPEN = re.compile(
         |POST\ /gradio_api/(?P<post>upload|queue/join|cancel|reset/?)""",
     re.VERBOSE,
 )
+SESSION = re.compile(r"\w{1,64}", re.ASCII)
 BODY_BYTES = 1 << 20
 """Of a request that is no upload."""
 ENVELOPE_BYTES = 1 << 16
@@ -33,11 +35,13 @@ ENVELOPE_BYTES = 1 << 16
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' "
     "blob:; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
-    "connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'"
+    "connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'; "
+    "frame-ancestors 'none'"
 )
 HEADERS = [
     (b"content-security-policy", POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
 ]
 Scope = dict[str, Any]
@@ -63,12 +67,23 @@ class Gate:
         app: behind it.
         uploads: the folder that may be read.
         limits: of what is accepted.
+        hosts: the names that the page has.
+        events: numbers of what a visitor may start (gradio's `fn_index`).
     """
 
-    def __init__(self, app: Callable, uploads: Uploads, limits: Limits):
+    def __init__(
+        self,
+        app: Callable,
+        uploads: Uploads,
+        limits: Limits,
+        hosts: Hosts,
+        events: Collection[int],
+    ):
         self.app = app
         self.uploads = uploads
         self.limits = limits
+        self.hosts = hosts
+        self.events = events
 
     async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
         if scope["type"] == "lifespan":
@@ -96,6 +111,8 @@ class Gate:
         Raises:
             Refused: it is not.
         """
+        if foreign := self.hosts.why_not(scope["method"], scope["headers"]):
+            raise Refused(403, foreign)
         found = OPEN.fullmatch(f"{scope['method']} {scope['path']}")
         if found is None:
             raise Refused(404, "There is nothing here.")
@@ -115,7 +132,33 @@ class Gate:
             raise Refused(400, "The request is not JSON.") from error
         if not all(map(self.uploads.holds, _paths(sent))):
             raise Refused(403, "Only files that were uploaded here can be used.")
+        self._check_form(found["post"], sent)
         return _replay(body, receive)
+
+    def _check_form(self, post: str, sent: Any) -> None:
+        """Refuse what gradio would stumble over. Half characters in `data` are told on the page."""
+        if not isinstance(sent, dict):
+            raise Refused(400, "The request is no JSON object.")
+        data = sent.get("data") if post == "queue/join" else []
+        rest = {name: value for name, value in sent.items() if value is not data}
+        if not isinstance(data, list) or not _is_text(json.dumps(rest, ensure_ascii=False)):
+            raise Refused(400, "The request holds no list of data, or text that is no Unicode.")
+        if post not in ("queue/join", "cancel"):
+            return
+        number, session = sent.get("fn_index"), sent.get("session_hash")
+        if type(number) is not int or number not in self.events:
+            raise Refused(400, "There is no such event: fn_index is not one of this page.")
+        if not isinstance(session, str) or not SESSION.fullmatch(session):
+            raise Refused(400, "The request does not tell its session: session_hash.")
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be encoded: no half of a character stands alone in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _paths(sent: Any) -> Iterator[Any]:

@@ -10,6 +10,7 @@ import gradio as gr
 import numpy as np
 
 from model.sasp import SaspParams
+from utils.conversation import MASK_REQUEST
 from utils.errors import InputError
 from web import parts
 from web.drawing import colour_name, png
@@ -23,7 +24,6 @@ INTRODUCTION = (
     "<code>[SEG]</code> to the picture says where to look; its high and low places become points "
     "for SAM."
 )
-ASK_FOR_MASK = " Please output segmentation mask."
 EXAMPLES = ("Which object can roll?", "Where is the green triangle?", "What is red and round?")
 STYLE = (Path(__file__).parent / "page.css").read_text("utf-8")
 THEME = gr.themes.Default(
@@ -90,7 +90,8 @@ class Page:
         self.question = gr.Textbox(
             label="Question",
             placeholder="Which part lets the plane steer?",
-            lines=2,
+            info="Enter asks, Shift+Enter starts a new line.",
+            lines=1,
             max_lines=6,
             max_length=self.uploads.limits.question,
             submit_btn=False,
@@ -98,18 +99,20 @@ class Page:
         )
         with gr.Row(elem_id="examples"):
             self.examples = [gr.Button(text, size="sm", min_width=150) for text in EXAMPLES]
+        self.mask = gr.Checkbox(
+            True,
+            label="Ask for a mask",
+            info=f"Ends the question with \N{LEFT DOUBLE QUOTATION MARK}{MASK_REQUEST}"
+            "\N{RIGHT DOUBLE QUOTATION MARK}, as in the evaluation. Without it, the model may "
+            "answer in words alone.",
+            elem_id="mask",
+        )
         with gr.Row(equal_height=True):
             self.force = gr.Checkbox(force_seg, label="Always make a mask", min_width=150)
             self.ask = gr.Button("Ask", variant="primary", min_width=120, elem_id="ask")
         self.status = gr.HTML(parts.note(parts.WAITING), elem_id="status", padding=False)
-        self.talk = gr.Chatbot(
-            label="Talk about this picture",
-            height=260,
-            buttons=[],
-            render_markdown=False,
-            placeholder="Questions and answers. Another question reuses what is known already.",
-            elem_id="talk",
-        )
+        gr.HTML("<h2>Talk about this picture</h2>", elem_id="talk_head", padding=False)
+        self.talk = gr.HTML(parts.talk([]), elem_id="talk", padding=False)
 
     def _answer_part(self, params: SaspParams, side: int) -> None:
         gr.HTML("<h2>Mask and points</h2>", padding=False)
@@ -216,7 +219,7 @@ class Page:
         gr.on(
             [self.ask.click, self.question.submit],
             self._asked,
-            [self.picture, self.question, self.force, self.points, *settings],
+            [self.picture, self.question, self.mask, self.force, self.points, *settings],
             result,
             show_progress="minimal",
             show_progress_on=[self.status],
@@ -238,8 +241,7 @@ class Page:
         self.shown.input(self._showed, [self.shown, self.points], drawn, **private, **masks)
         self.chosen.input(self._chose, [self.chosen, self.points], drawn, **private, **masks)
         for button, text in zip(self.examples, EXAMPLES, strict=True):
-            asked = f"() => {text + ASK_FOR_MASK!r}"
-            button.click(None, None, self.question, js=asked, api_visibility="private")
+            button.click(None, None, self.question, js=f"() => {text!r}", api_visibility="private")
         self.blocks.unload(self._left)
 
     def _opened(self, request: gr.Request, picture: Any) -> Updates:
@@ -261,6 +263,7 @@ class Page:
         request: gr.Request,
         picture: Any,
         question: Any,
+        mask: Any,
         force: Any,
         points: Any,
         *settings: Any,
@@ -271,8 +274,8 @@ class Page:
                 raise InputError("Please open a picture first.")
             session = self._enter(request)
             session.open(source)
-            for words in session.ask(question, _named(settings), bool(force)):
-                said = [*session.talk, (str(question).strip(), words or parts.PENDING)]
+            for words in session.ask(question, _named(settings), bool(force), bool(mask)):
+                said = [*session.talk, (session.asking, words or parts.PENDING)]
                 yield {self.talk: parts.talk(said), self.status: parts.said(parts.PENDING, words)}
         except InputError as error:
             talk = self.visitors.find(request.session_hash)

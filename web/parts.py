@@ -5,22 +5,25 @@ from __future__ import annotations
 import html
 
 from utils.answers import summary
+from utils.conversation import asks_for_mask
 from utils.errors import InputError
 from web.session import Session
 
 WAITING = "Open a picture and ask about it."
+NO_TALK = "Questions and answers. Another question reuses what is known already."
 PENDING = "\N{HORIZONTAL ELLIPSIS}"
 FILES = {"mask.png": "Mask (PNG)", "mask_rle.json": "COCO RLE", "polygons.json": "Polygons"}
 """Names as in `web.export`, and what is said of them."""
 
 
-def talk(said: list[tuple[str, str]]) -> list[dict[str, str]]:
-    """Questions and answers as messages of a chat."""
-    return [
-        {"role": role, "content": text}
+def talk(said: list[tuple[str, str]]) -> str:
+    """Questions and answers in turn, as text: no part of them is taken for HTML or Markdown."""
+    turns = "".join(
+        f'<p class="{role}">{html.escape(text)}</p>'
         for pair in said
-        for role, text in zip(("user", "assistant"), pair, strict=True)
-    ]
+        for role, text in zip(("question", "answer"), pair, strict=True)
+    )
+    return f'<div role="log" aria-live="polite">{turns or note(NO_TALK)}</div>'
 
 
 def note(text: str) -> str:
@@ -37,7 +40,16 @@ def about(session: Session) -> str:
     """See, Say, Segment of the session's answer."""
     if session.answer is None:
         return note(WAITING)
-    return said(*summary(session.answer), kind="yes" if session.answer.present else "no")
+    shown = said(*summary(session.answer), kind="yes" if session.answer.present else "no")
+    return shown + note(hint) if (hint := _hint(session)) else shown
+
+
+def _hint(session: Session) -> str:
+    """What to try where there is no mask and none was asked for."""
+    question = session.talk[-1][0] if session.talk else ""
+    if session.answer is None or session.answer.present or asks_for_mask(question):
+        return ""
+    return 'No segmentation mask was asked for. Tick "Ask for a mask" and try again.'
 
 
 def said(see: str, say: str, segment: str = PENDING, kind: str = "") -> str:

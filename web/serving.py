@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,13 @@ def serve(reader: Reader, options: Any, say: Callable[[str], None] = print) -> N
     port = options.port or None
     try:
         with serving(
-            reader, options.host, port, limits, options.max_visitors, options.force_seg
+            reader,
+            options.host,
+            port,
+            limits,
+            options.max_visitors,
+            options.force_seg,
+            options.web_names or (),
         ) as address:
             say(f"READ is served on {address} (to stop it: Ctrl+C)")
             threading.Event().wait()
@@ -56,6 +62,7 @@ def serving(
     limits: Limits | None = None,
     most_visitors: int = 8,
     force_seg: bool = False,
+    names: Iterable[str] = (),
 ) -> Iterator[str]:
     """A running server in threads of its own, until the context is left; gives its address.
 
@@ -66,6 +73,7 @@ def serving(
         limits: of what visitors may send.
         most_visitors: whose pictures are kept at a time.
         force_seg: whether the page's "Always make a mask" is on at first.
+        names: further names that the page is reached by; see `web.hosts`.
 
     Raises:
         InputError: the port cannot be had, or gradio is not installed.
@@ -73,10 +81,10 @@ def serving(
     limits = limits or Limits()
     with tempfile.TemporaryDirectory(prefix="read_web_") as folder, _settings_of_gradio(folder):
         # Only now: gradio reads its settings when it is imported.
-        import gradio as gr
         from fastapi.middleware import Middleware
 
         from web.gate import Gate
+        from web.hosts import Hosts
         from web.page import STYLE, THEME, Page
 
         uploads = Uploads(Path(folder), limits)
@@ -85,6 +93,13 @@ def serving(
         side = round(reader.model.image_tokens**0.5)
         blocks = Page(visitors, uploads, engine.params, side, force_seg).blocks
         blocks.queue(max_size=WAITING, api_open=False)
+        gate = Middleware(
+            Gate,
+            uploads=uploads,
+            limits=limits,
+            hosts=Hosts(host, names),
+            events={number for number, event in blocks.fns.items() if event.fn is not None},
+        )
         try:
             app, address, _ = blocks.launch(
                 server_name=host,
@@ -104,7 +119,7 @@ def serving(
                 state_session_capacity=1000,
                 theme=THEME,
                 css=STYLE,
-                app_kwargs={"middleware": [Middleware(Gate, uploads=uploads, limits=limits)]},
+                app_kwargs={"middleware": [gate]},
             )
         except OSError as error:
             raise InputError(
@@ -115,7 +130,7 @@ def serving(
             _serve_files(app, visitors)
             yield address
         finally:
-            gr.close_all(verbose=False)
+            blocks.close(verbose=False)
 
 
 @contextmanager

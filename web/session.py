@@ -20,6 +20,7 @@ from model.answer import Answer, Segment, answer_of, segments_of
 from model.open_picture import OpenPicture
 from model.sasp import NEGATIVE, NEUTRAL, POSITIVE, SaspParams
 from model.states import SegStates, masks_at, masks_of
+from utils.conversation import with_mask_request
 from utils.errors import InputError
 from web import limits as allowed
 from web.drawing import Canvas
@@ -72,6 +73,7 @@ class Session:
             self.canvas: Canvas | None = None
             self.size = (0, 0)
             self.talk: list[tuple[str, str]] = []
+            self.asking = ""
             self.answer: Answer | None = None
             self.shown: list[int] = []
             self.chosen = 0
@@ -98,14 +100,21 @@ class Session:
             self._opened, self.canvas = opened, canvas
 
     def ask(
-        self, question: Any, settings: Mapping[str, Any], force_seg: bool = False
+        self,
+        question: Any,
+        settings: Mapping[str, Any],
+        force_seg: bool = False,
+        ask_for_mask: bool = False,
     ) -> Iterator[str]:
         """Ask about the open picture; the answer is there when the iterator ends.
+
+        `asking` is the question that is being asked, `talk` what was asked and answered.
 
         Args:
             question: as typed.
             settings: see `web.limits.read_settings`.
             force_seg: a mask even when the model answers without one.
+            ask_for_mask: end the question as the evaluation does; see `with_mask_request`.
 
         Yields:
             the words so far.
@@ -114,6 +123,7 @@ class Session:
             InputError: no picture, or the question or a setting cannot be used.
         """
         text = allowed.read_question(question, self.limits)
+        self.asking = text = with_mask_request(text) if ask_for_mask else text
         params = self._params(settings)
         opened = self._opened
         if opened is None:

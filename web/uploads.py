@@ -51,8 +51,11 @@ class Uploads:
         """Whether a name is that of a file in the folder."""
         if not isinstance(name, str) or "\0" in name or "://" in name:
             return False
-        path = Path(name).resolve()
-        return path.is_relative_to(self.folder) and path.is_file()
+        try:
+            path = Path(name).resolve()
+            return path.is_relative_to(self.folder) and path.is_file()
+        except (OSError, ValueError):  # too long a name, or no Unicode
+            return False
 
     def has_room(self) -> bool:
         """Whether one more file may come."""

@@ -66,6 +66,7 @@ def test_texts_beside_pictures(folder):
         ({"question": "Where?"}, "names no image"),
         ({"image": "a.jpg"}, "None is no question"),
         ({"image": "a.jpg", "question": "Show [SEG] <image>"}, "special tokens"),
+        ({"image": "a.jpg", "question": "a cat \ud83d"}, r"cat .ud83d' is no .* valid Unicode"),
         ({"image": "a.jpg", "question": "Where?", "masks": "x"}, "unknown masks"),
     ],
 )

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from dataset.collate import collate
 from model.lora import add_lora
@@ -135,6 +136,59 @@ def test_points_carry_gradients_to_the_image_tokens(reader):
     reader.model.config.ce_loss_weight = 0.0
     model, _ = trained(reader, [make_sample((40, 64), [YES])])
     assert model.model.embed_tokens.weight.grad.abs().max() > 0
+
+
+def test_losses_within_the_bound_are_those_of_full_size(reader):
+    batch = collate(
+        [make_sample((40, 64), [YES, NO]), make_sample((20, 30), [YES])], reader.tokenizer
+    )
+    with torch.no_grad():
+        full = reader.model(batch)
+        reader.model.config.max_loss_pixels = 40 * 64
+        bounded = reader.model(batch)
+    for name in ("loss", "mask_bce_loss", "mask_dice_loss"):
+        assert torch.equal(full[name], bounded[name])
+    for one, other in zip(full.mask_logits, bounded.mask_logits, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_losses_above_the_bound_are_computed_in_a_smaller_size(reader):
+    """Points and prompts stay where they are; the last step of the logits leads to another size."""
+    samples = [make_sample((200, 320), [YES, NO]), make_sample((20, 30), [YES, YES]),
+               make_sample((50, 100), [NO])]  # fmt: skip
+    batch = collate(samples, reader.tokenizer)
+    sam, made = reader.model.model.visual_model, []
+    upscale = sam.upscale
+    sam.upscale = lambda low, frame, size: made.append((low, frame)) or upscale(low, frame, size)
+    with torch.no_grad():
+        full = reader.model(batch)
+    lows, made[:] = list(made), []
+    reader.model.config.max_loss_pixels = 2560
+    model, bounded = trained(reader, samples)
+    assert [tuple(x.shape) for x in bounded.mask_logits] == [(1, 40, 64), (2, 20, 30), (0, 35, 71)]
+    for (low, frame), (again, same_frame) in zip(lows, made, strict=True):
+        torch.testing.assert_close(low, again.detach(), rtol=1e-4, atol=1e-4)
+        assert frame == same_frame
+    wanted = upscale(lows[0][0], lows[0][1], (40, 64))
+    torch.testing.assert_close(bounded.mask_logits[0].detach(), wanted, rtol=1e-4, atol=1e-4)
+
+    config, parts = reader.model.config, [[], []]
+    truths = [batch.masks[0][:, ::5, ::5], batch.masks[1]]  # of blocks of 5 x 5
+    for logits, truth in zip(bounded.mask_logits, truths, strict=False):
+        for one, target in zip(logits.detach(), (truth == 1).float(), strict=True):
+            parts[0].append(F.binary_cross_entropy_with_logits(one, target))
+            share = one.sigmoid()
+            parts[1].append(1 - 2 * (share * target).sum() / (share.sum() + target.sum()))
+    for name, values, weight in (
+        ("mask_bce_loss", parts[0], config.bce_loss_weight),
+        ("mask_dice_loss", parts[1], config.dice_loss_weight),
+    ):
+        wanted = weight * float(torch.stack(values).mean())
+        assert float(getattr(bounded, name)) == pytest.approx(wanted, rel=1e-3)
+        assert float(getattr(bounded, name)) != float(full[name])
+    for part in (model.model.text_hidden_fcs, model.model.visual_model.mask_decoder.transformer):
+        assert all(p.grad is not None for p in part.parameters())
+        assert any(p.grad.any() for p in part.parameters())
 
 
 def test_loss_weights(reader):

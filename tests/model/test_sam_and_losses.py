@@ -6,7 +6,15 @@ import pytest
 import torch
 from segment_anything.modeling.image_encoder import Attention
 
-from model.losses import bce_per_mask, dice_per_mask, mask_losses, token_loss, zero_of
+from model.losses import (
+    bce_per_mask,
+    dice_per_mask,
+    loss_size,
+    mask_losses,
+    shrink_truth,
+    token_loss,
+    zero_of,
+)
 from model.sam import SamModel, sam_sizes
 from model.sam_attention import EncoderAttention
 from tests.released_tiny import SMALL_SAM, fill_by_formula
@@ -94,6 +102,42 @@ def test_255_is_background_in_training():
     plain = torch.tensor([[[1, 0], [0, 0]]], dtype=torch.uint8)
     logits = torch.randn(1, 2, 2, generator=torch.Generator().manual_seed(0))
     assert mask_losses([logits], [truth]) == mask_losses([logits], [plain])
+
+
+def test_the_size_of_bounded_losses():
+    assert loss_size((1700, 2600), 0) == (1700, 2600)
+    assert loss_size((60, 80), 4800) == (60, 80)
+    for size, most in (((1700, 2600), 500_000), ((61, 79), 4800), ((9, 9), 1)):
+        height, width = loss_size(size, most)
+        assert 0 < height * width <= most and height <= size[0] and width <= size[1]
+    height, width = loss_size((1700, 2600), 500_000)
+    assert height * width > 498_000 and abs(width / height - 2600 / 1700) < 0.005
+
+
+@pytest.mark.parametrize(("size", "small"), [((60, 84), (20, 21)), ((40, 40), (20, 40))])
+def test_truth_is_what_covers_half_of_a_pixel(size, small):
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(0, 3, (3, *size), generator=generator, dtype=torch.uint8)
+    truth[truth == 2] = 255
+    rows, columns = size[0] // small[0], size[1] // small[1]
+    shares = (truth.numpy() == 1).reshape(3, small[0], rows, small[1], columns).mean(axis=(2, 4))
+    found = shrink_truth(truth, small)
+    assert found.dtype == torch.uint8 and (found.numpy() == (shares >= 0.5)).all()
+    assert 0 < found.float().mean() < 1
+    assert shrink_truth(truth, size) is truth
+    assert shrink_truth(truth[:0], small).shape == (0, *small)
+
+
+def test_bounded_losses_of_a_disc_are_near_those_of_full_size():
+    y, x = torch.meshgrid(torch.arange(600.0), torch.arange(800.0), indexing="ij")
+    distance = ((x - 300) ** 2 + (y - 200) ** 2).sqrt()
+    logits, truth = ((150 - distance) / 20)[None], (distance < 160)[None].to(torch.uint8)
+    full = mask_losses([logits], [truth])
+    small = torch.nn.functional.interpolate(logits[None], size=loss_size((600, 800), 50_000))[0]
+    bounded = mask_losses([small], [truth], 50_000)
+    torch.testing.assert_close(bounded, full, rtol=0.02, atol=0)
+    with pytest.raises(ValueError, match="one mask is needed"):
+        mask_losses([logits], [truth], 50_000)
 
 
 def test_nothing_to_train_on():

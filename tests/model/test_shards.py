@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
+import demo
 from model import shards
+from model.sam import SamModel, load_sam_weights, sam_sizes
 from model.shards import fill, read_tensors, tensor_shapes, weight_files
 from tests.released_layouts import STORES, write_weights
+from tests.released_tiny import SMALL_SAM
+from tests.small_read import write_small_read
 from utils.errors import InputError
 
 MEGABYTE = 2**20
@@ -122,15 +130,73 @@ def test_damaged_files_are_named(tmp_path, store, damage):
             read(file)
 
 
-def test_code_in_a_file_is_not_run(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "ran",))
+class Evil:
+    """Makes a file where it is unpickled."""
 
-    torch.save({"layer": Evil()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match="cannot load"):
-        list(read_tensors(tmp_path / "pytorch_model.bin"))
-    assert not (tmp_path / "ran").exists()
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.mark}",)
+
+
+def write_evil(path: Path, form: str) -> Path:
+    """A file that runs a command wherever pickles are trusted; returns what that would make."""
+    mark = path.parent / "ran"
+    if form == "pickle":
+        path.write_bytes(pickle.dumps({"layer": Evil(mark)}))
+    elif form == "TorchScript":
+        torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+    else:
+        content = {"layer": torch.zeros(2), "more": Evil(mark)}
+        torch.save(content, path, _use_new_zipfile_serialization=form == "archive")
+    return mark
+
+
+FORMS = ("archive", "old", "pickle", "TorchScript")
+ADVICE = ("weights_only", "trust the source of the checkpoint", "can still be loaded", "Re-running")
+
+
+def refused(error: BaseException, path: Path) -> bool:
+    """Whether the message is ours, and no part of a shown traceback tells how to run the code."""
+    shown = "".join(traceback.format_exception(error))
+    message = str(error)
+    assert f"cannot load {path}" in message and "nothing of it was run" in message
+    return not any(advice in shown.replace("weights_only=True", "") for advice in ADVICE)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_code_in_a_file_is_not_run(tmp_path, form):
+    path = tmp_path / "pytorch_model.bin"
+    mark = write_evil(path, form)
+    with pytest.raises(InputError) as refusal:
+        list(read_tensors(path))
+    assert not mark.exists() and refused(refusal.value, path)
+    assert form in ("pickle", "TorchScript") or "(posix.system)" in str(refusal.value)
+    if form in ("archive", "old"):  # It would have been run.
+        torch.load(path, weights_only=False)
+        assert mark.exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_code_in_a_file_of_sam_is_not_run(tmp_path, form):
+    path = tmp_path / "sam_vit_h_4b8939.pth"
+    mark = write_evil(path, form)
+    with pytest.raises(InputError) as refusal:
+        load_sam_weights(SamModel(sam_sizes(SMALL_SAM)), path)
+    assert not mark.exists() and refused(refusal.value, path)
+
+
+def test_a_model_folder_with_code_in_it_is_refused_on_the_command_line(tmp_path, capsys):
+    folder = write_small_read(tmp_path / "read")
+    (folder / "model.safetensors").unlink()
+    mark = write_evil(folder / "pytorch_model.bin", "archive")
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    given = ["--pretrained_model_path", folder, "--image", tmp_path / "a.png", "--prompt", "cat"]
+    assert demo.main(list(map(str, given))) == 2
+    told = capsys.readouterr().err
+    assert "it names code (posix.system)" in told and "weights_only" not in told
+    assert not mark.exists()
 
 
 def test_a_file_is_closed_before_the_next_is_opened(tmp_path, monkeypatch):

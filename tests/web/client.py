@@ -56,7 +56,11 @@ class Client:
             "trigger_id": event["targets"][0][0],
             "session_hash": self.session,
         }
-        return self.http.post("/gradio_api/queue/join", json=body)
+        return self.http.post(
+            "/gradio_api/queue/join",
+            content=json.dumps(body),
+            headers={"content-type": "application/json"},
+        )
 
     def run(self, event: dict[str, Any], data: list[Any], chosen: Any = None) -> dict[str, Any]:
         """Start an event and wait for its end; name or kind of each output -> its value."""
@@ -78,5 +82,5 @@ class Client:
         self, picture: Any, question: Any, settings: Sequence[Any] = DEFAULTS
     ) -> dict[str, Any]:
         """Ask about a picture."""
-        event = self.event(4 + len(DEFAULTS), "click")
-        return self.run(event, [picture, question, False, True, *settings])
+        event = self.event(5 + len(DEFAULTS), "click")
+        return self.run(event, [picture, question, False, False, True, *settings])

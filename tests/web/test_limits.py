@@ -78,6 +78,8 @@ def test_only_files_of_the_folder_are_opened(tmp_path):
         f"file://{inside}/mine.png",
         "http://127.0.0.1/x.png",
         f"{inside}/mine.png\0.jpg",
+        f"{inside}/\ud83d.png",
+        f"{inside}/{'a' * 10_000}",
         "mine.png",
         "",
         7,

@@ -13,6 +13,7 @@ from tests.model.babble import QUESTIONS
 from tests.web import hostile
 from tests.web.conftest import LIMITS
 from tests.web.test_session import fresh
+from utils.conversation import MASK_REQUEST
 from utils.rle import decode_mask
 
 QUESTION = QUESTIONS[0]
@@ -42,6 +43,8 @@ def open_picture(seen: Visit, path: str) -> None:
 
 
 def ask(seen: Visit, question: str) -> None:
+    """Ask with these very words."""
+    seen.page.uncheck("#mask input")
     seen.page.fill("#question textarea", question)
     seen.page.click("#ask")
     seen.page.wait_for_selector(f"#talk >> text={question}")
@@ -171,3 +174,42 @@ def test_a_bad_picture_or_question_is_told_and_the_page_lives(visit, server, upl
     page.wait_for_selector("#status .error >> text=<b>/etc/passwd</b>")
     ask(seen, QUESTION)
     assert seen.outside == []
+
+
+def test_enter_asks_and_shift_enter_breaks_the_line(visit, server, upload):
+    seen = visit(server)
+    page = seen.page
+    open_picture(seen, upload)
+    assert "Enter asks" in page.inner_text("#question") and "Shift+Enter" in page.content()
+    field = page.locator("#question textarea")
+    page.uncheck("#mask input")
+    field.click()
+    page.keyboard.type("Segment the")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("cat")
+    assert field.input_value() == "Segment the\ncat"
+    assert page.locator("#talk .question").count() == 0
+    page.keyboard.press("Enter")
+    page.wait_for_selector(DONE)
+    assert page.inner_text("#talk .question") == "Segment the\ncat"
+    assert field.input_value() == "Segment the\ncat"
+    assert calm(seen)
+
+
+def test_a_mask_is_asked_for_unless_the_visitor_unticks_it(visit, server, upload):
+    seen = visit(server)
+    page = seen.page
+    open_picture(seen, upload)
+    assert MASK_REQUEST in page.inner_text("#mask")
+    questions = page.locator("#talk .question")
+    for number, question in enumerate(["Where is the cat?", "A Segmentation mask!"]):
+        page.fill("#question textarea", question)
+        page.click("#ask")
+        page.wait_for_function(f"document.querySelectorAll('#talk .answer').length > {number}")
+        page.wait_for_selector(DONE)
+    page.uncheck("#mask input")
+    page.fill("#question textarea", "Where is the cat?")
+    page.click("#ask")
+    page.wait_for_function("document.querySelectorAll('#talk .answer').length > 2")
+    wanted = [f"Where is the cat? {MASK_REQUEST}", "A Segmentation mask!", "Where is the cat?"]
+    assert questions.all_inner_texts() == wanted

@@ -4,6 +4,7 @@ import html
 import http.server
 import io
 import itertools
+import json
 import os
 import re
 import signal
@@ -27,6 +28,7 @@ from utils.errors import InputError
 from web.serving import serving
 
 SECRET = "/etc/passwd"
+JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture
@@ -136,11 +138,11 @@ def test_no_path_or_url_that_a_visitor_sends_is_opened(client, lives, inner_serv
     address, heard = inner_server
     names = [SECRET, "../../../../etc/passwd", "file:///etc/passwd", address, "/proc/self/environ"]
     names += ["https://example.com/x.png", "", None, ["/etc/passwd"], {"path": SECRET}]
-    events = (client.event(1, "change"), client.event(11, "click"))
+    events = (client.event(1, "change"), client.event(12, "click"))
     for name, event in itertools.product(names, events):
         for more in ({}, {"url": address, "is_stream": True}):
             sent = {"path": name, "meta": {"_type": "gradio.FileData"}, **more}
-            data = [sent, "cat", False, True, *DEFAULTS][: len(event["inputs"])]
+            data = [sent, "cat", False, False, True, *DEFAULTS][: len(event["inputs"])]
             response = client.join(event, data)
             assert response.status_code == 403 and "root:" not in response.text
     assert heard == []
@@ -205,10 +207,54 @@ def test_requests_that_are_no_requests(client, lives):
     assert client.http.post("/gradio_api/upload", content=b"x").status_code in (400, 422)
 
 
+NUMBERS = [None, "", "x", "1", -1, 10**6, 10**30, 1.5, True, [1], [], {"a": 1}, {}]
+"""That are no event of the page."""
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=str)
+def test_events_that_there_are_not(client, number):
+    ids = {"event_id": "x", "session_hash": client.session, "data": []}
+    for path in ("queue/join", "cancel"):
+        response = client.http.post(f"/gradio_api/{path}", json={**ids, "fn_index": number})
+        assert response.status_code == 400 and "fn_index" in response.text
+        response = client.http.post(f"/gradio_api/{path}", json=ids)
+        assert response.status_code == 400 and "fn_index" in response.text
+
+
+STRANGE = [None, "", "\ud800", -1, 10**30, 1.5, True, [], [[]], {}, {"a": {}}, "a" * 10_000]
+
+
+@pytest.mark.parametrize("part", ["data", "event_data", "trigger_id", "session_hash", None])
+def test_a_strange_request_is_never_a_fault_of_the_server(server, lives, part):
+    client = Client(server)
+    for value in STRANGE:
+        body = {
+            "data": [None],
+            "event_data": None,
+            "fn_index": client.event(1, "change")["id"],
+            "trigger_id": None,
+            "session_hash": client.session,
+        }
+        sent = json.dumps({**body, part: value} if part else value)
+        for path in ("queue/join", "cancel", "reset"):
+            response = client.http.post(f"/gradio_api/{path}", content=sent, headers=JSON)
+            assert response.status_code < 500, (path, value)
+
+
+def test_half_a_character_is_an_error_with_words(client, lives, upload):
+    sent = client.picture(upload)
+    for question in ("a cat \ud83d", "\udc31"):
+        status = client.ask(sent, question)["status"]
+        assert "lone surrogate" in status and 'role="alert"' in status
+
+
 def test_answers_come_with_a_policy(client):
-    headers = client.http.get("/").headers
-    assert "default-src 'self'" in headers["content-security-policy"]
-    assert headers["x-content-type-options"] == "nosniff"
+    for path in ("/", "/nothing", "/config"):
+        headers = client.http.get(path).headers
+        assert "default-src 'self'" in headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["x-content-type-options"] == "nosniff"
 
 
 def test_another_visitors_masks_are_not_found(server, client, upload):

@@ -11,12 +11,14 @@ from tests.model.babble import QUESTIONS
 from tests.web.conftest import LIMITS
 from utils.errors import InputError
 from web.engine import Engine
+from web.parts import about
 from web.session import MODES, Session
 from web.uploads import Uploads
 from web.visitors import Visitors
 
 QUESTION = QUESTIONS[0]
 """Answered with two `[SEG]`."""
+PHRASE = "Please output segmentation mask."
 
 
 @pytest.fixture
@@ -172,6 +174,22 @@ def test_follow_up_questions_run_no_encoder(asked, reader):
     for hook in hooks:
         hook.remove()
     assert ran == [] and len(asked.talk) == 2
+
+
+def test_the_phrase_of_the_evaluation_is_asked_with_and_recommended(reader, upload):
+    session = Session(Engine(reader), dataclasses.replace(LIMITS, new_tokens=2))
+    session.open(upload)
+    hinted = set()
+    for question in QUESTIONS:
+        list(session.ask(question, {}, ask_for_mask=True))
+        assert session.talk[-1][0] == session.asking == f"{question} {PHRASE}"
+        assert "Tick" not in about(session)
+        list(session.ask(question, {}))
+        assert session.talk[-1][0] == session.asking == question
+        hint = "Tick" in about(session)
+        assert hint == (not session.answer.present)
+        hinted.add(hint)
+    assert hinted == {True, False}
 
 
 def test_another_picture_forgets_the_talk(asked, upload, tmp_path):
