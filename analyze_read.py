@@ -234,7 +234,7 @@ def _cell(found: dict[str, float | None] | None) -> str:
     return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
-@cli
+@cli(interrupted="finished questions are kept; the same command goes on")
 def main(argv: list[str] | None = None) -> None:
     options = parse(AnalyzeOptions, argv, prog="analyze_read.py")
     out = Path(options.out)
@@ -245,7 +245,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted: finished questions are kept; the same command goes on")
+    sys.exit(main())

@@ -2,7 +2,7 @@
 in the browser (`--web`).
 
 See: is the object there? Say: the model's words. Segment: mask, overlay with the points, and the
-similarity map, as files.
+similarity map, as files. The model is imported once the flags are read.
 """
 
 from __future__ import annotations
@@ -16,13 +16,10 @@ from urllib.parse import urlparse
 
 import numpy as np
 
-from model.opening import open_reader
-from model.reader import load_pixels
 from utils.answers import describe, save_answer
 from utils.config import parse
 from utils.errors import InputError, cli
 from utils.options import DemoOptions
-from web.serving import serve
 
 LEAVE = ("quit", "exit", "q", "/quit", "/exit")
 WELCOME = "Ask about a picture. Another picture: /image PATH. Leave: quit (or end of file)."
@@ -86,7 +83,7 @@ class Demo:
                     source, image = rest.strip() or None, None
                 else:
                     self._try(source, image, question)
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             self.say("")
 
     def _line(self, text: str) -> str:
@@ -99,6 +96,8 @@ class Demo:
                 return line
 
     def _open(self, source: str) -> np.ndarray | None:
+        from model.reader import load_pixels
+
         try:
             image = load_pixels(source.strip("'\""))
         except InputError as error:
@@ -117,7 +116,12 @@ class Demo:
 @cli
 def main(argv: list[str] | None = None) -> None:
     options = parse(DemoOptions, argv, prog="demo.py", show=False)
+    from model.opening import open_reader
+    from model.reader import load_pixels
+
     if options.web:
+        from web.serving import serve
+
         serve(open_reader(options), options)
         return
     if options.image is None or options.prompt is None:

@@ -12,33 +12,34 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from peft import PeftModel
-
-from model.adapter import save_adapter
-from model.builder import load_read, save_model
-from model.float32 import float32_linears, widen_small
-from model.lora import merge, unwrap
-from model.read_model import TOWER_FOLDER, ReadForCausalLM
-from model.reader import Answer, Reader
 from train_read import CHECKPOINTS, CONFIG_FILE, build_model
-from utils import config, engine
+from utils import config
 from utils.checkpoint import CheckpointStore
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import InputError, cli
 from utils.options import MergeOptions, TrainOptions
 
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from peft import PeftModel
+
+    from model.read_model import ReadForCausalLM
+    from model.reader import Answer, Reader
+
 QUESTION = "What is the bright square in this image? Please output segmentation mask."
 MOST_NEW_TOKENS = 24
 MOST_DIFFERING_PIXELS = 0.001
-TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def trial_picture() -> np.ndarray:
     """uint8[120, 160, 3]: a bright square on a gradient, the same every time."""
+    import numpy as np
+
     ramp = np.linspace(0, 120, 160, dtype=np.uint8)
     picture = np.repeat(np.tile(ramp, (120, 1))[..., None], 3, axis=2)
     picture[30:80, 50:100] = (240, 220, 60)
@@ -61,7 +62,7 @@ def check_equal(before: list[Answer], after: list[Answer], what: str) -> None:
         InputError: they differ; nothing that was merged should be used then.
     """
     for one, other in zip(before, after, strict=True):
-        differing = float(np.mean(one.mask != other.mask))
+        differing = float((one.mask != other.mask).mean())
         if one.token_ids != other.token_ids or differing > MOST_DIFFERING_PIXELS:
             raise InputError(
                 f"{what} does not answer as the trained one: {one.text!r} became {other.text!r}, "
@@ -71,6 +72,8 @@ def check_equal(before: list[Answer], after: list[Answer], what: str) -> None:
 
 def answers_of(reader: Reader) -> list[Answer]:
     """`trial_answers` in float32, from weights as they are stored."""
+    from model.float32 import float32_linears, widen_small
+
     widen_small(reader.model)
     with float32_linears(reader.model):
         return trial_answers(reader)
@@ -78,6 +81,8 @@ def answers_of(reader: Reader) -> list[Answer]:
 
 def round_own(model: ReadForCausalLM, dtype: torch.dtype) -> None:
     """Round weights in place, but for CLIP's, which are not stored; buffers keep every digit."""
+    from model.read_model import TOWER_FOLDER
+
     for name, parameter in model.named_parameters():
         if TOWER_FOLDER not in name:
             parameter.data = parameter.data.to(dtype)
@@ -85,6 +90,8 @@ def round_own(model: ReadForCausalLM, dtype: torch.dtype) -> None:
 
 def write_adapter(model: PeftModel | ReadForCausalLM, folder: Path, dtype: torch.dtype) -> None:
     """The adapter folder, whole or not at all; `load_read(VERSION, adapter=FOLDER)` applies it."""
+    from model.adapter import save_adapter
+
     partial = Path(f"{folder}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     save_adapter(model, partial, dtype)
@@ -99,6 +106,8 @@ def merge_run(options: MergeOptions) -> Path:
         InputError: no run or checkpoint there, it does not fit its configuration, or the merged
             model answers differently.
     """
+    from utils.engine import load_trained
+
     run_dir = Path(options.exp_dir)
     trained = config.load(TrainOptions, run_dir / CONFIG_FILE)
     store = CheckpointStore(run_dir / CHECKPOINTS)
@@ -108,35 +117,59 @@ def merge_run(options: MergeOptions) -> Path:
             f"{store.folder} has no {options.checkpoint} checkpoint; train first, or see that "
             "the run got as far as its first validation"
         )
-    print(f"merging {store.folder / state.tag} ({options.checkpoint})", flush=True)
-    partial = Path(f"{options.folder}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    rounded = write_merged(options, trained, store.folder, state.tag, partial)
-    stored = load_read(partial, dtype=trained.precision, device="cpu")
-    check_equal(rounded, answers_of(stored), f"the model loaded from {partial}")
-    shutil.rmtree(options.folder, ignore_errors=True)
-    partial.rename(options.folder)
+    tag = state.tag
+    print(f"merging {store.folder / tag} ({options.checkpoint})", flush=True)
+    adapter = Path(options.adapter) if options.adapter else None
+    merge_into(
+        options.folder, trained, lambda model: load_trained(model, store.folder, tag), adapter
+    )
     return options.folder
 
 
-def write_merged(
-    options: MergeOptions, trained: TrainOptions, checkpoints: Path, tag: str, folder: Path
-) -> list[Answer]:
-    """Merge a checkpoint into `folder`; returns what its rounded weights answer.
+def merge_into(
+    folder: Path, trained: TrainOptions, load: Callable[[Any], None], adapter: Path | None = None
+) -> None:
+    """Write the merged model of a training, once it has answered as the trained one did.
+
+    Args:
+        folder: to write; what is there is replaced.
+        trained: how the model was built for its training.
+        load: puts the trained weights into the model, LoRA in place.
+        adapter: folder of a peft adapter to write as well.
 
     Raises:
-        InputError: as `merge_run`.
+        InputError: the weights do not fit, or the merged model answers differently.
     """
-    dtype = TORCH_DTYPES[trained.precision]
+    from model.builder import load_read
+
+    partial = Path(f"{folder}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    rounded = write_merged(partial, trained, load, adapter)
+    stored = load_read(partial, dtype=trained.precision, device="cpu")
+    check_equal(rounded, answers_of(stored), f"the model loaded from {partial}")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def write_merged(
+    folder: Path, trained: TrainOptions, load: Callable[[Any], None], adapter: Path | None
+) -> list[Answer]:
+    """Merge into `folder`; returns what the rounded weights answer. See `merge_into`."""
+    from model.builder import DTYPES, save_model
+    from model.float32 import float32_linears, widen_small
+    from model.lora import merge, unwrap
+    from model.reader import Reader
+
+    dtype = DTYPES[trained.precision]
     model, built = build_model(dataclasses.replace(trained, load_in_4bit=False, load_in_8bit=False))
     widen_small(model)
-    engine.load_trained(model, checkpoints, tag)
+    load(model)
     model.eval()
     reader = Reader(unwrap(model), built.tokenizer)
     with float32_linears(model):
         before = trial_answers(reader)
-    if options.adapter:
-        write_adapter(model, Path(options.adapter), dtype)
+    if adapter is not None:
+        write_adapter(model, adapter, dtype)
     with float32_linears(model, folded=True):
         check_equal(before, trial_answers(reader), "the merged model")
     merged = merge(model)
@@ -147,7 +180,7 @@ def write_merged(
     return rounded
 
 
-@cli
+@cli(interrupted="no model was written; the same command starts afresh")
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit code 2 on mistakes of the user."""
     options = config.parse(MergeOptions, argv, prog="merge_lora_weight.py")

@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from utils.config import REPOSITORY, Problem, locate, parse
 from utils.errors import InputError, cli
 from utils.flags import option
@@ -299,9 +297,11 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
     return write_report(folder / "report.html", report)
 
 
-@cli
+@cli(interrupted="bash quickstart.sh starts afresh")
 def main(argv: list[str] | None = None) -> None:
     options = parse(QuickstartOptions, argv, prog="quickstart.sh", show=False)
+    import torch
+
     # So small a model gains little from a second thread, and threads that wait for each other on a
     # busy machine are many times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -320,7 +320,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted; bash quickstart.sh starts afresh")
+    sys.exit(main())

@@ -17,11 +17,8 @@ from typing import TYPE_CHECKING, Any
 from utils.config import parse, save
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import cli
-from utils.evaluator import evaluate, reader_predict
 from utils.options import TestOptions
 from utils.predictions import PredictionFile, check_run, fingerprint, forget
-from utils.report import table_text
-from utils.scoring import ABLATION_FILE, METRICS_FILE, PAGE_FILE, score_folder
 
 if TYPE_CHECKING:
     from utils.batch import EvalItem
@@ -86,6 +83,7 @@ def infer(options: TestOptions, rank: int, world: int, alone: bool) -> None:
     """
     from model.ablation import Ablation, grid
     from model.opening import open_reader
+    from utils.evaluator import evaluate, reader_predict
 
     folder = options.vis_save_path
     reader = open_reader(options)
@@ -124,6 +122,9 @@ def infer(options: TestOptions, rank: int, world: int, alone: bool) -> None:
 
 def show(options: TestOptions) -> None:
     """Compute the metrics of the folder; print the tables, save `metrics.json` and the page."""
+    from utils.report import table_text
+    from utils.scoring import ABLATION_FILE, METRICS_FILE, PAGE_FILE, score_folder
+
     folder = Path(options.vis_save_path)
     found = score_folder(folder, page=options.report, picture_folder=options.dataset_dir)
     for table in found.tables:
@@ -138,7 +139,7 @@ def show(options: TestOptions) -> None:
         print(f"ablation: {folder / ABLATION_FILE}.json, .csv, .html", flush=True)
 
 
-@cli
+@cli(interrupted="finished predictions are kept; the same command goes on")
 def main(argv: list[str] | None = None) -> None:
     options = parse(TestOptions, argv, prog="test_read.py")
     folder = options.vis_save_path
@@ -165,7 +166,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted: finished predictions are kept; the same command goes on")
+    sys.exit(main())
