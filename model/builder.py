@@ -14,6 +14,7 @@ from transformers.utils import logging as hf_logging
 from model.adapter import apply_adapter, check_adapter, read_settings
 from model.completion import Completion, some
 from model.config import ReadConfig
+from model.llava import check_tower, tower_source
 from model.load_report import LoadReport
 from model.quantization import check_quantization, quantization
 from model.read_model import ReadForCausalLM
@@ -23,6 +24,7 @@ from model.sasp import SaspParams
 from model.shards import Filled, empty_model, fill, tensor_shapes, weight_files
 from model.shared_prefix import same_attention
 from utils.errors import InputError
+from utils.hub import check_hub
 from utils.tokenization import load_tokenizer, seg_token_id
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -215,6 +217,7 @@ def _config(path: str | Path) -> ReadConfig:
     )
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise InputError(message)
+    check_hub(path, "the model", "give a folder with a model, or another OWNER/NAME")
     try:
         return ReadConfig.from_pretrained(str(path))
     except (OSError, ValueError) as error:
@@ -232,6 +235,7 @@ def _loaded(
     path, config, vision_tower, dtype, device, quantised, attn_implementation
 ) -> tuple[ReadForCausalLM, Completion]:
     """The model with what its files hold, and what is still to be completed."""
+    check_tower(tower_source(config, vision_tower, folder=path))
     files = weight_files(path)
     small = sum(file.stat().st_size for file in files) < SMALL_BYTES
     try:

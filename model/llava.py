@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from utils.constants import IMAGE_TOKEN_INDEX
 from utils.errors import InputError
+from utils.hub import check_hub
 from utils.views import clip_normalisation, normalise_for_clip
 
 
@@ -60,6 +62,40 @@ class VisionTower(nn.Module):
         return states[self.select_layer][:, 1:]
 
 
+def tower_source(
+    config: Any, source: str | Path | None = None, folder: str | Path | None = None
+) -> str | Path:
+    """Folder or hub id of the CLIP tower.
+
+    Args:
+        config: names one.
+        source: wins over it.
+        folder: checkpoint folder, in or beside which a relative name is looked for.
+
+    Raises:
+        InputError: no tower is named.
+    """
+    named = source or config.mm_vision_tower or config.vision_tower
+    if not named:
+        raise InputError(
+            "no CLIP tower is named in the checkpoint's config.json (mm_vision_tower); "
+            "give one with vision_tower (--vision_tower)"
+        )
+    if source is None and folder is not None and not Path(named).is_absolute():
+        places = [Path(folder) / named, Path(folder).parent / named]
+        named = next((str(place) for place in places if place.is_dir()), named)
+    return named
+
+
+def check_tower(source: str | Path) -> None:
+    """See that CLIP can be had, before anything big is read.
+
+    Raises:
+        InputError: it is a hub id that cannot be loaded.
+    """
+    check_hub(source, "the CLIP tower", "name a copy of it with --vision_tower FOLDER")
+
+
 def load_vision_tower(
     source: str | Path, select_layer: int = -2, dtype: torch.dtype = torch.float32
 ) -> VisionTower:
@@ -68,6 +104,7 @@ def load_vision_tower(
     Raises:
         InputError: nothing usable there.
     """
+    check_tower(source)
     try:
         clip = CLIPVisionModel.from_pretrained(str(source), dtype=dtype)
         processor = CLIPImageProcessorPil.from_pretrained(str(source))

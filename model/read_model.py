@@ -18,7 +18,13 @@ from transformers.models.llama.modeling_llama import LlamaPreTrainedModel
 
 from model import losses
 from model.config import ReadConfig
-from model.llava import VisionTower, build_projector, load_vision_tower, splice_image
+from model.llava import (
+    VisionTower,
+    build_projector,
+    load_vision_tower,
+    splice_image,
+    tower_source,
+)
 from model.outputs import MaskPrediction, PromptStates, ReadOutput
 from model.sam import SamModel, sam_sizes
 from model.sasp import SaspParams, similarity_map, similarity_to_points
@@ -114,15 +120,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         Raises:
             InputError: no tower is named, it cannot be loaded, or its width does not fit.
         """
-        named = source or self.config.mm_vision_tower or self.config.vision_tower
-        if not named:
-            raise InputError(
-                "no CLIP tower is named in the checkpoint's config.json (mm_vision_tower); "
-                "give one with vision_tower (--vision_tower)"
-            )
-        if source is None and folder is not None and not Path(named).is_absolute():
-            places = [Path(folder) / named, Path(folder).parent / named]
-            named = next((str(place) for place in places if place.is_dir()), named)
+        named = tower_source(self.config, source, folder)
         tower = load_vision_tower(named, self.config.mm_vision_select_layer, self.dtype)
         width = tower.clip.config.hidden_size
         if width != self.config.mm_hidden_size:

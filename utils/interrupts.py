@@ -33,7 +33,7 @@ def tell_interrupted(hint: str = "") -> int:
 
 @contextmanager
 def interruptible(hint: str = "") -> Iterator[None]:
-    """Until the end of `with`, SIGINT raises KeyboardInterrupt; inside an import it ends the process.
+    """Until the end of `with`, SIGINT raises KeyboardInterrupt; within an import it ends all.
 
     Modules that are being imported may swallow a KeyboardInterrupt or turn it into an error of
     their own, and nothing is at work then that could be lost. Where SIGINT has another handler
