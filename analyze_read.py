@@ -26,6 +26,7 @@ from utils.config import parse, save
 from utils.conversation import POSITIVE_ANSWER
 from utils.dashboard import write_dashboard
 from utils.errors import InputError, cli
+from utils.hub import check_models
 from utils.options import AnalyzeOptions
 from utils.predictions import check_run, fingerprint
 from utils.question_scores import analyse_question, is_known
@@ -239,6 +240,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(AnalyzeOptions, argv, prog="analyze_read.py")
     out = Path(options.out)
     if options.cmd == "analyze":
+        for path in options.model_paths.values():
+            check_models(path, options.vision_tower)
         for name, path in options.model_paths.items():
             analyze(replace(options, pretrained_model_path=path), out / name)
     show(out)

@@ -19,6 +19,7 @@ import numpy as np
 from utils.answers import describe, save_answer
 from utils.config import parse
 from utils.errors import InputError, cli
+from utils.hub import check_models
 from utils.options import DemoOptions
 
 LEAVE = ("quit", "exit", "q", "/quit", "/exit")
@@ -116,6 +117,7 @@ class Demo:
 @cli
 def main(argv: list[str] | None = None) -> None:
     options = parse(DemoOptions, argv, prog="demo.py", show=False)
+    check_models(options.pretrained_model_path, options.vision_tower)
     from model.opening import open_reader
     from model.reader import load_pixels
 

@@ -26,10 +26,15 @@ from types import FrameType
 
 from utils import config
 from utils.errors import InputError, cli
+from utils.hub import check_models
 from utils.interrupts import EXIT_CODE as INTERRUPTED
 from utils.options import TestOptions, TrainOptions
 
-ENTRIES = {"train_read.py": TrainOptions, "test_read.py": TestOptions}
+ENTRIES: dict[str, tuple[type, str]] = {
+    "train_read.py": (TrainOptions, "version"),
+    "test_read.py": (TestOptions, "pretrained_model_path"),
+}
+"""Name -> its options, and the one that names the model."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 GRACE_S = 30.0
 """What the other ranks get to end in, once one has failed."""
@@ -191,7 +196,9 @@ def main(argv: list[str] | None = None) -> int:
     command = [given.entry, *given.flags]
     if "--dry_run" in given.flags:
         print(f"would run: {shlex.join([*launcher, *command])}\n", flush=True)
-    config.parse(ENTRIES[name], given.flags, prog=name, show=False)
+    kind, model = ENTRIES[name]
+    options = config.parse(kind, given.flags, prog=name, show=False)
+    check_models(getattr(options, model), options.vision_tower)
     if not own:
         os.execvp(launcher[0], [*launcher, *command])
     count = int(given.num_gpus) if given.num_gpus else len(gpus.split(",")) if gpus else 0

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from utils.config import parse, save
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import cli
+from utils.hub import check_models
 from utils.options import TestOptions
 from utils.predictions import PredictionFile, check_run, fingerprint, forget
 
@@ -146,6 +147,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.cmd == "metrics":
         show(options)
         return
+    check_models(options.pretrained_model_path, options.vision_tower)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from utils import distributed
 

@@ -19,7 +19,8 @@ from utils import config
 from utils.checkpoint import BEST, LATEST, CheckpointStore, RunState
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import EXIT_CODE, InputError, InputErrors, cli
-from utils.interrupts import tell_interrupted
+from utils.hub import check_models
+from utils.interrupts import is_first_rank, tell_interrupted
 from utils.options import TrainOptions
 from utils.run_lock import RunLock
 
@@ -373,14 +374,15 @@ def check_data(options: TrainOptions) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit code 2 on mistakes of the user, 130 after an interruption."""
     options = config.parse(TrainOptions, argv, prog="train_read.py")
+    if is_first_rank():
+        check_models(options.version, options.vision_tower)
+        check_data(options)
     import torch
 
     from utils import distributed
 
     if not torch.cuda.is_available():
         options = dataclasses.replace(options, precision="fp32")
-    if os.environ.get("RANK", "0") == "0":
-        check_data(options)
     try:
         train(options, distributed.start(options.local_rank))
     except KeyboardInterrupt:

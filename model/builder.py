@@ -14,7 +14,7 @@ from transformers.utils import logging as hf_logging
 from model.adapter import apply_adapter, check_adapter, read_settings
 from model.completion import Completion, some
 from model.config import ReadConfig
-from model.llava import check_tower, tower_source
+from model.llava import tower_source
 from model.load_report import LoadReport
 from model.quantization import check_quantization, quantization
 from model.read_model import ReadForCausalLM
@@ -24,7 +24,7 @@ from model.sasp import SaspParams
 from model.shards import Filled, empty_model, fill, tensor_shapes, weight_files
 from model.shared_prefix import same_attention
 from utils.errors import InputError
-from utils.hub import check_hub
+from utils.hub import check_model, check_tower
 from utils.tokenization import load_tokenizer, seg_token_id
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -217,7 +217,7 @@ def _config(path: str | Path) -> ReadConfig:
     )
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise InputError(message)
-    check_hub(path, "the model", "give a folder with a model, or another OWNER/NAME")
+    check_model(path)
     try:
         return ReadConfig.from_pretrained(str(path))
     except (OSError, ValueError) as error:

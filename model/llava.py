@@ -16,7 +16,7 @@ from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from utils.constants import IMAGE_TOKEN_INDEX
 from utils.errors import InputError
-from utils.hub import check_hub
+from utils.hub import check_tower, find_tower
 from utils.views import clip_normalisation, normalise_for_clip
 
 
@@ -81,19 +81,7 @@ def tower_source(
             "no CLIP tower is named in the checkpoint's config.json (mm_vision_tower); "
             "give one with vision_tower (--vision_tower)"
         )
-    if source is None and folder is not None and not Path(named).is_absolute():
-        places = [Path(folder) / named, Path(folder).parent / named]
-        named = next((str(place) for place in places if place.is_dir()), named)
-    return named
-
-
-def check_tower(source: str | Path) -> None:
-    """See that CLIP can be had, before anything big is read.
-
-    Raises:
-        InputError: it is a hub id that cannot be loaded.
-    """
-    check_hub(source, "the CLIP tower", "name a copy of it with --vision_tower FOLDER")
+    return find_tower(str(named), folder) if source is None and folder is not None else named
 
 
 def load_vision_tower(

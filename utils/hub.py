@@ -5,13 +5,49 @@ The libraries that load models try again and again, for a minute and more, and t
 
 from __future__ import annotations
 
+import functools
 import re
 import threading
 from pathlib import Path
 
+from utils.checks import model_config
 from utils.errors import InputError
 
 PATIENCE_S = 5.0
+
+
+def check_models(model: str, tower: str | None) -> None:
+    """See that a model and its CLIP tower can be had, before anything heavy is imported.
+
+    Args:
+        model: folder or hub id.
+        tower: folder or hub id; None: the one that the model's config.json names.
+
+    Raises:
+        InputError: as `check_hub`.
+    """
+    check_model(model)
+    named = tower or find_tower(model_config(model).get("mm_vision_tower") or "", model)
+    if named:
+        check_tower(named)
+
+
+def check_model(source: str | Path) -> None:
+    """`check_hub` for a READ, SESAME or LLaVA."""
+    check_hub(source, "the model", "give a folder with a model, or another OWNER/NAME")
+
+
+def check_tower(source: str | Path) -> None:
+    """`check_hub` for CLIP."""
+    check_hub(source, "the CLIP tower", "name a copy of it with --vision_tower FOLDER")
+
+
+def find_tower(named: str, folder: str | Path) -> str:
+    """The CLIP folder of that name in or beside a checkpoint folder; without one, the name."""
+    if not named or Path(named).is_absolute():
+        return named
+    places = [Path(folder) / named, Path(folder).parent / named]
+    return next((str(place) for place in places if place.is_dir()), named)
 
 
 def check_hub(source: str | Path, what: str, remedy: str) -> None:
@@ -50,6 +86,7 @@ def check_hub(source: str | Path, what: str, remedy: str) -> None:
     ) from error
 
 
+@functools.cache
 def _ask(name: str) -> Exception | None:
     """None if the hub has the model, else what went wrong."""
     from huggingface_hub import HfApi
