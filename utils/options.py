@@ -1,6 +1,7 @@
 """Every flag of every entry point: one dataclass each.
 
-Names and defaults are those of the original where it has the flag. `problems()` holds the checks.
+Names are those of the original where it has the flag; `docs/flags.md` lists where its defaults
+differ. What was published for a model stands in its preset. `problems()` holds the checks.
 """
 
 from __future__ import annotations
