@@ -49,10 +49,10 @@ def local_gpus(include: str) -> str | None:
     Raises:
         InputError: it is no `--include` of DeepSpeed.
     """
-    nodes = include.split("@")
+    nodes, form = include.split("@"), re.compile(r"[A-Za-z0-9][\w.-]*(:\d+(,\d+)*)?")
     for node in nodes:
         gpus = node.partition(":")[2].split(",")
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(:\d+(,\d+)*)?", node) or len(set(gpus)) < len(gpus):
+        if not form.fullmatch(node) or len(set(gpus)) < len(gpus):
             raise InputError(
                 f"{include!r} names no GPUs: give their number, such as 8, or HOST:GPU,GPU with @ "
                 "between machines and each GPU once, such as localhost:0,1"
