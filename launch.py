@@ -23,6 +23,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from utils import config
 from utils.errors import InputError, cli
@@ -104,8 +105,7 @@ class Ranks:
         """Until all have ended; returns the exit code of the first that failed, else 0."""
         failed: int | None = None
         deadline = float("inf")
-        while any(process.poll() is None for process in self.processes):
-            codes = [process.returncode for process in self.processes]
+        while None in (codes := [process.poll() for process in self.processes]):
             if failed is None and self.signalled is None:
                 failed = next((rank for rank, code in enumerate(codes) if code), None)
                 if failed is not None:
@@ -114,18 +114,21 @@ class Ranks:
             if time.monotonic() > deadline:
                 self._send(signal.SIGKILL)
             time.sleep(POLL_S)
-        codes = [process.returncode for process in self.processes]
         if self.signalled == signal.SIGINT:
             return INTERRUPTED
-        code = next((code for code in codes if code), 0) if failed is None else codes[failed]
-        if code < 0 and self.signalled is None:
-            rank = codes.index(code) if failed is None else failed
+        ended = [process.wait() for process in self.processes]
+        if failed is None:
+            failed = next((rank for rank, code in enumerate(ended) if code), 0)
+        code = ended[failed]
+        if code >= 0:
+            return code
+        if self.signalled is None:
             print(
-                f"error: process {rank} of {len(codes)} was ended by {signal.Signals(-code).name}"
+                f"error: process {failed} of {len(ended)} was ended by {signal.Signals(-code).name}"
                 + ("; was there enough memory?" if -code == signal.SIGKILL else ""),
                 file=sys.stderr,
             )
-        return 128 - code if code < 0 else code
+        return 128 - code
 
     def _send(self, number: int) -> None:
         for process in self.processes:
@@ -197,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
     if "--dry_run" in given.flags:
         print(f"would run: {shlex.join([*launcher, *command])}\n", flush=True)
     kind, model = ENTRIES[name]
-    options = config.parse(kind, given.flags, prog=name, show=False)
+    options: Any = config.parse(kind, given.flags, prog=name, show=False)
     check_models(getattr(options, model), options.vision_tower)
     if not own:
         os.execvp(launcher[0], [*launcher, *command])

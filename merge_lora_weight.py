@@ -127,7 +127,7 @@ def merge_run(options: MergeOptions) -> Path:
 
 
 def merge_into(
-    folder: Path, trained: TrainOptions, load: Callable[[Any], None], adapter: Path | None = None
+    folder: Path, trained: TrainOptions, load: Callable[[Any], object], adapter: Path | None = None
 ) -> None:
     """Write the merged model of a training, once it has answered as the trained one did.
 
@@ -152,7 +152,7 @@ def merge_into(
 
 
 def write_merged(
-    folder: Path, trained: TrainOptions, load: Callable[[Any], None], adapter: Path | None
+    folder: Path, trained: TrainOptions, load: Callable[[Any], object], adapter: Path | None
 ) -> list[Answer]:
     """Merge into `folder`; returns what the rounded weights answer. See `merge_into`."""
     from model.builder import DTYPES, save_model

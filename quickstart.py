@@ -208,7 +208,8 @@ def mixture_table(run: Path, steps: int) -> Any:
     options = load(TrainOptions, run / "config.yaml")
     rates = options.mixture()
     # The parts are not needed to tell which of them is drawn.
-    mixture = Mixture([(name, None) for name in rates], list(rates.values()), options.seed)
+    parts: Any = [(name, None) for name in rates]
+    mixture = Mixture(parts, list(rates.values()), options.seed)
     draws = steps * options.batch_size * options.grad_accumulation_steps
     drawn = Counter(mixture.names[mixture.choice(index)] for index in range(draws))
     rows = [

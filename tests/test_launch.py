@@ -52,16 +52,16 @@ TWICE = """
 from utils.errors import InputError, cli
 @cli
 def main():
-    if rank == {rank} or {rank} is None:
+    if rank in {ranks}:
         raise InputError("the disk is full")
     time.sleep(60)
 sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("rank", [None, 0, 1], ids=["both", "first", "second"])
-def test_a_mistake_is_told_once_with_its_code(launched, rank):
-    process = launched(TWICE.format(rank=rank), "--num_gpus", "2")
+@pytest.mark.parametrize("ranks", [(0, 1), (0,), (1,)], ids=["both", "first", "second"])
+def test_a_mistake_is_told_once_with_its_code(launched, ranks):
+    process = launched(TWICE.format(ranks=ranks), "--num_gpus", "2")
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (2, "", "error: the disk is full\n")
 

@@ -8,10 +8,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import popen_fork
 from types import FrameType
 
 EXIT_CODE = 130
 """128 + SIGINT."""
+FORKING = popen_fork.__file__
+AGAIN_S = 0.1
 
 
 def is_first_rank() -> bool:
@@ -36,8 +39,9 @@ def interruptible(hint: str = "") -> Iterator[None]:
     """Until the end of `with`, SIGINT raises KeyboardInterrupt; within an import it ends all.
 
     Modules that are being imported may swallow a KeyboardInterrupt or turn it into an error of
-    their own, and nothing is at work then that could be lost. Where SIGINT has another handler
-    already, and outside of the main thread, nothing is changed.
+    their own, and nothing is at work then that could be lost. While a process is forked it would be
+    swallowed, too: it comes a moment later. Forked children end without a word. Where SIGINT has
+    another handler already, and outside of the main thread, nothing is changed.
 
     Args:
         hint: see `tell_interrupted`.
@@ -50,8 +54,14 @@ def interruptible(hint: str = "") -> Iterator[None]:
     process = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == process and _importing(frame):
+        if os.getpid() != process:
+            os._exit(EXIT_CODE)
+        if _within(frame, "<frozen importlib"):
             os._exit(tell_interrupted(hint))
+        if _within(frame, FORKING):
+            signal.signal(signal.SIGALRM, handle)
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+            return
         signal.default_int_handler(number, frame)
 
     signal.signal(signal.SIGINT, handle)
@@ -61,9 +71,14 @@ def interruptible(hint: str = "") -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _importing(frame: FrameType | None) -> bool:
+def _within(frame: FrameType | None, file: str) -> bool:
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        if frame.f_code.co_filename.startswith(file):
             return True
         frame = frame.f_back
     return False
+
+
+def ignore_interrupts() -> None:
+    """In a worker process: Ctrl-C is for its parent, which ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -24,6 +24,7 @@ from dataset.reason_seg import load_annotation
 from dataset.sem_seg_sources import read_label_map
 from utils.errors import InputError
 from utils.image_files import read_image
+from utils.interrupts import ignore_interrupts
 
 CHUNK = 16
 FEW = 3
@@ -162,7 +163,7 @@ class Decoder:
         chunks = iter([jobs[i : i + CHUNK] for i in range(0, len(jobs), CHUNK)])
         while True:
             waiting: deque[tuple[list, Future]] = deque()
-            with ProcessPoolExecutor(self.workers) as pool:
+            with ProcessPoolExecutor(self.workers, initializer=ignore_interrupts) as pool:
                 waiting.extend(_submit(pool, work, chunks, self.workers * _WAITING))
                 try:
                     while waiting:
@@ -199,7 +200,7 @@ def _chunk(work: Callable[[Any], Decoded], jobs: list) -> list[Decoded]:
 def _alone(work: Callable[[Any], Decoded], jobs: list) -> list[Decoded]:
     """Jobs in a process of their own, which one of them may end: then one by one."""
     try:
-        with ProcessPoolExecutor(1) as pool:
+        with ProcessPoolExecutor(1, initializer=ignore_interrupts) as pool:
             return pool.submit(_chunk, work, jobs).result()
     except BrokenProcessPool:
         if len(jobs) > 1:
