@@ -26,6 +26,7 @@ from utils.constants import POLYGON_FILLS
 from utils.conversation import POSITIVE_ANSWER
 from utils.dashboard import write_dashboard
 from utils.errors import InputError, cli
+from utils.hub import check_models
 from utils.options import AnalyzeOptions
 from utils.predictions import check_run, fingerprint, resolved
 from utils.question_scores import analyse_question, is_known
@@ -243,19 +244,18 @@ def _cell(found: dict[str, float | None] | None) -> str:
     return f"{value} [{low}, {high}]"
 
 
-@cli
+@cli(interrupted="finished questions are kept; the same command goes on")
 def main(argv: list[str] | None = None) -> None:
     options = parse(AnalyzeOptions, argv, prog="analyze_read.py")
     out = Path(options.out)
     with RunLock(out / LOCK_FILE, f"the folder of the analysis {out}", "give another --out"):
         if options.cmd == "analyze":
+            for path in options.model_paths.values():
+                check_models(path, options.vision_tower)
             for name, path in options.model_paths.items():
                 analyze(replace(options, pretrained_model_path=path), out / name)
         show(out)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted: finished questions are kept; the same command goes on")
+    sys.exit(main())

@@ -14,8 +14,10 @@
 #   bash analyze_read.sh runs/read_7b/merged --images my_pictures --eval_mode generated
 # An analysis that was killed goes on with the same command; the page is OUT/dashboard.html.
 # Hardware: the tiny default needs a CPU; 7B one GPU with 24 GB (an estimate).
+# --dry_run, also as the first argument, shows the command and its configuration and does nothing.
 set -euo pipefail
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+. "$(dirname "${BASH_SOURCE[0]}")/utils/start.sh"
+[[ "${1:-}" == --dry_run ]] && set -- "${@:2}" --dry_run
 model="$here/quickstart_output/merged"
 if [[ $# -gt 0 && "$1" != --* ]]; then
   model="$1"
@@ -24,5 +26,4 @@ else
   set -- --dataset_dir "$here/quickstart_output/data" --vision_pretrained "$here/tiny/sam.pth" \
     --layers all "$@"
 fi
-[[ -d "$here/.venv/bin" ]] && export PATH="$here/.venv/bin:$PATH"
-exec python "$here/analyze_read.py" --pretrained_model_path "$model" "$@"
+start python "$here/analyze_read.py" --pretrained_model_path "$model" "$@"

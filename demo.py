@@ -2,7 +2,7 @@
 in the browser (`--web`).
 
 See: is the object there? Say: the model's words. Segment: mask, overlay with the points, and the
-similarity map, as files.
+similarity map, as files. The model is imported once the flags are read.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 import numpy as np
 
-from model.open_picture import OpenPicture
-from model.opening import open_reader
-from model.reader import load_pixels
 from utils.answers import describe, save_answer
 from utils.config import parse
 from utils.conversation import MASK_REQUEST, asks_for_mask, with_mask_request
 from utils.errors import InputError, cli
+from utils.hub import check_models
 from utils.options import DemoOptions
-from web.serving import serve
+
+if TYPE_CHECKING:
+    from model.open_picture import OpenPicture
 
 LEAVE = ("quit", "exit", "q", "/quit", "/exit")
 HINT = (
@@ -112,7 +112,7 @@ class Demo:
                     source, shown = rest.strip() or None, None
                 else:
                     self._try(shown, question)
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             self.say("")
 
     def _line(self, text: str) -> str:
@@ -125,6 +125,8 @@ class Demo:
                 return line
 
     def _open(self, source: str) -> Shown | None:
+        from model.reader import load_pixels
+
         try:
             image = load_pixels(source.strip("'\""))
         except InputError as error:
@@ -143,7 +145,13 @@ class Demo:
 @cli
 def main(argv: list[str] | None = None) -> None:
     options = parse(DemoOptions, argv, prog="demo.py", show=False)
+    check_models(options.pretrained_model_path, options.vision_tower)
+    from model.opening import open_reader
+    from model.reader import load_pixels
+
     if options.web:
+        from web.serving import serve
+
         serve(open_reader(options), options)
         return
     if options.image is None or options.prompt is None:

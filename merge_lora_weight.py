@@ -12,38 +12,37 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from peft import PeftModel
-from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
-
-from model.adapter import save_adapter
-from model.builder import load_read, save_model
-from model.float32 import float32_linears, widen_small
-from model.lora import merge, unwrap
-from model.read_model import TOWER_FOLDER, ReadForCausalLM
-from model.reader import Answer, Reader
 from train_read import CHECKPOINTS, CONFIG_FILE, build_model
-from utils import config, engine
+from utils import config
 from utils.checkpoint import BEST, LATEST, CheckpointStore, check_space
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import InputError, cli
 from utils.options import MergeOptions, TrainOptions
 from utils.run_lock import RunLock
 
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+    from model.read_model import ReadForCausalLM
+    from model.reader import Answer, Reader
+
 QUESTION = "What is the bright square in this image? Please output segmentation mask."
 MOST_NEW_TOKENS = 24
 MOST_DIFFERING_PIXELS = 0.001
-TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def trial_picture() -> np.ndarray:
     """uint8[120, 160, 3]: a bright square on a gradient, the same every time."""
+    import numpy as np
+
     ramp = np.linspace(0, 120, 160, dtype=np.uint8)
     picture = np.repeat(np.tile(ramp, (120, 1))[..., None], 3, axis=2)
     picture[30:80, 50:100] = (240, 220, 60)
@@ -66,7 +65,7 @@ def check_equal(before: list[Answer], after: list[Answer], what: str) -> None:
         InputError: they differ; nothing that was merged should be used then.
     """
     for one, other in zip(before, after, strict=True):
-        differing = float(np.mean(one.mask != other.mask))
+        differing = float((one.mask != other.mask).mean())
         if one.token_ids != other.token_ids or differing > MOST_DIFFERING_PIXELS:
             raise InputError(
                 f"{what} does not answer as the trained one: {one.text!r} became {other.text!r}, "
@@ -76,6 +75,8 @@ def check_equal(before: list[Answer], after: list[Answer], what: str) -> None:
 
 def answers_of(reader: Reader) -> list[Answer]:
     """`trial_answers` in float32, from weights as they are stored."""
+    from model.float32 import float32_linears, widen_small
+
     widen_small(reader.model)
     with float32_linears(reader.model):
         return trial_answers(reader)
@@ -83,6 +84,8 @@ def answers_of(reader: Reader) -> list[Answer]:
 
 def round_own(model: ReadForCausalLM, dtype: torch.dtype) -> None:
     """Round weights in place, but for CLIP's, which are not stored; buffers keep every digit."""
+    from model.read_model import TOWER_FOLDER
+
     for name, parameter in model.named_parameters():
         if TOWER_FOLDER not in name:
             parameter.data = parameter.data.to(dtype)
@@ -111,6 +114,10 @@ def write_model(model: ReadForCausalLM, tokenizer: PreTrainedTokenizerBase, fold
     Raises:
         InputError: the folder cannot be written.
     """
+    from safetensors import SafetensorError
+
+    from model.builder import save_model
+
     try:
         save_model(model, tokenizer, folder)
     except (OSError, SafetensorError) as error:
@@ -121,9 +128,12 @@ def write_model(model: ReadForCausalLM, tokenizer: PreTrainedTokenizerBase, fold
 
 
 def needed_bytes(
-    options: MergeOptions, model: PeftModel | ReadForCausalLM, dtype: torch.dtype
+    folder: Path, adapter: Path | None, model: PeftModel | ReadForCausalLM, dtype: torch.dtype
 ) -> dict[Path, int]:
     """What is written -> its bytes: all weights but CLIP's in `dtype`, and CLIP's own files."""
+    from model.lora import unwrap
+    from model.read_model import TOWER_FOLDER
+
     read = unwrap(model)
     tower = read.model.vision_tower
     clip = Path(tower.source) if tower is not None else None
@@ -136,29 +146,31 @@ def needed_bytes(
     lora = [name for name in trained if "lora_" in name]
     files = clip.rglob("*") if clip is not None and clip.is_dir() else ()
     needed = {
-        options.folder: sum(size.values())
+        folder: sum(size.values())
         - sum(size[name] for name in lora)
         + sum(file.stat().st_size for file in files if file.is_file())
     }
-    if options.adapter:
-        needed[Path(options.adapter)] = sum(size[name] for name in trained)
+    if adapter is not None:
+        needed[adapter] = sum(size[name] for name in trained)
     return needed
 
 
-def hold_folders(options: MergeOptions, held: ExitStack) -> None:
+def hold_folders(folder: Path, adapter: Path | None, held: ExitStack) -> None:
     """Keep other merges from the folders to write until `held` ends; they are replaced as a whole.
 
     Raises:
         InputError: another one is at work, or a folder cannot be written.
     """
-    for flag, folder in (("--out", options.folder), ("--adapter", options.adapter)):
-        if folder is not None:
-            lock = Path(f"{Path(folder).absolute()}.lock")
-            held.enter_context(RunLock(lock, f"the folder {folder}", f"give another {flag}"))
+    for flag, path in (("--out", folder), ("--adapter", adapter)):
+        if path is not None:
+            lock = Path(f"{path.absolute()}.lock")
+            held.enter_context(RunLock(lock, f"the folder {path}", f"give another {flag}"))
 
 
 def write_adapter(model: PeftModel | ReadForCausalLM, folder: Path, dtype: torch.dtype) -> None:
     """The adapter folder, whole or not at all; `load_read(VERSION, adapter=FOLDER)` applies it."""
+    from model.adapter import save_adapter
+
     with whole_folder(folder) as partial:
         save_adapter(model, partial, dtype)
     print(f"adapter: {folder}", flush=True)
@@ -171,13 +183,8 @@ def merge_run(options: MergeOptions) -> Path:
         InputError: no run or checkpoint there, it does not fit its configuration, or the merged
             model answers differently.
     """
-    with ExitStack() as held:
-        hold_folders(options, held)
-        return merge_alone(options)
+    from utils.engine import load_trained
 
-
-def merge_alone(options: MergeOptions) -> Path:
-    """As `merge_run`; no other process writes to the folders meanwhile."""
     run_dir = Path(options.exp_dir)
     trained = config.load(TrainOptions, run_dir / CONFIG_FILE)
     store = CheckpointStore(run_dir / CHECKPOINTS)
@@ -187,41 +194,70 @@ def merge_alone(options: MergeOptions) -> Path:
             f"{store.folder} has no {options.checkpoint} checkpoint; train first, or see that "
             "the run got as far as its first validation"
         )
-    print(f"merging {store.folder / state.tag} ({options.checkpoint})", flush=True)
-    with whole_folder(options.folder) as partial:
-        rounded = write_merged(options, trained, store, state.tag, partial)
-        stored = load_read(partial, dtype=trained.precision, device="cpu")
-        check_equal(rounded, answers_of(stored), f"the model loaded from {partial}")
+    tag = state.tag
+
+    def load(model: Any) -> None:
+        try:
+            load_trained(model, store.folder, tag)
+        except InputError as error:
+            other = LATEST if options.checkpoint == BEST else BEST
+            more = f"; --checkpoint {other} is another one" if store.pointer(other) != tag else ""
+            raise InputError(f"{error}{more}") from error
+
+    print(f"merging {store.folder / tag} ({options.checkpoint})", flush=True)
+    merge_into(options.folder, trained, load, Path(options.adapter) if options.adapter else None)
     return options.folder
 
 
-def write_merged(
-    options: MergeOptions, trained: TrainOptions, store: CheckpointStore, tag: str, folder: Path
-) -> list[Answer]:
-    """Merge a checkpoint into `folder`; returns what its rounded weights answer.
+def merge_into(
+    folder: Path, trained: TrainOptions, load: Callable[[Any], object], adapter: Path | None = None
+) -> None:
+    """Write the merged model of a training, once it has answered as the trained one did.
+
+    Args:
+        folder: to write; what is there is replaced.
+        trained: how the model was built for its training.
+        load: puts the trained weights into the model, LoRA in place.
+        adapter: folder of a peft adapter to write as well.
 
     Raises:
-        InputError: as `merge_run`.
+        InputError: the weights do not fit, a folder cannot be written or another process writes to
+            it, or the merged model answers differently.
     """
-    dtype = TORCH_DTYPES[trained.precision]
+    from model.builder import load_read
+
+    with ExitStack() as held:
+        hold_folders(folder, adapter, held)
+        with whole_folder(folder) as partial:
+            rounded = write_merged(partial, trained, load, adapter)
+            stored = load_read(partial, dtype=trained.precision, device="cpu")
+            check_equal(rounded, answers_of(stored), f"the model loaded from {partial}")
+
+
+def write_merged(
+    folder: Path, trained: TrainOptions, load: Callable[[Any], object], adapter: Path | None
+) -> list[Answer]:
+    """Merge into `folder`; returns what the rounded weights answer. See `merge_into`."""
+    from model.builder import DTYPES
+    from model.float32 import float32_linears, widen_small
+    from model.lora import merge, unwrap
+    from model.reader import Reader
+
+    dtype = DTYPES[trained.precision]
     plain = dataclasses.replace(
         trained, load_in_4bit=False, load_in_8bit=False, attn_implementation=None
     )
     model, built = build_model(plain)
-    check_space(needed_bytes(options, model, dtype), "free space there, or give another folder")
+    needed = needed_bytes(folder, adapter, model, dtype)
+    check_space(needed, "free space there, or give another folder")
     widen_small(model)
-    try:
-        engine.load_trained(model, store.folder, tag)
-    except InputError as error:
-        other = LATEST if options.checkpoint == BEST else BEST
-        more = f"; --checkpoint {other} is another one" if store.pointer(other) != tag else ""
-        raise InputError(f"{error}{more}") from error
+    load(model)
     model.eval()
     reader = Reader(unwrap(model), built.tokenizer)
     with float32_linears(model):
         before = trial_answers(reader)
-    if options.adapter:
-        write_adapter(model, Path(options.adapter), dtype)
+    if adapter is not None:
+        write_adapter(model, adapter, dtype)
     with float32_linears(model, folded=True):
         check_equal(before, trial_answers(reader), "the merged model")
     merged = merge(model)
@@ -232,7 +268,7 @@ def write_merged(
     return rounded
 
 
-@cli
+@cli(interrupted="no model was written; the same command starts afresh")
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit code 2 on mistakes of the user."""
     options = config.parse(MergeOptions, argv, prog="merge_lora_weight.py")

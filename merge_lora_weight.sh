@@ -9,18 +9,28 @@
 # Takes the best checkpoint; --checkpoint latest takes the newest. Any ZeRO stage and any number of
 # ranks may have written it. Hardware: no GPU; main memory for the model, its frozen weights in 16
 # bits, and one of its files (computed: 18 GB for 7B and 31 GB for 13B, and the file).
+# --dry_run, also as the first argument, shows the command and its configuration and does nothing.
+# Without EXP_DIR it tells what it would do and with which run folders, and ends with code 2.
 set -euo pipefail
-if [[ $# -lt 1 || "$1" == --* ]]; then
-  echo "usage: bash merge_lora_weight.sh EXP_DIR [OUT] [flags]" >&2
-  exit 2
-fi
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-python="$here/.venv/bin/python"
-[[ -x "$python" ]] || python=python
-flags=(--exp_dir "$1")
-shift
-if [[ $# -gt 0 && "$1" != --* ]]; then
+. "$(dirname "${BASH_SOURCE[0]}")/utils/start.sh"
+[[ "${1:-}" == --dry_run ]] && set -- "${@:2}" --dry_run
+flags=()
+[[ $# -gt 0 && "$1" != --* ]] && { flags+=(--exp_dir "$1"); shift; }
+if [[ ${#flags[@]} -gt 0 && $# -gt 0 && "$1" != --* ]]; then
   flags+=(--out "$1")
   shift
 fi
-exec "$python" "$here/merge_lora_weight.py" "${flags[@]}" "$@"
+if [[ ${#flags[@]} -eq 0 && " $* " != *" --exp_dir"* && " $* " != *" --help "* ]]; then
+  echo "usage: bash merge_lora_weight.sh EXP_DIR [OUT] [flags of merge_lora_weight.py]"
+  echo "merges the best checkpoint of the run EXP_DIR into a model folder, EXP_DIR/merged or OUT"
+  shopt -s nullglob
+  found=(runs/*/ckpt_model/best quickstart_output/runs/*/ckpt_model/best)
+  [[ ${#found[@]} -gt 0 ]] || echo "there is no run with a checkpoint in runs/: train first"
+  for best in "${found[@]}"; do
+    echo "  bash merge_lora_weight.sh ${best%/ckpt_model/best}    # its checkpoint: $(< "$best")"
+  done
+  [[ " $* " == *" --dry_run "* ]] || exit 2
+  first="${found[0]:-runs/read/ckpt_model/best}"
+  flags=(--exp_dir "${first%/ckpt_model/best}")
+fi
+start python "$here/merge_lora_weight.py" "${flags[@]}" "$@"

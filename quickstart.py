@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,9 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from utils.config import REPOSITORY, Problem, locate, parse
+from utils.config import REPOSITORY, Problem, locate, parse, resolve
 from utils.errors import InputError, cli
 from utils.flags import option
 from utils.run_lock import LOCK_FILE, RunLock
@@ -105,12 +105,20 @@ class Steps:
             InputError: it did not succeed.
         """
         self.heading(title)
-        shown = " ".join(f"'{part}'" if " " in part or "|" in part else part for part in command)
+        shown = shlex.join(command)
         print(f"$ {shown}", flush=True)
         self.commands.append(shown)
         start = time.monotonic()
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        code = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "PATH": path}).returncode
+        # In a session of its own: Ctrl-C is for this process, which starts afresh the next time.
+        child = subprocess.Popen(
+            command, cwd=REPOSITORY, env={**os.environ, "PATH": path}, start_new_session=True
+        )
+        try:
+            code = child.wait()
+        except KeyboardInterrupt:
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
         if code:
             raise InputError(
                 f"{title} failed (exit code {code}); the lines above say why. "
@@ -136,31 +144,55 @@ def empty(folder: Path) -> None:
     (folder / MARK).write_text("Written by quickstart.sh; replaced when it runs again.\n")
 
 
-def run_steps(options: QuickstartOptions, folder: Path) -> Steps:
-    """Everything that is a command of its own."""
-    python, steps = sys.executable, Steps(count=7)
+def planned(options: QuickstartOptions, folder: Path) -> list[tuple[str, list[str]]]:
+    """(title, command) of every step but the last two, which need what these have written."""
+    python = sys.executable
     data, run, merged = folder / "data", folder / "runs" / "tiny", folder / "merged"
     world = ["--out", str(data), "--images", str(options.pictures), "--seed", str(options.seed)]
-    steps.run("toy world", [python, "-m", "dataset.toy", *world])
     launcher = ["deepspeed", "--num_gpus", "1", "--master_port", str(free_port())]
     place = ["--dataset_dir", str(data), "--log_base_dir", str(run.parent), "--exp_name", run.name]
     preset = os.path.abspath(locate(options.preset))
     train = ["train_read.py", "--config", preset, *place, "--seed", str(options.seed)]
-    steps.run("training", [*launcher, *train, *options.length_flags()])
-    steps.run("merging LoRA", ["bash", "merge_lora_weight.sh", str(run), str(merged)])
-    evaluation = ["test_read.py", "--pretrained_model_path", str(merged)]
+    evaluation = [python, "test_read.py", "--pretrained_model_path", str(merged)]
     evaluation += ["--dataset_dir", str(data), "--max_new_tokens", "64"]
-    asked = ["--val_dataset", "ReasonSeg|test", "--eval_mode", "both", "--ablate"]
-    asked += ["--vis_save_path", str(folder / PREDICTIONS)]
-    steps.run("evaluation on unseen pictures", [python, *evaluation, *asked])
-    asked = ["--val_dataset", "fprefcoco|val", "--eval_mode", "generated"]
-    asked += ["--vis_save_path", str(folder / FALSE_PREMISES)]
-    steps.run("evaluation on false premises", [python, *evaluation, *asked])
-    picture, question = unseen_question(data)
-    asked = ["--pretrained_model_path", str(merged), "--vis_save_dir", str(folder / "demo")]
-    asked += ["--image", picture, "--prompt", question]
-    steps.run("demo on an unseen picture", [python, "demo.py", *asked])
+    reasons = ["--val_dataset", "ReasonSeg|test", "--eval_mode", "both", "--ablate"]
+    reasons += ["--vis_save_path", str(folder / PREDICTIONS)]
+    premises = ["--val_dataset", "fprefcoco|val", "--eval_mode", "generated"]
+    premises += ["--vis_save_path", str(folder / FALSE_PREMISES)]
+    return [
+        ("toy world", [python, "-m", "dataset.toy", *world]),
+        ("training", [*launcher, *train, *options.length_flags()]),
+        ("merging LoRA", ["bash", "merge_lora_weight.sh", str(run), str(merged)]),
+        ("evaluation on unseen pictures", [*evaluation, *reasons]),
+        ("evaluation on false premises", [*evaluation, *premises]),
+    ]
+
+
+def demo_command(folder: Path, picture: str, question: str) -> list[str]:
+    """One question about one picture."""
+    place = ["--pretrained_model_path", str(folder / "merged")]
+    place += ["--vis_save_dir", str(folder / "demo")]
+    return [sys.executable, "demo.py", *place, "--image", picture, "--prompt", question]
+
+
+def run_steps(options: QuickstartOptions, folder: Path) -> Steps:
+    """Everything that is a command of its own."""
+    commands = planned(options, folder)
+    steps = Steps(count=len(commands) + 2)
+    for title, command in commands:
+        steps.run(title, command)
+    asked = unseen_question(folder / "data")
+    steps.run("demo on an unseen picture", demo_command(folder, *asked))
     return steps
+
+
+def show_steps(options: QuickstartOptions) -> None:
+    """What a dry run says: the commands."""
+    folder = Path(options.out).absolute()
+    commands = [command for _, command in planned(options, folder)]
+    for command in [*commands, demo_command(folder, "PICTURE", "QUESTION")]:
+        print(f"would run: {shlex.join(command)}")
+    print(f"would write: {folder / 'report.html'}\n", flush=True)
 
 
 def unseen_question(data: Path) -> tuple[str, str]:
@@ -182,7 +214,8 @@ def mixture_table(run: Path, steps: int) -> Any:
     options = load(TrainOptions, run / "config.yaml")
     rates = options.mixture()
     # The parts are not needed to tell which of them is drawn.
-    mixture = Mixture([(name, None) for name in rates], list(rates.values()), options.seed)
+    parts: Any = [(name, None) for name in rates]
+    mixture = Mixture(parts, list(rates.values()), options.seed)
     draws = steps * options.batch_size * options.grad_accumulation_steps
     drawn = Counter(mixture.names[mixture.choice(index)] for index in range(draws))
     rows = [
@@ -305,9 +338,16 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
     return write_report(folder / "report.html", report)
 
 
-@cli
+@cli(interrupted="bash quickstart.sh starts afresh")
 def main(argv: list[str] | None = None) -> None:
-    options = parse(QuickstartOptions, argv, prog="quickstart.sh", show=False)
+    given = sys.argv[1:] if argv is None else argv
+    if "--dry_run" in given:
+        found, *_ = resolve(QuickstartOptions, given, "quickstart.sh")
+        if found is not None:
+            show_steps(found)
+    options = parse(QuickstartOptions, given, prog="quickstart.sh", show=False)
+    import torch
+
     # So small a model gains little from a second thread, and threads that wait for each other on a
     # busy machine are many times slower.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -329,7 +369,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted; bash quickstart.sh starts afresh")
+    sys.exit(main())

@@ -7,7 +7,12 @@
 # and writes quickstart_output/report.html. Flags: --help lists them all.
 # Needs Python >= 3.10 and, the first time, the package index. No GPU, no model hub.
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$(dirname "${BASH_SOURCE[0]}")/utils/start.sh"
 . "$here/utils/venv.sh"
-make_venv "$here" requirements.txt
+if [[ " $* " != *" --dry_run "* && " $* " != *" --help "* ]]; then
+  make_venv "$here" requirements.txt
+elif [[ ! -x "$here/.venv/bin/python" ]]; then
+  echo "would make .venv, install requirements.txt into it, and run: python quickstart.py $*"
+  exit 0
+fi
 exec python "$here/quickstart.py" "$@"

@@ -19,12 +19,10 @@ from utils.config import parse, save
 from utils.constants import POLYGON_FILLS
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import InputError, cli
-from utils.evaluator import evaluate, reader_predict
+from utils.hub import check_models
 from utils.options import TestOptions
 from utils.prediction_locks import part_lock, refuse_other_writers, start_lock
 from utils.predictions import PredictionFile, check_run, fingerprint, forget, resolved
-from utils.report import table_text
-from utils.scoring import ABLATION_FILE, METRICS_FILE, PAGE_FILE, score_folder
 
 if TYPE_CHECKING:
     from utils.batch import EvalItem
@@ -98,6 +96,7 @@ def infer(options: TestOptions, rank: int, world: int, forgetting: RunLock | Non
     """
     from model.ablation import Ablation, grid
     from model.opening import open_reader
+    from utils.evaluator import evaluate, reader_predict
 
     folder = options.vis_save_path
     reader = open_reader(options)
@@ -162,6 +161,9 @@ def hold_parts(options: TestOptions, process: Process, held: ExitStack) -> None:
 
 def show(options: TestOptions) -> None:
     """Compute the metrics of the folder; print the tables, save `metrics.json` and the page."""
+    from utils.report import table_text
+    from utils.scoring import ABLATION_FILE, METRICS_FILE, PAGE_FILE, score_folder
+
     folder = Path(options.vis_save_path)
     found = score_folder(folder, page=options.report, picture_folder=options.dataset_dir)
     for table in found.tables:
@@ -176,12 +178,13 @@ def show(options: TestOptions) -> None:
         print(f"ablation: {folder / ABLATION_FILE}.json, .csv, .html", flush=True)
 
 
-@cli
+@cli(interrupted="finished predictions are kept; the same command goes on")
 def main(argv: list[str] | None = None) -> None:
     options = parse(TestOptions, argv, prog="test_read.py")
     if options.cmd == "metrics":
         show(options)
         return
+    check_models(options.pretrained_model_path, options.vision_tower)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from utils import distributed
 
@@ -204,7 +207,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit("\ninterrupted: finished predictions are kept; the same command goes on")
+    sys.exit(main())

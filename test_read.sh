@@ -21,22 +21,24 @@
 # Hardware: one GPU with 24 GB for 7B, 40 GB for 13B, in bf16 (estimates). Data: dataset_folder, or
 # --dataset_dir DIR. The tiny default runs on a CPU:
 #   bash test_read.sh quickstart_output/merged 1 --dataset_dir quickstart_output/data
+# --dry_run, also as the first argument, shows the command and its configuration and does nothing.
 set -euo pipefail
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-model="${1:-runs/read_7b_referseg/merged}"
-gpus="${2:-1}"
-shift $(($# < 2 ? $# : 2))
-data="fprefcoco|val"
-[[ $# -gt 0 && "$1" != --* ]] && { data="$1"; shift; }
+. "$(dirname "${BASH_SOURCE[0]}")/utils/start.sh"
+[[ "${1:-}" == --dry_run ]] && set -- "${@:2}" --dry_run
+model=runs/read_7b_referseg/merged gpus=1 data="fprefcoco|val"
+for name in model gpus data; do
+  [[ $# -gt 0 && "$1" != --* ]] || break
+  printf -v "$name" %s "$1"
+  shift
+done
 if [[ "$data" == all ]]; then
   for part in fprefcoco{,+,g}\|val; do
     bash "$here/test_read.sh" "$model" "$gpus" "$part" "$@"
   done
   exit 0
 fi
-[[ -d "$here/.venv/bin" ]] && export PATH="$here/.venv/bin:$PATH"
-launcher=(python)
-[[ "$gpus" -gt 1 ]] && launcher=(torchrun --standalone --nproc_per_node "$gpus")
-exec "${launcher[@]}" "$here/test_read.py" \
+launcher=(start python)
+[[ "$gpus" == 1 ]] || launcher=(exec python "$here/launch.py" --num_gpus "$gpus")
+"${launcher[@]}" "$here/test_read.py" \
   --pretrained_model_path "$model" --val_dataset "$data" --eval_mode generated \
   --vis_save_path "vis_output/${data//|/_}_generated" "$@"

@@ -1,6 +1,7 @@
 """Train READ: `deepspeed train_read.py --config FILE`, or by torchrun, or by plain python.
 
 Parse, build, loop. The loop is `utils.trainer.Trainer`; what a run writes stands in README.md.
+What takes seconds to import is imported once the flags are read.
 """
 
 from __future__ import annotations
@@ -12,35 +13,28 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from peft import PeftModel
-from torch import nn
-
-from dataset.collate import collate
-from dataset.doctor.checkup import quick, wanted_sets
-from dataset.evaluation import evaluation_set
-from dataset.training import training_set
-from model.builder import Built, build_for_training
-from model.lora import add_lora, unwrap
-from model.read_model import ReadForCausalLM
-from model.reader import Reader
-from model.sasp import SaspParams
-from utils import config, distributed, engine
-from utils.batch import EvalItem
+from utils import config
 from utils.checkpoint import BEST, LATEST, TAG, CheckpointStore, RunState
 from utils.conversation import POSITIVE_ANSWER
-from utils.distributed import Process, stop_together
-from utils.draws import draws
 from utils.errors import EXIT_CODE, InputError, InputErrors, cli
-from utils.evaluator import EvalResult, evaluate, reader_predict
+from utils.hub import check_models
+from utils.interrupts import is_first_rank, tell_interrupted
 from utils.layout import REFER_FAMILIES, SETS
 from utils.options import TrainOptions
 from utils.resumption import CONFIG_FILE, changes, tell_changes
 from utils.run_lock import LOCK_FILE, RunLock
-from utils.run_log import METRICS_FILE, RunLog, append_line
-from utils.trainer import Plan, Trainer
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
+
+    from model.builder import Built
+    from model.read_model import ReadForCausalLM
+    from utils.batch import EvalItem
+    from utils.distributed import Process
+    from utils.trainer import Plan
 
 CHECKPOINTS = "ckpt_model"
 LOAD_REPORT = "load_report.txt"
@@ -48,6 +42,10 @@ LOAD_REPORT = "load_report.txt"
 
 def build_model(options: TrainOptions) -> tuple[PeftModel | ReadForCausalLM, Built]:
     """The model with LoRA in place, and the plain one inside with its tokenizer and report."""
+    from model.builder import build_for_training
+    from model.lora import add_lora
+    from model.sasp import SaspParams
+
     built = build_for_training(
         options.version,
         vision_tower=options.vision_tower,
@@ -82,6 +80,8 @@ def build_model(options: TrainOptions) -> tuple[PeftModel | ReadForCausalLM, Bui
 
 def validation_items(options: TrainOptions) -> Sequence[EvalItem]:
     """What is asked: a referring set with the templates of training, others with the fixed ones."""
+    from dataset.evaluation import evaluation_set
+
     chosen = options.validation()
     refers = chosen.name in SETS and SETS[chosen.name].family in REFER_FAMILIES
     templates = options.templates if refers else "simple"
@@ -97,6 +97,10 @@ def validation(
     process: Process,
 ) -> Callable[[], dict[str, Any]]:
     """A function that scores the model as it is then, teacher forced, over all ranks."""
+    from model.lora import unwrap
+    from model.reader import Reader
+    from utils.evaluator import EvalResult, evaluate, reader_predict
+
     predict = reader_predict(Reader(unwrap(model), built.tokenizer), answer=POSITIVE_ANSWER)
 
     def score() -> dict[str, Any]:
@@ -158,6 +162,8 @@ def find_start(
 
 def plan_of(options: TrainOptions) -> Plan:
     """When what happens in the training."""
+    from utils.trainer import Plan
+
     return Plan(
         total_steps=options.total_steps,
         steps_per_epoch=options.steps_per_epoch,
@@ -176,6 +182,8 @@ def hold_run_folder(options: TrainOptions, process: Process, held: ExitStack) ->
     Raises:
         SystemExit: one is there; on every rank, after rank 0 has told.
     """
+    from utils.distributed import stop_together
+
     lock = RunLock(
         options.run_dir / LOCK_FILE,
         f"the run folder {options.run_dir}",
@@ -203,6 +211,16 @@ def train_alone(
     options: TrainOptions, process: Process, origins: Callable[[], dict[str, str]]
 ) -> None:
     """Train or validate; no other process writes to the run folder meanwhile."""
+    import torch
+    from torch import nn
+
+    from dataset.collate import collate
+    from dataset.training import training_set
+    from utils import engine
+    from utils.draws import draws
+    from utils.run_log import RunLog
+    from utils.trainer import Trainer
+
     own = CheckpointStore(options.run_dir / CHECKPOINTS, keep=options.keep_checkpoints)
     source, state = find_start(options, own, process)
     changed = [] if source is None else changes(options, source.folder.parent / CONFIG_FILE)
@@ -297,6 +315,8 @@ def load_checkpoint(
     Raises:
         InputError: it is damaged; the message says what can be done.
     """
+    from utils import engine
+
     with source.or_another(state.tag):
         engine.load_engine(ds, source.folder, state.tag)
     if goes_on and process.is_first:
@@ -314,6 +334,9 @@ def validate_only(
     state: RunState | None,
 ) -> None:
     """`--eval_only`: score the best checkpoint of the run, or the model it would start from."""
+    from utils import engine
+    from utils.run_log import METRICS_FILE, append_line
+
     if source is not None and state is not None:
         with source.or_another(state.tag):
             engine.load_trained(model, source.folder, state.tag)
@@ -336,13 +359,10 @@ def say(process: Process, text: str) -> None:
 
 def interrupted(options: TrainOptions) -> int:
     """What to tell after Ctrl-C: nothing was saved half-way."""
-    if os.environ.get("RANK", "0") == "0":
-        print(
-            f"\ninterrupted: the checkpoints in {options.run_dir / CHECKPOINTS} are complete; "
-            "the same command with --auto_resume goes on from the newest",
-            file=sys.stderr,
-        )
-    return 130
+    return tell_interrupted(
+        f"the checkpoints in {options.run_dir / CHECKPOINTS} are complete; the same command with "
+        "--auto_resume goes on from the newest"
+    )
 
 
 def check_data(options: TrainOptions) -> None:
@@ -352,6 +372,8 @@ def check_data(options: TrainOptions) -> None:
         InputErrors: data that the run needs is missing. What is broken is told only: training
             skips and counts it.
     """
+    from dataset.doctor.checkup import quick, wanted_sets
+
     wanted = wanted_sets(options, not options.eval_only, not options.no_eval)
     found = quick(options.dataset_dir, wanted)
     missing = [str(finding) for finding in found if finding.kind == "missing"]
@@ -366,10 +388,15 @@ def check_data(options: TrainOptions) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit code 2 on mistakes of the user, 130 after an interruption."""
     options = config.parse(TrainOptions, argv, prog="train_read.py")
+    if is_first_rank():
+        check_models(options.version, options.vision_tower)
+        check_data(options)
+    import torch
+
+    from utils import distributed
+
     if not torch.cuda.is_available():
         options = dataclasses.replace(options, precision="fp32")
-    if os.environ.get("RANK", "0") == "0":
-        check_data(options)
     try:
         origins = partial(config.origins, TrainOptions, argv)
         train(options, distributed.start(options.local_rank), origins)

@@ -13,23 +13,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tqdm import tqdm
 
-from dataset.mixture import Mixture
-from dataset.training import training_set
 from utils import checks, config, data_checks
-from utils.batch import Sample
 from utils.config import Problem
 from utils.constants import IM_END_TOKEN, IM_START_TOKEN, IMAGE_TOKEN, SEG_TOKEN
-from utils.draws import DrawSource
 from utils.errors import InputError, cli
 from utils.flags import option
 from utils.options import TEMPLATE_SETS, TrainOptions
 from utils.visualize import embed_png, enlarge, fit
+
+if TYPE_CHECKING:
+    from utils.batch import Sample
+    from utils.draws import DrawSource
 
 ASSETS = Path(__file__).parent / "assets"
 LONGEST, SHORTEST = 420, 260
@@ -164,6 +165,8 @@ def show(sample: Sample, index: int, source: str) -> Drawn:
 
 def draw_all(source: DrawSource, first: int, count: int) -> list[Drawn]:
     """Draws number `first` and following; a broken one holds its message."""
+    from dataset.mixture import Mixture
+
     drawn = []
     for index in tqdm(range(first, first + count), desc="draws", unit="draw"):
         part = source.names[source.choice(index)] if isinstance(source, Mixture) else ""
@@ -193,6 +196,8 @@ def render(drawn: Sequence[Drawn], intro: str) -> str:
 def main(argv: list[str] | None = None) -> None:
     """The command line of `python -m dataset.preview`."""
     options = config.parse(PreviewOptions, argv, prog="python -m dataset.preview", show=False)
+    from dataset.training import training_set
+
     drawn = draw_all(training_set(options), options.first, options.draws)
     rates = ", ".join(f"{name} {rate:g}" for name, rate in options.mixture().items())
     intro = (

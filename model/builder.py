@@ -26,6 +26,7 @@ from model.sasp import SaspParams
 from model.shards import Filled, empty_model, fill, tensor_shapes, weight_files
 from model.shared_prefix import same_attention
 from utils.errors import InputError
+from utils.hub import check_model, check_tower
 from utils.tokenization import load_tokenizer, seg_token_id
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -227,6 +228,7 @@ def _config(path: str | Path) -> ReadConfig:
     )
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise InputError(message)
+    check_model(path)
     try:
         return ReadConfig.from_pretrained(str(path))
     except (OSError, ValueError) as error:
@@ -264,6 +266,7 @@ def _loaded(
     path, config, vision_tower, dtype, device, quantised, attn_implementation, half_helps=True
 ) -> tuple[ReadForCausalLM, Completion]:
     """The model with what its files hold, and what is still to be completed."""
+    check_tower(tower_source(config, vision_tower, folder=path))
     files = weight_files(path)
     small = sum(file.stat().st_size for file in files) < SMALL_BYTES
     try:

@@ -16,6 +16,7 @@ from transformers import CLIPImageProcessorPil, CLIPVisionModel
 from model.config import ReadConfig
 from utils.constants import IMAGE_TOKEN_INDEX
 from utils.errors import InputError
+from utils.hub import check_tower, find_tower
 from utils.views import clip_normalisation, normalise_for_clip
 
 
@@ -62,7 +63,7 @@ class VisionTower(nn.Module):
 
 
 def tower_source(
-    config: ReadConfig, source: str | Path | None, folder: str | Path | None
+    config: ReadConfig, source: str | Path | None = None, folder: str | Path | None = None
 ) -> str | Path:
     """Where a model's CLIP tower is: a folder or a hub id.
 
@@ -80,10 +81,7 @@ def tower_source(
             "no CLIP tower is named in the checkpoint's config.json (mm_vision_tower); "
             "give one with vision_tower (--vision_tower)"
         )
-    if source is None and folder is not None and not Path(named).is_absolute():
-        places = [Path(folder) / named, Path(folder).parent / named]
-        named = next((str(place) for place in places if place.is_dir()), named)
-    return named
+    return find_tower(str(named), folder) if source is None and folder is not None else named
 
 
 def load_vision_tower(
@@ -94,6 +92,7 @@ def load_vision_tower(
     Raises:
         InputError: nothing usable there.
     """
+    check_tower(source)
     try:
         clip = CLIPVisionModel.from_pretrained(str(source), dtype=dtype)
         processor = CLIPImageProcessorPil.from_pretrained(str(source))

@@ -3,21 +3,31 @@
 import ast
 import dataclasses
 import importlib
+import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import yaml
 
 import dataset.toy.world
 from dataset.preview import PreviewOptions
 from model import Answer
 from quickstart import QuickstartOptions
 from utils.config import resolve
-from utils.options import AnalyzeOptions, DemoOptions, MergeOptions, TestOptions, TrainOptions
+from utils.options import (
+    AnalyzeOptions,
+    DemoOptions,
+    MergeOptions,
+    OriginalMergeOptions,
+    TestOptions,
+    TrainOptions,
+)
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = {
@@ -26,6 +36,7 @@ ENTRIES = {
     "demo.py": DemoOptions,
     "analyze_read.py": AnalyzeOptions,
     "merge_lora_weight.py": MergeOptions,
+    "merge_lora_weights_and_save_hf_model.py": OriginalMergeOptions,
     "quickstart.py": QuickstartOptions,
 }
 RECIPES = {
@@ -36,7 +47,15 @@ RECIPES = {
     "13B-stage2": "read_13b_stage2",
 }
 SCRIPTS = {
-    "train_read.sh": ["", "ReasonSeg", "ReferSeg 4", "ReasonSeg 8 24999 --epochs 4", *RECIPES],
+    "train_read.sh": [
+        "",
+        "ReasonSeg",
+        "ReferSeg 4",
+        "ReasonSeg 8 24999 --epochs 4",
+        "ReferSeg localhost:0,1 15990",
+        "ReasonSeg a:0,1@b:0 --seed 1",
+        *RECIPES,
+    ],
     "val_read.sh": [
         "",
         "some/model",
@@ -128,6 +147,8 @@ def test_every_recipe_has_its_script_and_tells_so():
 def test_all_published_evaluations(script, count, tmp_path):
     copy = tmp_path / script
     shutil.copy(ROOT / script, copy)
+    (tmp_path / "utils").mkdir()
+    shutil.copy(ROOT / "utils" / "start.sh", tmp_path / "utils")
     (tmp_path / "test_read.py").write_text("import sys; print(sys.argv[4], *sys.argv[-2:])")
     bash = ["bash", str(copy), "some/model", "1", "all", "--dataset_dir", "DATA"]
     done = subprocess.run(bash, capture_output=True, text=True, check=True)
@@ -135,6 +156,85 @@ def test_all_published_evaluations(script, count, tmp_path):
     header = re.findall(rf'^#   bash {script} MODEL 1 "(.*?)"', copy.read_text("utf-8"), re.M)
     assert asked == header and len(set(asked)) == count
     assert done.stdout.count("--dataset_dir DATA") == count
+
+
+def shell(command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """A line of a shell; its Python is that of these tests where the project has no .venv."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-c", command], cwd=cwd, capture_output=True, text=True,
+        env={**os.environ, "PATH": path},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_dry_run_as_the_first_argument(script, tmp_path):
+    """From another folder; it shows a command that takes the flags it shows, and writes nothing."""
+    done = shell(f"bash {ROOT / script} --dry_run", tmp_path)
+    assert done.returncode == 0 and list(tmp_path.iterdir()) == [], done.stderr
+    if "would make .venv" in done.stdout:
+        return
+    told = [line for line in done.stdout.splitlines() if line.startswith("would run: ")]
+    assert told and all("--dry_run" in line for line in told) or script == "quickstart.sh"
+    for line in told:
+        words = shlex.split(line.removeprefix("would run: "))
+        if not any(Path(word).name.endswith(".sh") for word in words):
+            assert complaints([word for word in words if word != "--dry_run"]) == []
+    options = yaml.safe_load(done.stdout.rpartition("\n# ")[2].partition("\n")[2])
+    assert isinstance(options, dict) and options
+
+
+@pytest.mark.parametrize("where", ["--dry_run {}", "{} --dry_run"])
+def test_gpus_by_their_numbers(where):
+    done = shell("bash train_read.sh " + where.format("ReferSeg localhost:0,1 15990"))
+    assert done.returncode == 0, done.stderr
+    first, _, configuration = done.stdout.partition("\n")
+    assert "--include localhost:0,1 --master_port 15990" in first and "referseg.yaml" in first
+    assert "exp_name: read_7b_referseg" in configuration
+    done = shell("bash train_read.sh " + where.format("ReferSeg host1:0,1@host2:0 15990"))
+    assert done.stdout.startswith("would run: deepspeed --include host1:0,1@host2:0 --master_port")
+
+
+@pytest.mark.parametrize("gpus", ["localhost:0,0", "localhost:x", "0", "-1", "a b"])
+def test_no_gpus(gpus):
+    done = shell(f"bash train_read.sh ReferSeg '{gpus}' --dry_run")
+    assert done.returncode == 2 and done.stderr.count("error:") == 1, done.stderr
+    assert gpus in done.stderr and "Traceback" not in done.stderr
+
+
+def test_merging_without_a_run_tells_what_there_is(tmp_path):
+    script = f"bash {ROOT / 'merge_lora_weight.sh'}"
+    done = shell(script, tmp_path)
+    assert done.returncode == 2 and "usage:" in done.stdout and "no run" in done.stdout
+    checkpoints = tmp_path / "runs" / "seven" / "ckpt_model"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "best").write_text("step_00000500")
+    done = shell(script, tmp_path)
+    assert done.returncode == 2 and done.stderr == ""
+    assert "bash merge_lora_weight.sh runs/seven " in done.stdout
+    assert "step_00000500" in done.stdout
+    done = shell(f"{script} --dry_run", tmp_path)
+    assert done.returncode == 0 and "exp_dir: runs/seven" in done.stdout
+
+
+HEAVY = ("torch", "transformers", "deepspeed", "peft", "gradio")
+HELPS = [
+    *ENTRIES, "launch.py", "dataset.doctor", "dataset.preview", "dataset.toy", "dataset.templates",
+    "dataset.refer_index", "utils.memory", "tiny.pretrain",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", HELPS)
+def test_help_imports_nothing_heavy(entry):
+    run = f"run_path({entry!r}" if entry.endswith(".py") else f"run_module({entry!r}"
+    program = (
+        f"import runpy, sys\nsys.argv = ['x', '--help']\ntry:\n runpy.{run}, "
+        "run_name='__main__')\nexcept SystemExit as left:\n assert not left.code\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
+    assert "usage:" in done.stdout
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -159,7 +259,7 @@ def test_readme():
     assert len(commands) >= 6
     for line in commands:
         words = shlex.split(line)
-        if words[:2] == ["bash", "run_tests.sh"]:
+        if words[:2] in (["bash", "run_tests.sh"], ["source", ".venv/bin/activate"]):
             continue
         if words[0] == "bash":
             words = command_of(words[1], words[2:])

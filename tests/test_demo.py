@@ -69,7 +69,7 @@ def run(tmp_path, monkeypatch, capsys):
     model.mkdir()
     (model / "config.json").write_text("{}")
     reader = FakeReader()
-    monkeypatch.setattr(demo, "open_reader", lambda options: reader)
+    monkeypatch.setattr("model.opening.open_reader", lambda options: reader)
 
     def start(*arguments, typed=()):
         lines = iter(typed)
@@ -251,7 +251,7 @@ def test_a_folder_that_cannot_be_written_is_named(run, picture, tmp_path):
 
 def test_a_page_is_served_with_the_same_reader(run, monkeypatch):
     served = []
-    monkeypatch.setattr(demo, "serve", lambda *given: served.append(given))
+    monkeypatch.setattr("web.serving.serve", lambda *given: served.append(given))
     code, _, _ = run("--web", "--port", "0", "--max_megapixels", "3")
     ((reader, options),) = served
     assert code == 0 and reader is run.reader and options.port == 0
@@ -262,7 +262,7 @@ def test_a_page_is_served_with_the_same_reader(run, monkeypatch):
     ("gradio", "wanted"), [("none", True), ("5.49.1", True), ("6.0.0", False), ("6.31.0", False)]
 )
 def test_a_page_without_gradio_names_the_remedy(run, monkeypatch, gradio, wanted):
-    monkeypatch.setattr(demo, "serve", lambda *given: None)
+    monkeypatch.setattr("web.serving.serve", lambda *given: None)
     found = None if gradio == "none" else "found"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: found)
     monkeypatch.setattr("importlib.metadata.version", lambda name: gradio)

@@ -14,9 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from tiny import clip, llava, sam, tokenizer
 from utils.errors import InputError, cli
 
 HERE = Path(__file__).parent
@@ -52,6 +49,8 @@ def make_part(part: str, out: Path, fraction: float = 1.0) -> dict[str, float]:
     Raises:
         InputError: llava without the tokenizer or clip in `out`.
     """
+    from tiny import clip, llava, sam, tokenizer
+
     if part == "tokenizer":
         return tokenizer.train(out / "llava", TOKENIZER_SCENES, TOKENIZER_PIECES, TOKENIZER_SEED)
     plan = PLANS[part]
@@ -90,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--fraction {given.fraction} is not in (0, 1]")
     if given.threads < 1:
         raise InputError(f"--threads {given.threads} is less than 1")
+    import torch
+
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
     for part in PARTS if given.part == "all" else (given.part,):

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from utils.errors import EXIT_CODE, InputErrors
+from utils.errors import EXIT_CODE, InputErrors, let_first_rank_tell
 from utils.flags import Flag, convert, flags_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -235,6 +235,7 @@ def parse(
         if first:
             for problem in fatal:
                 print(f"error: {problem.message}", file=sys.stderr)
+        let_first_rank_tell()
         raise SystemExit(EXIT_CODE)
     if dry_run:
         raise SystemExit(0)

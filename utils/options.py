@@ -1,12 +1,13 @@
 """Every flag of every entry point: one dataclass each.
 
-Names and defaults are those of the original where it has the flag. `problems()` holds the checks.
+Names are those of the original where it has the flag; `docs/flags.md` lists where its defaults
+differ. What was published for a model stands in its preset. `problems()` holds the checks.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from utils.data_checks import Selection
 from utils.reader_flags import (
     EvaluationFlags,
     MergeFlags,
+    OriginalMergeFlags,
     PictureFlags,
     PredictionFlags,
     ProcessFlags,
@@ -58,9 +60,50 @@ class SaspSettings:
 
 
 @dataclass(frozen=True)
-class TrainOptions(
-    ModelFlags, TrainedPartsFlags, SaspFlags, DataFlags, OptimisationFlags, RunFlags, SaspSettings
-):
+class StartOptions(ModelFlags, TrainedPartsFlags, SaspFlags, SaspSettings):
+    """Flags of everything that builds the model that a training starts from."""
+
+    def sam_settings(self) -> str | dict[str, Any]:
+        """The `sam` argument of the builder."""
+        if isinstance(self.sam, dict):
+            return {"image_size": self.image_size, **self.sam}
+        return self.sam
+
+    def _model_problems(self) -> list[Problem]:
+        problems = checks.model_folder("version", self.version, "a model in the released layout")
+        problems += checks.model_folder("vision_tower", self.vision_tower, "a CLIP model")
+        problems += checks.sam(self.sam, self.image_size) + checks.quantization(self)
+        problems += checks.attention(self)
+        if self.vision_pretrained is not None:
+            hint = "download sam_vit_h_4b8939.pth, or give the path of your copy"
+            problems += checks.file(
+                "vision_pretrained", self.vision_pretrained, "SAM weights", hint
+            )
+        elif not self.use_released_param:
+            problems.append(
+                Problem("--no_use_released_param needs --vision_pretrained, SAM's .pth file")
+            )
+        elif (config := checks.model_config(self.version)) and "train_mask_decoder" not in config:
+            problems.append(
+                Problem(
+                    f"--version={self.version} is a LLaVA without SAM weights; "
+                    "give --vision_pretrained, SAM's .pth file"
+                )
+            )
+        if self.model_max_length <= 255:
+            problems.append(
+                Problem(
+                    f"--model_max_length={self.model_max_length}: the picture counts as 255 "
+                    "tokens; give more, such as 512"
+                )
+            )
+        if self.lora_r and not self.lora_target_modules.strip(" ,"):
+            problems.append(Problem("--lora_target_modules is empty; name layers, or --lora_r=0"))
+        return problems
+
+
+@dataclass(frozen=True)
+class TrainOptions(StartOptions, DataFlags, OptimisationFlags, RunFlags):
     """Train READ."""
 
     @property
@@ -85,12 +128,6 @@ class TrainOptions(
     def validation(self) -> Selection:
         """Data set and split of the validation."""
         return data_checks.selection(self.val_dataset, self.val_split)
-
-    def sam_settings(self) -> str | dict[str, Any]:
-        """The `sam` argument of the builder."""
-        if isinstance(self.sam, dict):
-            return {"image_size": self.image_size, **self.sam}
-        return self.sam
 
     def problems(self) -> list[Problem]:
         """Everything that keeps this configuration from running."""
@@ -125,38 +162,6 @@ class TrainOptions(
         )
         problems += checks.below_one(self, "lora_dropout", "beta1", "beta2")
         problems += self._run_problems()
-        return problems
-
-    def _model_problems(self) -> list[Problem]:
-        problems = checks.model_folder("version", self.version, "a model in the released layout")
-        problems += checks.model_folder("vision_tower", self.vision_tower, "a CLIP model")
-        problems += checks.sam(self.sam, self.image_size) + checks.quantization(self)
-        problems += checks.attention(self)
-        if self.vision_pretrained is not None:
-            hint = "download sam_vit_h_4b8939.pth, or give the path of your copy"
-            problems += checks.file(
-                "vision_pretrained", self.vision_pretrained, "SAM weights", hint
-            )
-        elif not self.use_released_param:
-            problems.append(
-                Problem("--no_use_released_param needs --vision_pretrained, SAM's .pth file")
-            )
-        elif (config := checks.model_config(self.version)) and "train_mask_decoder" not in config:
-            problems.append(
-                Problem(
-                    f"--version={self.version} is a LLaVA without SAM weights; "
-                    "give --vision_pretrained, SAM's .pth file"
-                )
-            )
-        if self.model_max_length <= 255:
-            problems.append(
-                Problem(
-                    f"--model_max_length={self.model_max_length}: the picture counts as 255 "
-                    "tokens; give more, such as 512"
-                )
-            )
-        if self.lora_r and not self.lora_target_modules.strip(" ,"):
-            problems.append(Problem("--lora_target_modules is empty; name layers, or --lora_r=0"))
         return problems
 
     def _data_problems(self) -> list[Problem]:
@@ -357,4 +362,37 @@ class MergeOptions(MergeFlags):
             )
         if self.adapter and Path(self.adapter).exists():
             problems.append(Problem(f"--adapter={self.adapter}: exists; give a new folder"))
+        return problems
+
+
+@dataclass(frozen=True)
+class OriginalMergeOptions(StartOptions, OriginalMergeFlags):
+    """Merge trained weights in one file, as zero_to_fp32.py writes it, into a model folder."""
+
+    def trained(self) -> TrainOptions:
+        """The training that these weights come from, as far as the model depends on it."""
+        names = {item.name for item in fields(StartOptions)}
+        return TrainOptions(**{name: getattr(self, name) for name in names})
+
+    def problems(self) -> list[Problem]:
+        """Everything that keeps this configuration from running."""
+        problems = self._model_problems() + checks.sasp(self)
+        problems += checks.positive(self, "out_dim", "lora_alpha")
+        problems += checks.at_least_zero(self, "lora_r", "sasp_std_factor")
+        problems += checks.below_one(self, "lora_dropout")
+        if self.load_in_4bit or self.load_in_8bit:
+            problems.append(
+                Problem("--load_in_4bit, --load_in_8bit: whole weights are merged; leave both out")
+            )
+        if not self.weight or not os.path.exists(self.weight):
+            problems.append(
+                Problem(
+                    f"--weight={self.weight}: does not exist; expected the pytorch_model.bin that "
+                    "zero_to_fp32.py makes of a checkpoint folder, or its folder of several files; "
+                    "for a run folder of this project: bash merge_lora_weight.sh EXP_DIR",
+                    missing=True,
+                )
+            )
+        if Path(self.save_path).exists() and not (Path(self.save_path) / "config.json").is_file():
+            problems.append(Problem(f"--save_path={self.save_path}: exists and is no merged model"))
         return problems

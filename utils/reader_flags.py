@@ -179,3 +179,17 @@ class MergeFlags:
     adapter: str | None = option(
         None, "also write LoRA and the trained parts here, as a peft adapter folder"
     )
+
+
+@dataclass(frozen=True)
+class OriginalMergeFlags:
+    """Merging, as the original's script names it."""
+
+    weight: str | None = option(
+        None,
+        "the trained weights: pytorch_model.bin of zero_to_fp32.py, or a folder of several files",
+        path=True,
+    )
+    save_path: str = option("./read_model", "folder to write")
+    vis_save_path: str = option("./vis_output", "taken for the original's sake; nothing uses it")
+    local_rank: int = option(0, "taken for the original's sake; nothing uses it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +26,7 @@ WAITING = 64
 
 
 def serve(reader: Reader, options: Any, say: Callable[[str], None] = print) -> None:
-    """Serve until Ctrl+C or SIGTERM.
+    """Serve until SIGTERM, or Ctrl+C (KeyboardInterrupt, once the server is closed).
 
     Args:
         reader: answers.
@@ -36,7 +37,7 @@ def serve(reader: Reader, options: Any, say: Callable[[str], None] = print) -> N
         InputError: see `serving`.
     """
     limits = Limits(pixels=round(options.max_megapixels * 1e6), new_tokens=options.max_new_tokens)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     port = options.port or None
     try:
         with serving(
@@ -50,7 +51,7 @@ def serve(reader: Reader, options: Any, say: Callable[[str], None] = print) -> N
         ) as address:
             say(f"READ is served on {address} (to stop it: Ctrl+C)")
             threading.Event().wait()
-    except KeyboardInterrupt:
+    except SystemExit:
         say("stopped")
 
 

@@ -24,6 +24,7 @@ from dataset.reason_seg import load_annotation
 from dataset.sem_seg_sources import read_label_map
 from utils.errors import InputError
 from utils.image_files import read_image
+from utils.interrupts import ignore_interrupts
 from utils.parent_process import end_with_parent
 
 CHUNK = 16
@@ -149,6 +150,12 @@ class Jobs:
         return self._made()
 
 
+def _start_worker() -> None:
+    """A worker leaves Ctrl-C to its parent, and ends with it."""
+    ignore_interrupts()
+    end_with_parent()
+
+
 class Decoder:
     """Runs jobs; remembers the pictures that several sets share.
 
@@ -193,7 +200,7 @@ class Decoder:
         chunks = iter(lambda: list(itertools.islice(source, CHUNK)), [])
         while True:
             waiting: deque[tuple[list, Future]] = deque()
-            with ProcessPoolExecutor(self.workers, initializer=end_with_parent) as pool:
+            with ProcessPoolExecutor(self.workers, initializer=_start_worker) as pool:
                 waiting.extend(_submit(pool, work, chunks, self.workers * _WAITING))
                 try:
                     while waiting:
@@ -230,7 +237,7 @@ def _chunk(work: Callable[[Any], Decoded], jobs: list) -> list[Decoded]:
 def _alone(work: Callable[[Any], Decoded], jobs: list) -> list[Decoded]:
     """Jobs in a process of their own, which one of them may end: then one by one."""
     try:
-        with ProcessPoolExecutor(1, initializer=end_with_parent) as pool:
+        with ProcessPoolExecutor(1, initializer=_start_worker) as pool:
             return pool.submit(_chunk, work, jobs).result()
     except BrokenProcessPool:
         if len(jobs) > 1:

@@ -1,0 +1,33 @@
+"""The original's way to a merged model: the weights in one file, the model told by flags.
+
+`python zero_to_fp32.py . pytorch_model.bin` in a checkpoint folder makes the file. Run folders of
+this project need neither: `bash merge_lora_weight.sh EXP_DIR`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from merge_lora_weight import merge_into
+from utils import config
+from utils.errors import cli
+from utils.options import OriginalMergeOptions
+
+
+@cli(interrupted="no model was written; the same command starts afresh")
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; exit code 2 on mistakes of the user."""
+    options = config.parse(
+        OriginalMergeOptions, argv, prog="merge_lora_weights_and_save_hf_model.py"
+    )
+    from model.trained_weights import fill_trained
+
+    source, folder = Path(str(options.weight)), Path(options.save_path)
+    merge_into(folder, options.trained(), lambda model: fill_trained(model, source))
+    print(f"merged model: {folder} (python demo.py --pretrained_model_path {folder})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
