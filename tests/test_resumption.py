@@ -100,7 +100,10 @@ def test_a_damaged_file_is_named_with_the_way_out(train, run_dir, name, how):
     assert code == 2 and "Traceback" not in err
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     (path,) = (store.folder / newest.tag).glob(name)
-    assert f"cannot read the checkpoint {store.folder / newest.tag} (damaged: {path.name}; " in line
+    assert (
+        f"cannot read the checkpoint {store.folder / newest.tag} (damaged: {path.name}); go on "
+        in line
+    )
     older = store.folder / "step_00000005"
     assert f"step 5, with the same command and --resume {older}" in line
     if best.step < 5:

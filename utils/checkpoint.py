@@ -254,8 +254,8 @@ def check_space(needed: Mapping[Path, int], remedy: str) -> None:
         free, wanted = free_bytes(paths[0]), sum(needed[path] for path in paths)
         if free < wanted:
             raise InputError(
-                f"{' and '.join(map(str, paths))}: {free / 1e9:.2f} GB are free, "
-                f"{wanted / 1e9:.2f} GB are needed; {remedy}"
+                f"{' and '.join(map(str, paths))}: {free / 1e9:.3g} GB are free, "
+                f"{wanted / 1e9:.3g} GB are needed; {remedy}"
             )
 
 

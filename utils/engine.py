@@ -210,8 +210,8 @@ def load_trained(model: nn.Module, folder: Path, tag: str) -> None:
 def _unreadable(checkpoint: Path, error: BaseException) -> InputError:
     """The error that a checkpoint is damaged, with the files that are."""
     damaged = damaged_files(checkpoint)
-    which = f"damaged: {', '.join(damaged)}; " if damaged else ""
-    return InputError(f"cannot read the checkpoint {checkpoint} ({which}{_first_line(error)})")
+    reason = f"damaged: {', '.join(damaged)}" if damaged else _first_line(error)
+    return InputError(f"cannot read the checkpoint {checkpoint} ({reason})")
 
 
 def _first_line(error: BaseException) -> str:
