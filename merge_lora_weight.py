@@ -17,12 +17,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from train_read import CHECKPOINTS, CONFIG_FILE, build_model
 from utils import config
-from utils.checkpoint import BEST, LATEST, CheckpointStore, check_space
+from utils.checkpoint import BEST, CHECKPOINTS, LATEST, CheckpointStore, check_space
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import InputError, cli
 from utils.options import MergeOptions, TrainOptions
+from utils.resumption import CONFIG_FILE
 from utils.run_lock import RunLock
 
 if TYPE_CHECKING:
@@ -241,6 +241,7 @@ def write_merged(
     from model.builder import DTYPES
     from model.float32 import float32_linears, widen_small
     from model.lora import merge, unwrap
+    from model.opening import build_model
     from model.reader import Reader
 
     dtype = DTYPES[trained.precision]

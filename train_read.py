@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils import config
-from utils.checkpoint import BEST, LATEST, TAG, CheckpointStore, RunState
+from utils.checkpoint import BEST, CHECKPOINTS, LATEST, TAG, CheckpointStore, RunState
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import EXIT_CODE, InputError, InputErrors, cli
 from utils.hub import check_models
@@ -36,46 +36,7 @@ if TYPE_CHECKING:
     from utils.distributed import Process
     from utils.trainer import Plan
 
-CHECKPOINTS = "ckpt_model"
 LOAD_REPORT = "load_report.txt"
-
-
-def build_model(options: TrainOptions) -> tuple[PeftModel | ReadForCausalLM, Built]:
-    """The model with LoRA in place, and the plain one inside with its tokenizer and report."""
-    from model.builder import build_for_training
-    from model.lora import add_lora
-    from model.sasp import SaspParams
-
-    built = build_for_training(
-        options.version,
-        vision_tower=options.vision_tower,
-        vision_pretrained=options.vision_pretrained,
-        sam=options.sam_settings(),
-        sasp=SaspParams(**options.sasp_settings()),
-        out_dim=options.out_dim,
-        dtype=options.precision,
-        model_max_length=options.model_max_length,
-        train_mask_decoder=options.train_mask_decoder,
-        use_released_param=options.use_released_param,
-        use_mm_start_end=options.use_mm_start_end,
-        attn_implementation=options.attn_implementation,
-        conv_type=options.conv_type,
-        gradient_checkpointing=options.gradient_checkpointing,
-        load_in_4bit=options.load_in_4bit,
-        load_in_8bit=options.load_in_8bit,
-        ce_loss_weight=options.ce_loss_weight,
-        bce_loss_weight=options.bce_loss_weight,
-        dice_loss_weight=options.dice_loss_weight,
-        max_loss_pixels=options.max_loss_pixels,
-    )
-    with_lora = add_lora(
-        built.model,
-        r=options.lora_r,
-        alpha=options.lora_alpha,
-        dropout=options.lora_dropout,
-        target_modules=options.lora_target_modules,
-    )
-    return with_lora, built
 
 
 def validation_items(options: TrainOptions) -> Sequence[EvalItem]:
@@ -216,6 +177,7 @@ def train_alone(
 
     from dataset.collate import collate
     from dataset.training import training_set
+    from model.opening import build_model
     from utils import engine
     from utils.draws import draws
     from utils.run_log import RunLog

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +125,7 @@ def run(read: ReadForCausalLM, row: Row) -> tuple[torch.Tensor, torch.Tensor, li
     return read.lm_head(hidden), labels, masks
 
 
-def forward(read: ReadForCausalLM, rows: list[Row]) -> dict[str, torch.Tensor]:
+def forward(read: ReadForCausalLM, rows: list[Row]) -> dict[str, Any]:
     """Losses of a batch, scalars with the configured weights applied; "mask_logits" is a list."""
     logits, labels, masks, truths = [], [], [], []
     for row in rows:

@@ -18,6 +18,7 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 import train_read
 from dataset.drawing import DrawSettings
 from dataset.reason_seg import ReasonSegTrain
+from model.opening import build_model
 from utils import config
 from utils.checkpoint import BEST, LATEST, CheckpointStore
 from utils.options import TrainOptions
@@ -146,7 +147,7 @@ def weights_at_start(preset: Path) -> dict[str, torch.Tensor]:
     """The trained parts as they are before the first step."""
     options = config.load(TrainOptions, preset)
     torch.manual_seed(options.seed)
-    model, _ = train_read.build_model(options)
+    model, _ = build_model(options)
     return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 

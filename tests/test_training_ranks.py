@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import merge_lora_weight
-import train_read
 from dataset.drawing import DrawSettings
 from dataset.reason_seg import ReasonSegTrain
+from model.opening import build_model
 from tests.forked import finish, start_ranks, train, weights
 from utils import config
 from utils.checkpoint import BEST, LATEST, CheckpointStore
@@ -112,7 +112,7 @@ def weights_at_start(preset: Path) -> dict[str, torch.Tensor]:
     """The trained parts as they are before the first step."""
     options = config.load(TrainOptions, preset)
     torch.manual_seed(options.seed)
-    model, _ = train_read.build_model(options)
+    model, _ = build_model(options)
     return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 

@@ -23,6 +23,8 @@ from pathlib import Path
 
 from utils.errors import InputError
 
+CHECKPOINTS = "ckpt_model"
+"""Folder of the checkpoints below that of a run."""
 STATE_FILE = "read_state.json"
 LATEST, BEST = "latest", "best"
 TAG = re.compile(r"step_\d{8}")

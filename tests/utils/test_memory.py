@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import train_read
+from model.opening import build_model
 from utils import config, memory
 from utils.config import REPOSITORY
 from utils.errors import InputError
@@ -57,7 +57,7 @@ def test_parts_as_in_the_released_checkpoints(size):
 def test_parts_as_in_the_tiny_model(rank):
     chosen = config.load(TrainOptions, REPOSITORY / "configs" / "tiny.yaml")
     chosen = dataclasses.replace(chosen, lora_r=rank)
-    model, _ = train_read.build_model(chosen)
+    model, _ = build_model(chosen)
     real = list(model.parameters())
     found = parts(chosen, sizes_of(chosen))
     assert sum(part.parameters for part in found) == sum(p.numel() for p in real)
