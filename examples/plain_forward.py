@@ -127,7 +127,8 @@ def run(read: ReadForCausalLM, row: Row) -> tuple[torch.Tensor, torch.Tensor, li
 
 def forward(read: ReadForCausalLM, rows: list[Row]) -> dict[str, Any]:
     """Losses of a batch, scalars with the configured weights applied; "mask_logits" is a list."""
-    logits, labels, masks, truths = [], [], [], []
+    logits, labels, masks = [], [], []
+    truths: list[torch.Tensor] = []
     for row in rows:
         row_logits, row_labels, row_masks = run(read, row)
         logits.append(row_logits[:-1])  # a position predicts the next token
