@@ -186,7 +186,9 @@ def test_an_ablation_is_not_mixed_with_another_one(ablated, talking, micro_data,
     given = [str(part) for pair in flags.items() for part in pair]
     for other in ([], ["--ablate", "--ablate_points", "5"]):
         assert test_read.main([*given, *other]) == 2
-        assert "holds the predictions of another run (ablation was" in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert "holds the predictions of another run (ablation: 12 settings there, " in message
+        assert message.count("there") == 1
     with pytest.raises(SystemExit):
         test_read.main([*given, "--ablate", "--ablate_points", "ten,0"])
     assert "--ablate_points=ten,0" in capsys.readouterr().err

@@ -216,7 +216,7 @@ def test_a_chat_encodes_an_image_once(run, small_folder, monkeypatch, tmp_path):
     for path, pixels in zip(paths, pictures(2), strict=True):
         Image.fromarray(pixels).save(path)
     reader = babbling(load_read(small_folder, device="cpu"))
-    monkeypatch.setattr(demo, "open_reader", lambda options: reader)
+    monkeypatch.setattr("model.opening.open_reader", lambda options: reader)
     core, encoded = reader.model.model, []
     core.vision_tower.register_forward_pre_hook(lambda *_: encoded.append("clip"))
     core.visual_model.image_encoder.register_forward_pre_hook(lambda *_: encoded.append("sam"))

@@ -25,9 +25,10 @@ class Difference(NamedTuple):
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
     """Every value that is not the same, mappings and lists of them taken apart.
 
-    Absolute paths are the same if they lead to the same place; a value that is not set is None.
+    Lists of mappings of different lengths differ by their lengths alone. Absolute paths are the
+    same if they lead to the same place; a value that is not set is None.
     """
-    one, other = _leaves(before), _leaves(now)
+    one, other = _leaves(_counted(before, now)), _leaves(_counted(now, before))
     names = [*now, *(name for name in before if name not in now)]
     found = [
         Difference(name, _text(one, name), _text(other, name))
@@ -37,11 +38,25 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diffe
     return sorted(found, key=lambda one: (names.index(one.flag), one.name))
 
 
+def _is_mappings(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
+
+
+def _counted(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """`values`, with "N settings" for a list of mappings that the others have in another length."""
+    return {
+        name: f"{len(value)} settings"
+        if _is_mappings(value) and len(value) != len(others.get(name) or ())
+        else value
+        for name, value in values.items()
+    }
+
+
 def _leaves(values: Any, name: str = "") -> dict[str, Any]:
     """Name -> value that is no mapping, nor a list of mappings."""
     if isinstance(values, Mapping):
         parts = [(f"{name}.{key}" if name else str(key), value) for key, value in values.items()]
-    elif isinstance(values, list) and values and all(isinstance(v, Mapping) for v in values):
+    elif _is_mappings(values):
         parts = [(f"{name}[{number}]", value) for number, value in enumerate(values)]
     else:
         return {name: values}

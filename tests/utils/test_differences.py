@@ -30,3 +30,13 @@ def test_one_place_has_many_paths(tmp_path):
     one, other = str(tmp_path / "data"), str(tmp_path / "link")
     assert differences({"data": one}, {"data": f"{other}/."}) == []
     assert differences({"data": one}, {"data": str(tmp_path)}) == [("data", one, str(tmp_path))]
+
+
+def test_lists_of_settings_of_different_lengths_are_counted():
+    more, fewer = [{"t_pos": 0.8}, {"t_pos": 0.7}], [{"t_pos": 0.5}]
+    (one,) = differences({"ablation": more}, {"ablation": fewer})
+    assert one == ("ablation", "2 settings", "1 settings")
+    (one,) = differences({"ablation": more}, {})
+    assert one == ("ablation", "2 settings", "not set")
+    (one,) = differences({"ablation": more}, {"ablation": [more[0], {"t_pos": 0.6}]})
+    assert one == ("ablation[1].t_pos", "0.7", "0.6")
