@@ -1,6 +1,6 @@
 """Train READ: `deepspeed train_read.py --config FILE`, or by torchrun, or by plain python.
 
-Parse, build, loop. The loop is `utils.trainer.Trainer`; what a run writes stands in README.md.
+Parse, build, loop. The loop is `utils.trainer.Trainer`; what a run writes: docs/reproduce.md.
 What takes seconds to import is imported once the flags are read.
 """
 

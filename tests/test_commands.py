@@ -1,4 +1,4 @@
-"""Every command in the shell scripts and in the README is one that the entry points accept."""
+"""Every command in the shell scripts, README and docs is one that the entry points accept."""
 
 import ast
 import dataclasses
@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -105,10 +104,12 @@ def complaints(words: list[str]) -> list[str]:
     return [f"{' '.join(words)}: {p.message}" for p in problems if not p.missing]
 
 
-def readme_commands() -> list[str]:
-    """The lines of the README's bash blocks, continued lines joined, comments left out."""
-    text = (ROOT / "README.md").read_text("utf-8")
-    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.S | re.M)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def page_commands(page: Path) -> list[str]:
+    """The lines of a page's bash blocks, continued lines joined, comments left out."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text("utf-8"), re.S | re.M)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
@@ -254,56 +255,46 @@ def test_examples_in_script_headers(script):
         assert complaints(command_of(name, arguments)) == []
 
 
-def test_readme():
-    commands = readme_commands()
-    assert len(commands) >= 6
-    for line in commands:
-        words = shlex.split(line)
-        if words[:2] in (["bash", "run_tests.sh"], ["source", ".venv/bin/activate"]):
+INSTALLATION = [
+    "python3 -m venv .venv",
+    "source .venv/bin/activate",
+    "pip install -r requirements.txt",
+]
+
+
+def test_commands_of_the_pages_are_found():
+    found = {page.name: len(page_commands(page)) for page in PAGES}
+    assert found["README.md"] >= 15 and found["reproduce.md"] >= 15
+    for name in ("data.md", "evaluation.md", "analysis.md", "web.md", "own_data.md"):
+        assert found[name] >= 2, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_a_page(page, tmp_path):
+    """DATASET_DIR of a page is a folder with an own set NAME, as the page describes it."""
+    for split in ("train", "val", "test"):
+        (tmp_path / "own" / "NAME" / split).mkdir(parents=True)
+    for line in page_commands(page):
+        words = shlex.split(line.replace("DATASET_DIR", str(tmp_path)))
+        if line in INSTALLATION or words == ["bash", "run_tests.sh"]:
             continue
         if words[0] == "bash":
             words = command_of(words[1], words[2:])
         assert complaints(words) == []
 
 
-def files_of_the_project() -> set[str]:
-    """Paths below the repository that belong to it."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode == 0 and listed.stdout:
-        return set(listed.stdout.splitlines())
-    patterns = [*(ROOT / ".gitignore").read_text("utf-8").split(), ".*"]
-    found = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
-    return {
-        str(path)
-        for path in found
-        if not any(fnmatch(part, p.strip("/")) for part in path.parts for p in patterns)
-    }
+def test_installation_stands_before_what_needs_it():
+    lines = page_commands(ROOT / "README.md")
+    first = lines.index(INSTALLATION[0])
+    assert lines[first : first + 3] == INSTALLATION
+    assert not any(line.startswith(("python ", "deepspeed ")) for line in lines[:first])
+    requirements = INSTALLATION[2].split()[-1]
+    assert (ROOT / requirements).is_file()
 
 
-def test_the_tree_of_the_readme_is_the_real_one():
-    text = (ROOT / "README.md").read_text("utf-8")
-    (block,) = re.findall(r"^```text\n(.*?)^```", text, re.S | re.M)
-    told: dict[str, set[str]] = {"": set()}
-    for line in block.splitlines():
-        name = line.split()[0]
-        if not line.startswith(" "):
-            told[""].add(name)
-            folder = name
-        else:
-            told.setdefault(folder, set()).add(name)
-    real: dict[str, set[str]] = {folder: set() for folder in told}
-    for path in files_of_the_project():
-        first, slash, rest = path.partition("/")
-        if not first.startswith("."):
-            real[""].add(first + slash)
-        if f"{first}/" in told and rest.endswith(".py"):
-            inner, slash, _ = rest.partition("/")
-            real[f"{first}/"] |= {inner + slash} - {"__init__.py"}
-    assert told == real
-
-
-def test_python_in_the_readme():
-    text = (ROOT / "README.md").read_text("utf-8")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_of_a_page(page):
+    text = page.read_text("utf-8")
     for block in re.findall(r"^```python\n(.*?)^```", text, re.S | re.M):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""The picture of the page in the README.
+"""The picture of the page in `docs/web.md`.
 
 python -m tests.web.screenshot MODEL PICTURE QUESTION OUT.png [WIDTH]
 """

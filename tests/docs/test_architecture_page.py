@@ -1,0 +1,78 @@
+"""`docs/architecture.md`: its tree is the real one, and its walks name what there is."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+STEPS = re.findall(r"^\| .+ \| `([\w/]+\.py)` \| `([\w.]+)` \|$", PAGE, re.MULTILINE)
+WALKS = re.findall(r"^## (From .+)$", PAGE, re.MULTILINE)
+
+
+def files_of_the_project() -> set[str]:
+    """Paths below the repository that belong to it."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode == 0 and listed.stdout:
+        return set(listed.stdout.splitlines())
+    patterns = [*(ROOT / ".gitignore").read_text("utf-8").split(), ".*"]
+    found = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
+    return {
+        str(path)
+        for path in found
+        if not any(fnmatch(part, p.strip("/")) for part in path.parts for p in patterns)
+    }
+
+
+def told_tree() -> dict[str, set[str]]:
+    """Folder -> the names that the page lists in it, two spaces deeper; "" is the repository."""
+    (block,) = re.findall(r"^```text\n(.*?)^```", PAGE, re.S | re.M)
+    told: dict[str, set[str]] = {}
+    open_folders = [""]
+    for line in block.splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        del open_folders[depth + 1 :]
+        told.setdefault(open_folders[depth], set()).add(name)
+        open_folders.append(open_folders[depth] + name)
+    return told
+
+
+def test_the_tree_is_the_real_one():
+    told = told_tree()
+    real: dict[str, set[str]] = {folder: set() for folder in told}
+    for path in files_of_the_project():
+        for folder in told:
+            inner, slash, _ = path.removeprefix(folder).partition("/")
+            if not path.startswith(folder) or inner.startswith("."):
+                continue
+            if not folder or (path.endswith(".py") and inner != "__init__.py"):
+                real[folder].add(inner + slash)
+    assert told == real
+
+
+def definitions(body: list[ast.stmt], before: str = "") -> set[str]:
+    """Functions and classes of a module, methods as `Class.method`."""
+    names = set()
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            names |= {before + node.name, *definitions(node.body, f"{before}{node.name}.")}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(before + node.name)
+    return names
+
+
+@pytest.mark.parametrize(("file", "name"), STEPS)
+def test_each_step_of_the_walks_is_in_its_file(file, name):
+    assert name in definitions(ast.parse((ROOT / file).read_text("utf-8")).body)
+
+
+def test_there_are_four_walks():
+    assert len(WALKS) == 4
+    rows = [line for line in PAGE.splitlines() if line.startswith("| ") and "| step |" not in line]
+    assert len(rows) == len(STEPS)
