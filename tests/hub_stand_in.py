@@ -41,6 +41,8 @@ class Hub:
     repos: dict[str, Repo] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    refuses_card: str | None = None
+    """What is wrong with the metadata of any card, if it is to be refused."""
     breaks_at: str | None = None
     """Part of the path of a request that is answered with an error of the server."""
 
@@ -105,6 +107,12 @@ class Handler(BaseHTTPRequestHandler):
         private = bool(asked.get("private")) or asked.get("visibility") == "private"
         self.hub.repos[name] = Repo(private)
         self.reply(200, {"url": url, "name": name})
+
+    def validate_yaml(self, body: bytes) -> None:
+        errors = [{"message": self.hub.refuses_card}] if self.hub.refuses_card else []
+        if "pipeline_tag: image-segmentation" not in json.loads(body)["content"]:
+            errors.append({"message": "this is not the card of a READ"})
+        self.reply(400 if errors else 200, {"errors": errors, "warnings": []})
 
     def info(self, _: bytes, name: str) -> None:
         repo = self.hub.repos.get(name)
@@ -176,6 +184,7 @@ class Handler(BaseHTTPRequestHandler):
 ROUTES = (
     ("GET", "/api/whoami-v2", Handler.whoami),
     ("POST", "/api/repos/create", Handler.create),
+    ("POST", "/api/validate-yaml", Handler.validate_yaml),
     ("GET", f"/api/models/{REPO}(?:/revision/main)?", Handler.info),
     ("GET", f"/api/models/{REPO}/tree/main", Handler.tree),
     ("POST", f"/api/models/{REPO}/preupload/main", Handler.preupload),

@@ -23,7 +23,6 @@ WITHOUT_MERGING = (
     "import sys, merge_lora_weight as entry; entry.merge_run = lambda options: options.folder; "
     "sys.exit(entry.main(sys.argv[1:]))"
 )
-LOAD = "import sys; from model import load_read; load_read(sys.argv[1], device='cpu')"
 
 
 @pytest.fixture
@@ -90,10 +89,11 @@ def test_merging_uploads_every_byte_and_it_loads_from_there(hub, run, tmp_path):
     assert {"README.md", "config.json", "model.safetensors"} < repo.files.keys()
     assert repo.files["model.safetensors"] in hub.stored.values()
     card = ModelCard.load(out / "README.md")
-    assert 'load_read("someone/small-read")' in card.text and card.text.count("# small-read") == 1
+    assert card.text.count("# small-read") == 1
     clip = str(yaml.safe_load((run / "config.yaml").read_text())["vision_tower"])
     assert clip not in card.content
-    loaded = started(hub, "-c", LOAD, "someone/small-read", home=str(tmp_path / "home"))
+    shown = card.text.partition("```python\n")[2].partition("answer =")[0]
+    loaded = started(hub, "-c", shown, home=str(tmp_path / "home"))
     assert loaded.returncode == 0, loaded.stderr
     asked = [line for line in hub.asked if "resolve/" in line and "safetensors" in line]
     assert any(line.startswith("GET") for line in asked)
@@ -139,6 +139,13 @@ def test_what_keeps_it_from_the_hub(hub, merged, repo, environment, expected):
     assert code == 2 and len(errors) == 1 and expected in errors[0]
     assert f"the merged model {merged} is complete and stays" in errors[0]
     assert content(merged) == before and hub.repos == {}
+
+
+def test_a_card_that_the_hub_refuses(hub, merged):
+    hub.refuses_card = "the licence is unheard of"
+    code, said = uploaded(hub, merged, "--push_to_hub=someone/card")
+    assert code == 2 and "the hub refused" in said and "the licence is unheard of" in said
+    assert hub.repos["someone/card"].files == {}
 
 
 def test_the_command_that_it_names_uploads_later(hub, merged):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +22,9 @@ LIBRARY = "read-segmentation"
 TAGS = ("read", "reasoning-segmentation", "referring-image-segmentation", "multimodal")
 METRICS = {"giou": "gIoU", "ciou": "cIoU"}
 """Key in a line of `metrics.jsonl` -> label. With the words given, See would tell nothing."""
+
+LICENCE_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+"""A `license_name` in the form that the hub asks for; others stand in the text alone."""
 
 
 class Checkpoint(NamedTuple):
@@ -80,7 +84,7 @@ def model_card(start: StartOptions, repo: str | None, checkpoint: Checkpoint | N
         eval_results=[eval_result(evaluated, *pair) for pair in found] or None,
         library_name=LIBRARY,
         license="other",
-        license_name=licence.name,
+        license_name=licence.name if LICENCE_NAME.fullmatch(licence.name or "") else None,
         license_link=licence.link,
         model_name=title if found else None,
         pipeline_tag="image-segmentation",

@@ -87,6 +87,8 @@ def _reason(error: Exception) -> str:
     said = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, so nothing can be uploaded: unset it"
+    if isinstance(error, ValueError):
+        return f"the hub refused ({said})"
     if not isinstance(error, HfHubHTTPError):
         return f"the hub cannot be reached or the connection broke ({said}): see to the network"
     status = error.response.status_code
