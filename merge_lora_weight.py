@@ -21,13 +21,16 @@ from utils import config
 from utils.checkpoint import BEST, CHECKPOINTS, LATEST, CheckpointStore, check_space
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import InputError, cli
+from utils.model_card import CARD_FILE, Checkpoint, model_card, validation_of
 from utils.options import MergeOptions, TrainOptions
 from utils.resumption import CONFIG_FILE
 from utils.run_lock import RunLock
+from utils.upload import upload_if_asked
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from huggingface_hub import ModelCard
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
@@ -205,12 +208,20 @@ def merge_run(options: MergeOptions) -> Path:
             raise InputError(f"{error}{more}") from error
 
     print(f"merging {store.folder / tag} ({options.checkpoint})", flush=True)
-    merge_into(options.folder, trained, load, Path(options.adapter) if options.adapter else None)
+    best = tag == store.pointer(BEST)
+    checkpoint = Checkpoint(state.step, best, validation_of(run_dir, state.step))
+    card = model_card(trained, options.push_to_hub, checkpoint)
+    adapter = Path(options.adapter) if options.adapter else None
+    merge_into(options.folder, trained, load, card, adapter)
     return options.folder
 
 
 def merge_into(
-    folder: Path, trained: TrainOptions, load: Callable[[Any], object], adapter: Path | None = None
+    folder: Path,
+    trained: TrainOptions,
+    load: Callable[[Any], object],
+    card: ModelCard,
+    adapter: Path | None = None,
 ) -> None:
     """Write the merged model of a training, once it has answered as the trained one did.
 
@@ -218,6 +229,7 @@ def merge_into(
         folder: to write; what is there is replaced.
         trained: how the model was built for its training.
         load: puts the trained weights into the model, LoRA in place.
+        card: tells what was merged; written beside the weights.
         adapter: folder of a peft adapter to write as well.
 
     Raises:
@@ -232,6 +244,7 @@ def merge_into(
             rounded = write_merged(partial, trained, load, adapter)
             stored = load_read(partial, dtype=trained.precision, device="cpu")
             check_equal(rounded, answers_of(stored), f"the model loaded from {partial}")
+            card.save(partial / CARD_FILE)
 
 
 def write_merged(
@@ -275,7 +288,7 @@ def main(argv: list[str] | None = None) -> int:
     options = config.parse(MergeOptions, argv, prog="merge_lora_weight.py")
     out = merge_run(options)
     print(f"merged model: {out} (python demo.py --pretrained_model_path {out})")
-    return 0
+    return upload_if_asked(out, options)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@
 # EXP_DIR  the run folder, such as runs/read_7b; its config.yaml says everything about the model
 # OUT      folder to write (default: EXP_DIR/merged)
 #
-# Takes the best checkpoint; --checkpoint latest takes the newest. Any ZeRO stage and any number of
-# ranks may have written it. Hardware: no GPU; main memory for the model, its frozen weights in 16
-# bits, and one of its files (computed: 18 GB for 7B and 31 GB for 13B, and the file).
+# Takes the best checkpoint; --checkpoint latest takes the newest. Any ZeRO stage and any
+# number of ranks may have written it. --push_to_hub OWNER/NAME then uploads the folder and its
+# model card to the hub (after `hf auth login`).
+# Hardware: no GPU; main memory for the model, its frozen weights in 16 bits, and one of its files
+# (computed: 18 GB for 7B and 31 GB for 13B, and the file).
 # --dry_run, also as the first argument, shows the command and its configuration and does nothing.
 # Without EXP_DIR it tells what it would do and with which run folders, and ends with code 2.
 set -euo pipefail

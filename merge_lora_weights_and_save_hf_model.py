@@ -12,7 +12,9 @@ from pathlib import Path
 from merge_lora_weight import merge_into
 from utils import config
 from utils.errors import cli
+from utils.model_card import model_card
 from utils.options import OriginalMergeOptions
+from utils.upload import upload_if_asked
 
 
 @cli(interrupted="no model was written; the same command starts afresh")
@@ -24,9 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     from model.trained_weights import fill_trained
 
     source, folder = Path(str(options.weight)), Path(options.save_path)
-    merge_into(folder, options.trained(), lambda model: fill_trained(model, source))
+    card = model_card(options, options.push_to_hub, None)
+    merge_into(folder, options.trained(), lambda model: fill_trained(model, source), card)
     print(f"merged model: {folder} (python demo.py --pretrained_model_path {folder})")
-    return 0
+    return upload_if_asked(folder, options)
 
 
 if __name__ == "__main__":

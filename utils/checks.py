@@ -193,6 +193,24 @@ def attention(options: Any) -> list[Problem]:
     return problems
 
 
+def upload(options: Any) -> list[Problem]:
+    """`--push_to_hub` is a name that the hub takes; `--private` needs it."""
+    repo = options.push_to_hub
+    if repo is None:
+        text = "--private needs --push_to_hub: the repository OWNER/NAME to upload to"
+        return [Problem(text)] if options.private else []
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        return [Problem(f"--push_to_hub={repo}: give OWNER/NAME ({error})")]
+    if "/" not in repo:
+        return [Problem(f"--push_to_hub={repo}: give OWNER/NAME, with your name on the hub")]
+    return []
+
+
 def template_file(value: str, names: tuple[str, ...]) -> list[Problem]:
     """`--templates`: a built-in set or a file."""
     if value in names:

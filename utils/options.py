@@ -26,6 +26,7 @@ from utils.reader_flags import (
     QuestionSetFlags,
     ReaderFlags,
     SaspOverrides,
+    UploadFlags,
     WebFlags,
 )
 from utils.train_flags import (
@@ -337,7 +338,7 @@ class DemoOptions(ReaderOptions, QuestionFlags, PictureFlags, WebFlags):
 
 
 @dataclass(frozen=True)
-class MergeOptions(MergeFlags):
+class MergeOptions(MergeFlags, UploadFlags):
     """Merge a training run into a model folder."""
 
     @property
@@ -362,11 +363,11 @@ class MergeOptions(MergeFlags):
             )
         if self.adapter and Path(self.adapter).exists():
             problems.append(Problem(f"--adapter={self.adapter}: exists; give a new folder"))
-        return problems
+        return problems + checks.upload(self)
 
 
 @dataclass(frozen=True)
-class OriginalMergeOptions(StartOptions, OriginalMergeFlags):
+class OriginalMergeOptions(StartOptions, OriginalMergeFlags, UploadFlags):
     """Merge trained weights in one file, as zero_to_fp32.py writes it, into a model folder."""
 
     def trained(self) -> TrainOptions:
@@ -395,4 +396,4 @@ class OriginalMergeOptions(StartOptions, OriginalMergeFlags):
             )
         if Path(self.save_path).exists() and not (Path(self.save_path) / "config.json").is_file():
             problems.append(Problem(f"--save_path={self.save_path}: exists and is no merged model"))
-        return problems
+        return problems + checks.upload(self)

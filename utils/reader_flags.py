@@ -182,6 +182,16 @@ class MergeFlags:
 
 
 @dataclass(frozen=True)
+class UploadFlags:
+    """Uploading."""
+
+    push_to_hub: str | None = option(
+        None, "then upload the merged folder to this model repository of the hub, OWNER/NAME"
+    )
+    private: bool = option(False, "the repository is private")
+
+
+@dataclass(frozen=True)
 class OriginalMergeFlags:
     """Merging, as the original's script names it."""
 
