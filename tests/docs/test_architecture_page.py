@@ -22,12 +22,14 @@ def files_of_the_project() -> set[str]:
     if listed.returncode == 0 and listed.stdout:
         return set(listed.stdout.splitlines())
     patterns = [*(ROOT / ".gitignore").read_text("utf-8").split(), ".*"]
-    found = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
-    return {
-        str(path)
-        for path in found
-        if not any(fnmatch(part, p.strip("/")) for part in path.parts for p in patterns)
-    }
+    found = [path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file()]
+
+    def ignored(path: Path, pattern: str) -> bool:
+        parts = path.parts[:1] if pattern.startswith("/") else path.parts
+        parts = tuple(p for p in parts if p != path.name) if pattern.endswith("/") else parts
+        return any(fnmatch(part, pattern.strip("/")) for part in parts)
+
+    return {str(path) for path in found if not any(ignored(path, p) for p in patterns)}
 
 
 def told_tree() -> dict[str, set[str]]:
