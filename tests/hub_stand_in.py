@@ -186,7 +186,7 @@ ROUTES = (
     ("POST", "/api/repos/create", Handler.create),
     ("POST", "/api/validate-yaml", Handler.validate_yaml),
     ("GET", f"/api/models/{REPO}(?:/revision/main)?", Handler.info),
-    ("GET", f"/api/models/{REPO}/tree/main", Handler.tree),
+    ("GET", f"/api/models/{REPO}/tree/(?:main|{COMMIT})", Handler.tree),
     ("POST", f"/api/models/{REPO}/preupload/main", Handler.preupload),
     ("POST", rf"/{REPO}\.git/info/lfs/objects/batch", Handler.lfs_batch),
     ("PUT", "/lfs/([0-9a-f]{64})", Handler.lfs_put),
