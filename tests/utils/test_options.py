@@ -275,3 +275,13 @@ def test_mistakes_in_merge_options(tmp_path: Path):
     assert "does not exist" in messages(MergeOptions, f"--exp_dir={tmp_path}/no")[0]
     found = messages(MergeOptions, f"--exp_dir={tmp_path}", f"--out={tmp_path}")
     assert "holds no config.yaml" in found[0] and "no merged model" in found[1]
+
+
+def test_mistakes_in_the_name_of_the_upload(tmp_path: Path):
+    (tmp_path / "config.yaml").touch()
+    run = f"--exp_dir={tmp_path}"
+    assert "--private needs --push_to_hub" in messages(MergeOptions, run, "--private")[0]
+    for name in ("read", "me/read me", "me/read/7b"):
+        found = messages(MergeOptions, run, f"--push_to_hub={name}")
+        assert len(found) == 1 and f"--push_to_hub={name}: give OWNER/NAME" in found[0]
+    assert messages(MergeOptions, run, "--push_to_hub=me/read-7b", "--private") == []
