@@ -241,16 +241,20 @@ def merge_into(
     with ExitStack() as held:
         hold_folders(folder, adapter, held)
         with whole_folder(folder) as partial:
-            rounded = write_merged(partial, trained, load, adapter)
+            rounded = write_merged(partial, folder, trained, load, adapter)
             stored = load_read(partial, dtype=trained.precision, device="cpu")
             check_equal(rounded, answers_of(stored), f"the model loaded from {partial}")
             card.save(partial / CARD_FILE)
 
 
 def write_merged(
-    folder: Path, trained: TrainOptions, load: Callable[[Any], object], adapter: Path | None
+    partial: Path,
+    folder: Path,
+    trained: TrainOptions,
+    load: Callable[[Any], object],
+    adapter: Path | None,
 ) -> list[Answer]:
-    """Merge into `folder`; returns what the rounded weights answer. See `merge_into`."""
+    """Merge into `partial`, which becomes `folder`; returns what the rounded weights answer."""
     from model.builder import DTYPES
     from model.float32 import float32_linears, widen_small
     from model.lora import merge, unwrap
@@ -278,7 +282,7 @@ def write_merged(
     round_own(merged, dtype)
     rounded = answers_of(Reader(merged, built.tokenizer))
     round_own(merged, dtype)
-    write_model(merged, built.tokenizer, folder)
+    write_model(merged, built.tokenizer, partial)
     return rounded
 
 
