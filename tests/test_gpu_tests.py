@@ -37,6 +37,7 @@ def test_no_test_sees_a_gpu():
     assert not torch.cuda.is_available()
 
 
+@pytest.mark.slow
 def test_marked_tests_are_left_out(tmp_path):
     """Without -m gpu everywhere, with it where there is no GPU; so nothing is left to run here."""
     marked = ["tests/golden/test_gpu.py", "tests/test_training_gpu.py"]
