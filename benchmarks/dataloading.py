@@ -28,7 +28,6 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.dataloading_plain import PlainMixture, plain_collate
 from benchmarks.dataloading_world import write_world
 from dataset.collate import collate
 from dataset.drawing import DrawSettings
@@ -38,6 +37,7 @@ from dataset.refer_seg import ReferSegTrain
 from dataset.sem_seg import SemSegTrain
 from dataset.templates import load_templates
 from dataset.vqa import VqaTrain
+from tests.reference.dataloading import PlainMixture, plain_collate
 from utils.draws import draws
 from utils.parent_process import end_with_parent
 from utils.tokenization import load_tokenizer

@@ -4,11 +4,11 @@
     python -m benchmarks.inference --size 7b --device cuda --rows 64   full size, engine only
 
 On a CPU: a random model with the proportions of the 7B one (`random_read.py`) answers 1 to 16
-questions about a picture with 20 tokens each. Plainly (`inference_plain.py`), every question is
-asked alone and CLIP and the whole prompt run again for every token; its questions are measured one
-by one, so that n questions cost the sum of the first n. The results have to be the same: token ids,
-presence, masks. Ends with exit code 1 if they are not, if 8 questions are not 50 times faster, or
-if 16 questions cost the engine more than 3 times as much as one.
+questions about a picture with 20 tokens each. Plainly (`tests/reference/inference.py`), every
+question is asked alone and CLIP and the whole prompt run again for every token; its questions are
+measured one by one, so that n questions cost the sum of the first n. The results have to be the
+same: token ids, presence, masks. Ends with exit code 1 if they are not, if 8 questions are not 50
+times faster, or if 16 questions cost the engine more than 3 times as much as one.
 
 With `--size 7b | 13b` the weights are random and made on the device; see `inference_full.py`.
 """
@@ -30,9 +30,9 @@ import numpy as np
 import torch
 
 from benchmarks.inference_full import DTYPES, full_size
-from benchmarks.inference_plain import PlainAnswer, ask_plainly
 from benchmarks.random_read import SIZES, questions, random_picture, random_reader
 from model import Answer
+from tests.reference.inference import PlainAnswer, ask_plainly
 from utils.stopwatch import Stopwatch, no_watch
 
 COUNTS = (1, 2, 4, 8, 16)
@@ -166,8 +166,9 @@ def table(result: dict) -> str:
         "Printed by `python -m benchmarks.inference`. One picture of 480x640; answers of "
         f"{result['tokens']} tokens, {result['masks']} masks in 16 answers. Random weights in "
         f"float32 ({sizes}), {result['machine']}, PyTorch {result['torch']}. "
-        '"Plain" is `inference_plain.py`: every question alone, no cache, CLIP and the whole '
-        "prompt again for every token, SAM's encoder for every question; measured in full.",
+        '"Plain" is `tests/reference/inference.py`: every question alone, no cache, CLIP and '
+        "the whole prompt again for every token, SAM's encoder for every question; measured in "
+        "full.",
         "",
         "| questions | plain [s] | engine [s] | ratio | ratio of CPU time "
         "| plain: memory [MB] | engine: memory [MB] |",

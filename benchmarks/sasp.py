@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.sasp_reference import reference_points
 from model.sasp import SaspParams, similarity_to_points
+from tests.reference.sasp import reference_points
 
 SIZE = (480, 640)
 MASKS = (1, 16)

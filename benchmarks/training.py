@@ -5,12 +5,13 @@
 
 On a CPU: a random model with the proportions of the 7B one (`training_steps.py`), LoRA, two
 pictures a batch, with 1 and 3 questions each. A step is forward, backward and AdamW. "Plain" is
-`training_plain.py`: a row and a pass of CLIP for each question, the projection and float32 logits
-at every position, SAM's encoder picture by picture, full-size SasP. Each side runs in a process of
-its own; memory is the highest resident one of its steps above that before the first (gradients and
-the state of AdamW are in it on both sides). Ends with exit code 1 if the losses of any step differ
-by more than 1e-4 of their size, or if, at 3 questions, a step is not 2 times faster (in computing
-time, which other programs on the machine hardly change) or takes more than 0.6 of the memory.
+`tests/reference/training.py`: a row and a pass of CLIP for each question, the projection and
+float32 logits at every position, SAM's encoder picture by picture, full-size SasP. Each side runs
+in a process of its own; memory is the highest resident one of its steps above that before the first
+(gradients and the state of AdamW are in it on both sides). Ends with exit code 1 if the losses of
+any step differ by more than 1e-4 of their size, or if, at 3 questions, a step is not 2 times faster
+(in computing time, which other programs on the machine hardly change) or takes more than 0.6 of the
+memory.
 
 With `--size 7b | 13b` the weights are random and made on the device; see `training_full.py`.
 """
@@ -31,9 +32,9 @@ import torch
 
 from benchmarks.inference import measured, parts
 from benchmarks.training_full import DTYPES, full_size
-from benchmarks.training_plain import plain_losses
 from benchmarks.training_steps import TRAINED_SIZES, trained_reader, training_batch
 from model.lora import unwrap
+from tests.reference.training import plain_losses
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDES = ("ours", "plain")
@@ -147,11 +148,12 @@ def table(result: dict) -> str:
         f"Printed by `python -m benchmarks.training`. {PICTURES} pictures of COCO's size a batch; "
         f"random weights in float32 ({sizes}), LoRA of rank 8, {checkpointing} gradient "
         f"checkpointing, {result['machine']}, PyTorch {result['torch']}. "
-        '"Plain" is `training_plain.py`: a row and a pass of CLIP for each question, projection '
-        "and float32 logits at every position, SAM's encoder picture by picture, full-size SasP. "
-        f"Median of {result['steps']} steps after the first; memory above that before the first "
-        "step. Tokens: the picture counted for each question on both sides. Other programs on the "
-        "machine disturb the step's time on the clock, but hardly its computing time.",
+        '"Plain" is `tests/reference/training.py`: a row and a pass of CLIP for each question, '
+        "projection and float32 logits at every position, SAM's encoder picture by picture, "
+        f"full-size SasP. Median of {result['steps']} steps after the first; memory above that "
+        "before the first step. Tokens: the picture counted for each question on both sides. "
+        "Other programs on the machine disturb the step's time on the clock, but hardly its "
+        "computing time.",
         "",
         "| questions | side | computing time [s] | on the clock [s] | tokens/s | peak [MB] |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -155,6 +155,7 @@ def test_the_chat_tells_how_to_ask_for_a_mask(run, picture):
     assert MASK_REQUEST not in out and run.reader.asked[1:] == [f"the ground {MASK_REQUEST}"]
 
 
+@pytest.mark.slow
 def test_half_a_character_on_the_command_line_is_told(picture, tmp_path):
     """A byte that is not UTF-8 comes out of `sys.argv` as a lone surrogate."""
     model = write_small_read(tmp_path / "read")

@@ -142,6 +142,7 @@ def test_a_folder_that_is_no_model_is_named(evaluation, tmp_path):
     assert code == 2 and "empty" in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_two_ranks_under_torchrun(evaluation, micro_merged, micro_data, tmp_path):
     evaluation("--eval_mode", "teacher_forced")
     folder = tmp_path / "ranks"

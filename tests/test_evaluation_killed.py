@@ -22,6 +22,8 @@ from dataset.toy.world import write_world
 from utils.predictions import shard_path
 from utils.run_log import read_lines
 
+pytestmark = pytest.mark.slow
+
 KILLS = 20
 WORLD = 2
 SET = "fprefcoco|train"

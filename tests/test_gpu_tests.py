@@ -24,7 +24,8 @@ exit 0
 
 @pytest.mark.parametrize(
     ("markers", "wanted"),
-    [("", False), ("gpu", True), ("not gpu", False), ("slow", False), ("slow or gpu", True)],
+    [("", False), ("gpu", True), ("not gpu", False), ("slow", False), ("slow or gpu", True)]
+    + [("not slow", False), ("gpu and not slow", True)],
 )
 def test_when_gpus_are_wanted(markers, wanted):
     assert wants_gpu(markers) == wanted
@@ -36,6 +37,7 @@ def test_no_test_sees_a_gpu():
     assert not torch.cuda.is_available()
 
 
+@pytest.mark.slow
 def test_marked_tests_are_left_out(tmp_path):
     """Without -m gpu everywhere, with it where there is no GPU; so nothing is left to run here."""
     marked = ["tests/golden/test_gpu.py", "tests/test_training_gpu.py"]
@@ -52,31 +54,42 @@ def test_marked_tests_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("no_gpu", "of_gpu_tests", "code", "calls"),
+    ("no_gpu", "of_gpu_tests", "given", "code", "calls"),
     [
-        (1, 0, 0, ["CUDA= -m pytest -k sasp"]),
-        (0, 0, 0, ["CUDA=all -m pytest -m gpu -k sasp", "CUDA= -m pytest -k sasp"]),
-        (0, 5, 0, ["CUDA=all -m pytest -m gpu -k sasp", "CUDA= -m pytest -k sasp"]),
-        (0, 1, 1, ["CUDA=all -m pytest -m gpu -k sasp"]),
+        (1, 0, "-k sasp", 0, ["CUDA= -m pytest -k sasp"]),
+        (0, 0, "-k sasp", 0, ["CUDA=all -m pytest -m gpu -k sasp", "CUDA= -m pytest -k sasp"]),
+        (0, 5, "-k sasp", 0, ["CUDA=all -m pytest -m gpu -k sasp", "CUDA= -m pytest -k sasp"]),
+        (0, 1, "-k sasp", 1, ["CUDA=all -m pytest -m gpu -k sasp"]),
+        (1, 0, "--fast", 0, ["CUDA= -m pytest -m not slow"]),
+        (
+            0,
+            0,
+            "--fast -k sasp",
+            0,
+            ["CUDA=all -m pytest -m gpu and not slow -k sasp"]
+            + ["CUDA= -m pytest -m not slow -k sasp"],
+        ),
     ],
 )
-def test_the_script(tmp_path, no_gpu, of_gpu_tests, code, calls):
-    """What it calls, with a python that only writes it down."""
+def test_the_script(tmp_path, no_gpu, of_gpu_tests, given, code, calls):
+    """What it calls, with programs that only write it down."""
     shutil.copy(ROOT / "run_tests.sh", tmp_path)
     programs = tmp_path / "bin"
     for folder in ("utils", "tests", "bin"):
         (tmp_path / folder).mkdir()
     (tmp_path / "utils" / "venv.sh").write_text("make_venv() { :; }\n")
     (tmp_path / "tests" / "browser.sh").write_text("get_browser() { :; }\n")
-    for name, text in (("python", FAKE_PYTHON), ("ruff", "#!/bin/sh\n"), ("mypy", "#!/bin/sh\n")):
+    noted = '#!/bin/sh\necho "$(basename "$0") $*" >> "$LOG"\n'
+    for name, text in (("python", FAKE_PYTHON), ("ruff", noted), ("mypy", noted)):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
     kept = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
     fakes = {"NO_GPU": str(no_gpu), "OF_GPU_TESTS": str(of_gpu_tests), "LOG": str(tmp_path / "log")}
     done = subprocess.run(
-        ["bash", str(tmp_path / "run_tests.sh"), "-k", "sasp"],
+        ["bash", str(tmp_path / "run_tests.sh"), *given.split()],
         env={**kept, **fakes, "PATH": f"{programs}:{os.environ['PATH']}"},
         timeout=60,
     )
     assert done.returncode == code
-    assert (tmp_path / "log").read_text().splitlines() == calls
+    lint = ["ruff check .", "ruff format --check .", "mypy "]
+    assert (tmp_path / "log").read_text().splitlines() == lint + calls

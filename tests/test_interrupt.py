@@ -15,6 +15,8 @@ import pytest
 
 from tests.conftest import write_reason_seg
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 LONGEST_WAIT_S = 150
 OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

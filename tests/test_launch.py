@@ -65,6 +65,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [(0, 1), (0,), (1,)], ids=["both", "first", "second"])
 def test_a_mistake_is_told_once_with_its_code(launched, ranks):
     process = launched(TWICE.format(ranks=ranks), "--num_gpus", "2")

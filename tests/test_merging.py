@@ -69,6 +69,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_too_little_space_is_told_before_writing(merge, tmp_path):
     assert merge(tmp_path / "whole")[0] == 0
     size = sum(len(data) for data in content(tmp_path / "whole").values())
@@ -89,6 +90,7 @@ def test_the_space_that_is_needed_is_foreseen(merge, tmp_path, monkeypatch):
         assert 0.8 * weights < found[folder] <= weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [False, True])
 def test_a_disk_that_fills_up_meanwhile(merge, tmp_path, monkeypatch, there):
     monkeypatch.setattr(merge_lora_weight, "check_space", lambda *_: None)
@@ -105,6 +107,7 @@ def test_a_disk_that_fills_up_meanwhile(merge, tmp_path, monkeypatch, there):
         assert content(small) == before
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow(merge, tmp_path):
     out = tmp_path / "merged"
     assert merge(out)[0] == 0

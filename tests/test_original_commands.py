@@ -18,6 +18,8 @@ from dataset.toy.world import write_world
 from tests.conftest import MICRO_SAM
 from utils.run_log import METRICS_FILE, read_lines
 
+pytestmark = pytest.mark.slow
+
 TRAIN = """
 --local_rank=0 --version="PATH_TO_LLaVA" --precision=bf16 --image_size=1024 --model_max_length=512
 --lora_r=8 --vision-tower="openai/clip-vit-large-patch14-336" --load_in_8bit --load_in_4bit=False

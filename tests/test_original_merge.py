@@ -17,6 +17,8 @@ import train_read
 from model.builder import build_for_training
 from tests.conftest import MICRO_SAM
 
+pytestmark = pytest.mark.slow
+
 RANK = 4
 
 

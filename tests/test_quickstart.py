@@ -33,6 +33,7 @@ def start(write_preset, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_from_the_toy_world_to_the_report(start, tmp_path):
     done = start()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -12,6 +12,8 @@ import train_read
 from utils.checkpoint import BEST, LATEST, CheckpointStore
 from utils.run_log import METRICS_FILE, read_lines
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def train(write_preset, capsys) -> Callable[..., tuple[int, str, str]]:

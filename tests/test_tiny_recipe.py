@@ -130,6 +130,7 @@ def test_conversations_are_tokenized_as_everywhere():
         assert all(about == NOTHING or about < len(things) for about in lesson.about)
 
 
+@pytest.mark.slow
 def test_the_recipe_makes_every_part(tmp_path, capsys):
     arguments = ["all", "--out", str(tmp_path), "--fraction", "0.001", "--threads", "1"]
     assert pretrain.main(arguments) == 0

@@ -93,6 +93,7 @@ def test_only_the_named_parts_train(train, run_dir):
     assert not any("vision_tower" in n or "image_encoder" in n for n in names if "lora_" in n)
 
 
+@pytest.mark.slow
 def test_resuming_equals_not_stopping(train, run_dir, tmp_path):
     """Same data, dropout, rates and optimiser: the weights are equal to the last bit."""
     assert train("--exp_name=whole", "--epochs=3") == 0
@@ -107,6 +108,7 @@ def test_resuming_equals_not_stopping(train, run_dir, tmp_path):
             torch.testing.assert_close(one[1], other[1], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_finished_run_stays_as_it_is(train, run_dir, capsys):
     assert train("--epochs=1") == 0
     before = (run_dir / METRICS_FILE).read_text()
@@ -123,6 +125,7 @@ def test_a_run_folder_in_use_is_not_overwritten(train, run_dir, capsys):
     assert "--lora_r=2 differs from 4" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_continuing_another_run(train, run_dir):
     assert train("--exp_name=first", "--epochs=1") == 0
     first = run_dir.parent / "first" / "ckpt_model"
@@ -133,6 +136,7 @@ def test_continuing_another_run(train, run_dir):
     assert train(f"--resume={run_dir.parent}") == 2
 
 
+@pytest.mark.slow
 def test_no_eval(train, run_dir):
     assert train("--no_eval", "--save_every=1", "--epochs=1") == 0
     store = CheckpointStore(run_dir / "ckpt_model")

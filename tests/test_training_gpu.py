@@ -13,7 +13,7 @@ import torch
 from model import load_read
 from utils.run_log import METRICS_FILE, read_lines
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
 
 

@@ -10,12 +10,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from tests.forked import LONGEST_WAIT_S, finish, start, weights
 from utils.checkpoint import BEST, LATEST, CheckpointStore
 from utils.errors import InputError
 from utils.run_log import METRICS_FILE, read_lines
+
+pytestmark = pytest.mark.slow
 
 KILLS = 20
 STEPS, STEPS_PER_EPOCH = 54, 6

@@ -24,6 +24,8 @@ from utils.checkpoint import BEST, LATEST, CheckpointStore
 from utils.options import TrainOptions
 from utils.run_log import METRICS_FILE, read_lines
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(train_read.__file__).parent
 STEPS, STEPS_PER_EPOCH = 12, 3
 LONGEST_WAIT_S = 150

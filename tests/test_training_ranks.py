@@ -29,6 +29,8 @@ from utils.checkpoint import BEST, LATEST, CheckpointStore
 from utils.options import TrainOptions
 from utils.run_log import METRICS_FILE, read_lines
 
+pytestmark = pytest.mark.slow
+
 STEPS, PICTURES = 4, 6
 """Optimiser steps, and pictures of each over all ranks."""
 RUNS = {"zero1": (1, 2), "zero2": (2, 2), "zero3": (3, 2), "zero3_three": (3, 3)}

@@ -11,9 +11,9 @@ import torch
 
 import model.answering
 import model.kv_cache
-from benchmarks.inference_plain import PlainAnswer, ask_plainly
 from model import Answer, Reader, load_read
 from tests.model.babble import QUESTIONS, babbling, pictures
+from tests.reference.inference import PlainAnswer, ask_plainly
 from utils.conversation import POSITIVE_ANSWER
 from utils.errors import InputError
 from utils.stopwatch import Stopwatch

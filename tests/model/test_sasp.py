@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.sasp_reference import padding_of, reference_points
 from model.sasp import SaspParams, discrete_points, similarity_map, similarity_to_points
+from tests.reference.sasp import padding_of, reference_points
 from utils.errors import InputErrors
 from utils.geometry import crop_padding
 

@@ -1,4 +1,4 @@
-"""The straightforward way to load the mixture, written for `dataloading.py` to compare with.
+"""The straightforward way to load the mixture: the yardstick of `benchmarks/dataloading.py`.
 
 Every data set parses its annotation files when it is made and keeps them as Python objects. A
 picture is decoded once for each of its two views, and the views are normalised to float32 in the

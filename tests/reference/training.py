@@ -3,7 +3,7 @@
 Every expression is a row of its own with the whole picture in it, and CLIP runs for each of them.
 The projection runs on every position; `lm_head` gives float32 logits of every position. SAM's
 encoder sees one picture at a time. SasP weighs a map of the whole picture for each point
-(`sasp_reference.py`). The modules themselves (attention, LoRA, SAM) are those of the project.
+(`tests/reference/sasp.py`). The modules themselves (attention, LoRA, SAM) are those of the project.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from benchmarks.sasp_reference import reference_points
 from model import ReadForCausalLM
 from model.llava import splice_image
 from model.losses import bce_per_mask, dice_per_mask
 from model.sasp import similarity_map
 from model.seg_tokens import image_states, locate_seg
+from tests.reference.sasp import reference_points
 from utils.batch import Batch
 from utils.constants import IGNORE_INDEX
 
