@@ -266,15 +266,15 @@ def _loaded(
     path, config, vision_tower, dtype, device, quantised, attn_implementation, half_helps=True
 ) -> tuple[ReadForCausalLM, Completion]:
     """The model with what its files hold, and what is still to be completed."""
-    check_tower(tower_source(config, vision_tower, folder=path))
+    tower = tower_source(config, vision_tower, folder=path)
     files = weight_files(path)
     small = sum(file.stat().st_size for file in files) < SMALL_BYTES
     try:
         with _quiet(small=small):
             model = empty_model(config, dtype, attn_implementation)
             bits = None if quantised is None else 4 if quantised.load_in_4bit else 8
-            tower = tower_source(config, vision_tower, path)
             check_memory(path, model, files, tower, device, bits, half_helps)
+            check_tower(tower)
             if quantised:
                 model, filled = _quantised(
                     path, config, vision_tower, files, dtype, device, quantised,

@@ -90,7 +90,7 @@ def test_7b_is_not_refused_where_it_fits(released_7b, free, dtype, gigabytes):
     """The check lets it pass; then the holes turn out to be no weights."""
     free(gigabytes)
     with pytest.raises(InputError, match=r"cannot load .*model-00001-of-00002\.safetensors"):
-        load_read(released_7b, device="cpu", dtype=dtype)
+        load_read(released_7b, device="cpu", dtype=dtype, vision_tower=CLIP)
 
 
 def test_nothing_is_read_before_the_check(small_folder, free, monkeypatch):
