@@ -84,13 +84,14 @@ def response(status: str, body: dict, *headers: str) -> bytes:
 
 
 def test_a_merged_folder_whose_clip_is_out_of_reach(micro_merged, dead_hub, tmp_path):
-    """Before any weight is read: the folder holds none. Nothing is tried again."""
+    """Before any weight is read: those of the folder are damaged. Nothing is tried again."""
     config = json.loads((micro_merged / "config.json").read_text())
     (tmp_path / "config.json").write_text(
         json.dumps({**config, "mm_vision_tower": CLIP, "vision_tower": CLIP})
     )
     for name in ("tokenizer.model", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((micro_merged / name).read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(bytes(100))
     for attempt in (lambda: load_read(tmp_path), lambda: hub.check_models(str(tmp_path), None)):
         with pytest.raises(InputError) as error:
             attempt()
