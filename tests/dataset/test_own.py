@@ -274,7 +274,7 @@ def test_the_documented_commands(tmp_path):
     write_table(tmp_path, EXAMPLES[2], split="test")
     text = PAGE.read_text().replace("\\\n", " ")
     text = text.replace("DATASET_DIR", str(tmp_path)).replace("NAME", "mine")
-    commands = [shlex.split(line) for line in re.findall(r"^    ((?:python|bash) .*)$", text, re.M)]
+    commands = [shlex.split(line) for line in re.findall(r"^((?:python|bash) .*)$", text, re.M)]
     assert [command[:3] for command in commands] == [
         ["python", "-m", "dataset.doctor"],
         ["python", "-m", "dataset.preview"],
