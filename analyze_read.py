@@ -17,32 +17,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from utils.analysis_files import AnalysisFile, analysed_folders, forget_analysis, write_tables
-from utils.analysis_pictures import MAP_SIDE, draw_question
-from utils.analysis_records import FINAL, QuestionAnalysis
-from utils.analyze_flags import read_layers
-from utils.config import parse, save
-from utils.constants import POLYGON_FILLS
-from utils.conversation import POSITIVE_ANSWER
-from utils.dashboard import write_dashboard
+from utils.analysis.dashboard import write_dashboard
+from utils.analysis.files import AnalysisFile, analysed_folders, forget_analysis, write_tables
+from utils.analysis.layers import MAP_SIDE, draw_question
+from utils.analysis.question_scores import analyse_question, is_known
+from utils.analysis.records import FINAL, QuestionAnalysis
+from utils.cli.analysis_flags import read_layers
+from utils.cli.options import AnalyzeOptions
+from utils.cli.parser import parse, save
 from utils.errors import InputError, cli
-from utils.hub import check_models
-from utils.options import AnalyzeOptions
-from utils.predictions import check_run, fingerprint, resolved
-from utils.question_scores import analyse_question, is_known
-from utils.report import Table, table_text
-from utils.report import number as number_text
-from utils.run_lock import LOCK_FILE, RunLock
+from utils.evaluation.predictions import check_run, fingerprint, resolved
+from utils.hub.models import check_models
+from utils.process.run_lock import LOCK_FILE, RunLock
+from utils.protocol.constants import POLYGON_FILLS
+from utils.protocol.conversation import POSITIVE_ANSWER
+from utils.reports.page import Table, table_text
+from utils.reports.page import number as number_text
 
 if TYPE_CHECKING:
-    from model.analysis import Analyst, Question, Seen
-    from utils.batch import EvalItem
+    from model.analysis.probe import Analyst, Question, Seen
+    from utils.protocol.batch import EvalItem
 
 
 def items_of(options: AnalyzeOptions) -> Sequence[EvalItem]:
     """The pictures with their questions: without a generated answer, nothing can be denied."""
     from dataset.evaluation import evaluation_set
-    from dataset.picture_folder import PictureFolder
+    from dataset.own.image_folder import PictureFolder
 
     if options.images is not None:
         return PictureFolder(options.images)
@@ -61,10 +61,10 @@ def open_analyst(options: AnalyzeOptions) -> tuple[Analyst, list[str]]:
     Raises:
         InputError: it cannot be loaded, has no such layers, or lacks what `--word` needs.
     """
-    from model.analysis import Analyst
-    from model.first_sam import load_first_sam
-    from model.opening import open_reader
-    from model.word_maps import load_word_clip
+    from model.analysis.clip_word_maps import load_word_clip
+    from model.analysis.pretrained_sam import load_first_sam
+    from model.analysis.probe import Analyst
+    from model.loading.from_options import open_reader
 
     reader = open_reader(options)
     notes, word, first_sam = [], None, None
@@ -190,7 +190,7 @@ def analyze(options: AnalyzeOptions, folder: Path) -> None:
 
 
 def _questions(chosen: Chosen, word: str | None) -> list[Question]:
-    from model.analysis import Question
+    from model.analysis.probe import Question
 
     asked = [chosen.item.questions[number] for number in chosen.numbers]
     return [Question(one.text, word or one.phrase or one.text, one.forced_answer) for one in asked]

@@ -16,15 +16,15 @@ from urllib.parse import urlparse
 
 import numpy as np
 
-from utils.answers import describe, save_answer
-from utils.config import parse
-from utils.conversation import MASK_REQUEST, asks_for_mask, with_mask_request
+from utils.cli.options import DemoOptions
+from utils.cli.parser import parse
 from utils.errors import InputError, cli
-from utils.hub import check_models
-from utils.options import DemoOptions
+from utils.hub.models import check_models
+from utils.protocol.conversation import MASK_REQUEST, asks_for_mask, with_mask_request
+from utils.reports.answer_files import describe, save_answer
 
 if TYPE_CHECKING:
-    from model.open_picture import OpenPicture
+    from model.inference.encoded_image import OpenPicture
 
 LEAVE = ("quit", "exit", "q", "/quit", "/exit")
 HINT = (
@@ -55,7 +55,7 @@ class Demo:
     """Answers questions and saves what it shows.
 
     Args:
-        reader: `model.reader.Reader`.
+        reader: `model.inference.reader.Reader`.
         options: where and how to save.
         read_line: shows a text and returns the line typed; raises EOFError at the end.
         say: prints.
@@ -125,7 +125,7 @@ class Demo:
                 return line
 
     def _open(self, source: str) -> Shown | None:
-        from model.reader import load_pixels
+        from model.inference.reader import load_pixels
 
         try:
             image = load_pixels(source.strip("'\""))
@@ -146,8 +146,8 @@ class Demo:
 def main(argv: list[str] | None = None) -> None:
     options = parse(DemoOptions, argv, prog="demo.py", show=False)
     check_models(options.pretrained_model_path, options.vision_tower)
-    from model.opening import open_reader
-    from model.reader import load_pixels
+    from model.inference.reader import load_pixels
+    from model.loading.from_options import open_reader
 
     if options.web:
         from web.serving import serve

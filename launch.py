@@ -25,11 +25,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from utils import config
+from utils.cli import parser
+from utils.cli.options import TestOptions, TrainOptions
 from utils.errors import InputError, cli
-from utils.hub import check_models
-from utils.interrupts import EXIT_CODE as INTERRUPTED
-from utils.options import TestOptions, TrainOptions
+from utils.hub.models import check_models
+from utils.process.interrupts import EXIT_CODE as INTERRUPTED
 
 ENTRIES: dict[str, tuple[type, str]] = {
     "train_read.py": (TrainOptions, "version"),
@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
     if "--dry_run" in given.flags:
         print(f"would run: {shlex.join([*launcher, *command])}\n", flush=True)
     kind, model = ENTRIES[name]
-    options: Any = config.parse(kind, given.flags, prog=name, show=False)
+    options: Any = parser.parse(kind, given.flags, prog=name, show=False)
     check_models(getattr(options, model), options.vision_tower)
     if not own:
         os.execvp(launcher[0], [*launcher, *command])

@@ -17,15 +17,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils import config
-from utils.checkpoint import BEST, CHECKPOINTS, LATEST, CheckpointStore, check_space
-from utils.conversation import POSITIVE_ANSWER
+from utils.cli import parser
+from utils.cli.options import MergeOptions, TrainOptions
 from utils.errors import InputError, cli
-from utils.model_card import CARD_FILE, Checkpoint, model_card, validation_of
-from utils.options import MergeOptions, TrainOptions
-from utils.resumption import CONFIG_FILE
-from utils.run_lock import RunLock
-from utils.upload import upload_if_asked
+from utils.hub.model_card import CARD_FILE, Checkpoint, model_card, validation_of
+from utils.hub.upload import upload_if_asked
+from utils.process.run_lock import RunLock
+from utils.protocol.conversation import POSITIVE_ANSWER
+from utils.training.checkpoint import BEST, CHECKPOINTS, LATEST, CheckpointStore, check_space
+from utils.training.resumption import CONFIG_FILE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
+    from model.inference.reader import Answer, Reader
     from model.read_model import ReadForCausalLM
-    from model.reader import Answer, Reader
 
 QUESTION = "What is the bright square in this image? Please output segmentation mask."
 MOST_NEW_TOKENS = 24
@@ -78,7 +78,7 @@ def check_equal(before: list[Answer], after: list[Answer], what: str) -> None:
 
 def answers_of(reader: Reader) -> list[Answer]:
     """`trial_answers` in float32, from weights as they are stored."""
-    from model.float32 import float32_linears, widen_small
+    from model.loading.upcast import float32_linears, widen_small
 
     widen_small(reader.model)
     with float32_linears(reader.model):
@@ -119,7 +119,7 @@ def write_model(model: ReadForCausalLM, tokenizer: PreTrainedTokenizerBase, fold
     """
     from safetensors import SafetensorError
 
-    from model.builder import save_model
+    from model.loading.builder import save_model
 
     try:
         save_model(model, tokenizer, folder)
@@ -134,7 +134,7 @@ def needed_bytes(
     folder: Path, adapter: Path | None, model: PeftModel | ReadForCausalLM, dtype: torch.dtype
 ) -> dict[Path, int]:
     """What is written -> its bytes: all weights but CLIP's in `dtype`, and CLIP's own files."""
-    from model.lora import unwrap
+    from model.loading.lora import unwrap
     from model.read_model import TOWER_FOLDER
 
     read = unwrap(model)
@@ -172,7 +172,7 @@ def hold_folders(folder: Path, adapter: Path | None, held: ExitStack) -> None:
 
 def write_adapter(model: PeftModel | ReadForCausalLM, folder: Path, dtype: torch.dtype) -> None:
     """The adapter folder, whole or not at all; `load_read(VERSION, adapter=FOLDER)` applies it."""
-    from model.adapter import save_adapter
+    from model.loading.adapter import save_adapter
 
     with whole_folder(folder) as partial:
         save_adapter(model, partial, dtype)
@@ -186,10 +186,10 @@ def merge_run(options: MergeOptions) -> Path:
         InputError: no run or checkpoint there, it does not fit its configuration, or the merged
             model answers differently.
     """
-    from utils.engine import load_trained
+    from utils.training.engine import load_trained
 
     run_dir = Path(options.exp_dir)
-    trained = config.load(TrainOptions, run_dir / CONFIG_FILE)
+    trained = parser.load(TrainOptions, run_dir / CONFIG_FILE)
     store = CheckpointStore(run_dir / CHECKPOINTS)
     state = store.load(options.checkpoint)
     if state is None:
@@ -236,7 +236,7 @@ def merge_into(
         InputError: the weights do not fit, a folder cannot be written or another process writes to
             it, or the merged model answers differently.
     """
-    from model.builder import load_read
+    from model.loading.builder import load_read
 
     with ExitStack() as held:
         hold_folders(folder, adapter, held)
@@ -255,11 +255,11 @@ def write_merged(
     adapter: Path | None,
 ) -> list[Answer]:
     """Merge into `partial`, which becomes `folder`; returns what the rounded weights answer."""
-    from model.builder import DTYPES
-    from model.float32 import float32_linears, widen_small
-    from model.lora import merge, unwrap
-    from model.opening import build_model
-    from model.reader import Reader
+    from model.inference.reader import Reader
+    from model.loading.builder import DTYPES
+    from model.loading.from_options import build_model
+    from model.loading.lora import merge, unwrap
+    from model.loading.upcast import float32_linears, widen_small
 
     dtype = DTYPES[trained.precision]
     plain = dataclasses.replace(
@@ -289,7 +289,7 @@ def write_merged(
 @cli(interrupted="no model was written; the same command starts afresh")
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit code 2 on mistakes of the user."""
-    options = config.parse(MergeOptions, argv, prog="merge_lora_weight.py")
+    options = parser.parse(MergeOptions, argv, prog="merge_lora_weight.py")
     out = merge_run(options)
     print(f"merged model: {out} (python demo.py --pretrained_model_path {out})")
     return upload_if_asked(out, options)

@@ -10,20 +10,20 @@ import sys
 from pathlib import Path
 
 from merge_lora_weight import merge_into
-from utils import config
+from utils.cli import parser
+from utils.cli.options import OriginalMergeOptions
 from utils.errors import cli
-from utils.model_card import model_card
-from utils.options import OriginalMergeOptions
-from utils.upload import upload_if_asked
+from utils.hub.model_card import model_card
+from utils.hub.upload import upload_if_asked
 
 
 @cli(interrupted="no model was written; the same command starts afresh")
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit code 2 on mistakes of the user."""
-    options = config.parse(
+    options = parser.parse(
         OriginalMergeOptions, argv, prog="merge_lora_weights_and_save_hf_model.py"
     )
-    from model.trained_weights import fill_trained
+    from model.loading.trained_weights import fill_trained
 
     source, folder = Path(str(options.weight)), Path(options.save_path)
     card = model_card(options, options.push_to_hub, None)

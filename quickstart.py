@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from utils.config import REPOSITORY, Problem, locate, parse, resolve
+from utils.cli.flags import option
+from utils.cli.parser import REPOSITORY, Problem, locate, parse, resolve
 from utils.errors import InputError, cli
-from utils.flags import option
-from utils.run_lock import LOCK_FILE, RunLock
+from utils.process.run_lock import LOCK_FILE, RunLock
 
 MARK = "quickstart"
 IMAGES = 2500
@@ -205,11 +205,11 @@ def unseen_question(data: Path) -> tuple[str, str]:
 
 def mixture_table(run: Path, steps: int) -> Any:
     """What the training drew from which data sets in so many steps."""
+    from dataset.catalog import DATA_FLAGS
     from dataset.mixture import Mixture
-    from utils.config import load
-    from utils.layout import DATA_FLAGS
-    from utils.options import TrainOptions
-    from utils.report import Table
+    from utils.cli.options import TrainOptions
+    from utils.cli.parser import load
+    from utils.reports.page import Table
 
     options = load(TrainOptions, run / "config.yaml")
     rates = options.mixture()
@@ -237,7 +237,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 def main_figures(folder: Path, seconds: dict[str, float]) -> list[tuple[str, str, str]]:
     """(name, value, remark): the numbers to see first."""
-    from utils.report import number
+    from utils.reports.page import number
 
     metrics = read_metrics(folder / PREDICTIONS)
     premises = read_metrics(folder / FALSE_PREMISES)["generated"]["all"]
@@ -276,14 +276,14 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
     """Ask the trained model for what the page shows, and write the page."""
     from dataset.reason_seg import ReasonSegEval
     from model import load_read
-    from utils.ablation_page import prompt_table
-    from utils.charts import Curve, line_chart
-    from utils.curves import read_curves
-    from utils.evaluator import reader_predict
-    from utils.predictions import read_results, read_run
-    from utils.report import Report, kind_table, write_report
-    from utils.scoring import read_ablation
-    from utils.showcase import answer_examples
+    from utils.evaluation.evaluator import reader_predict
+    from utils.evaluation.predictions import read_results, read_run
+    from utils.reports.ablation_page import prompt_table
+    from utils.reports.charts import Curve, line_chart
+    from utils.reports.page import Report, kind_table, write_report
+    from utils.reports.score_folder import read_ablation
+    from utils.reports.showcase import answer_examples
+    from utils.training.curves import read_curves
 
     steps.heading("report")
     data = str(folder / "data")
@@ -360,7 +360,7 @@ def main(argv: list[str] | None = None) -> None:
         steps = run_steps(options, folder)
         page = write_page(options, folder, steps)
 
-        from utils.report import Table, table_text
+        from utils.reports.page import Table, table_text
 
         rows = [list(row) for row in main_figures(folder, steps.seconds)]
         table = Table("READ, the tiny preset", ["on unseen pictures", "", ""], rows)

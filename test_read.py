@@ -15,19 +15,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.config import parse, save
-from utils.constants import POLYGON_FILLS
-from utils.conversation import POSITIVE_ANSWER
+from utils.cli.options import TestOptions
+from utils.cli.parser import parse, save
 from utils.errors import InputError, cli
-from utils.hub import check_models
-from utils.options import TestOptions
-from utils.prediction_locks import part_lock, refuse_other_writers, start_lock
-from utils.predictions import PredictionFile, check_run, fingerprint, forget, resolved
+from utils.evaluation.prediction_locks import part_lock, refuse_other_writers, start_lock
+from utils.evaluation.predictions import PredictionFile, check_run, fingerprint, forget, resolved
+from utils.hub.models import check_models
+from utils.protocol.constants import POLYGON_FILLS
+from utils.protocol.conversation import POSITIVE_ANSWER
 
 if TYPE_CHECKING:
-    from utils.batch import EvalItem
-    from utils.distributed import Process
-    from utils.run_lock import RunLock
+    from utils.process.run_lock import RunLock
+    from utils.protocol.batch import EvalItem
+    from utils.training.distributed import Process
 
 MODES = {
     "generated": ("generated",),
@@ -94,9 +94,9 @@ def infer(options: TestOptions, rank: int, world: int, forgetting: RunLock | Non
         forgetting: delete what is in the folder first, unless somebody else than the holder of
             this lock writes there.
     """
-    from model.ablation import Ablation, grid
-    from model.opening import open_reader
-    from utils.evaluator import evaluate, reader_predict
+    from model.analysis.ablation import Ablation, grid
+    from model.loading.from_options import open_reader
+    from utils.evaluation.evaluator import evaluate, reader_predict
 
     folder = options.vis_save_path
     reader = open_reader(options)
@@ -142,7 +142,7 @@ def hold_parts(options: TestOptions, process: Process, held: ExitStack) -> None:
     Raises:
         SystemExit: one is there; on every rank, after rank 0 has told.
     """
-    from utils.distributed import stop_together
+    from utils.training.distributed import stop_together
 
     folder = options.vis_save_path
     for turn in (True, False):  # the first rank deletes what is there before another one begins
@@ -161,8 +161,8 @@ def hold_parts(options: TestOptions, process: Process, held: ExitStack) -> None:
 
 def show(options: TestOptions) -> None:
     """Compute the metrics of the folder; print the tables, save `metrics.json` and the page."""
-    from utils.report import table_text
-    from utils.scoring import ABLATION_FILE, METRICS_FILE, PAGE_FILE, score_folder
+    from utils.reports.page import table_text
+    from utils.reports.score_folder import ABLATION_FILE, METRICS_FILE, PAGE_FILE, score_folder
 
     folder = Path(options.vis_save_path)
     found = score_folder(folder, page=options.report, picture_folder=options.dataset_dir)
@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     check_models(options.pretrained_model_path, options.vision_tower)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from utils import distributed
+        from utils.training import distributed
 
         process = distributed.start(options.local_rank)
         with ExitStack() as held:

@@ -1,7 +1,7 @@
 """Train READ: `deepspeed train_read.py --config FILE`, or by torchrun, or by plain python.
 
-Parse, build, loop. The loop is `utils.trainer.Trainer`; what a run writes: docs/reproduce.md.
-What takes seconds to import is imported once the flags are read.
+Parse, build, loop. The loop is `utils.training.trainer.Trainer`; what a run writes:
+docs/reproduce.md. What takes seconds to import is imported once the flags are read.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils import config
-from utils.checkpoint import BEST, CHECKPOINTS, LATEST, TAG, CheckpointStore, RunState
-from utils.conversation import POSITIVE_ANSWER
+from dataset.catalog import REFER_FAMILIES, SETS
+from utils.cli import parser
+from utils.cli.options import TrainOptions
 from utils.errors import EXIT_CODE, InputError, InputErrors, cli
-from utils.hub import check_models
-from utils.interrupts import is_first_rank, tell_interrupted
-from utils.layout import REFER_FAMILIES, SETS
-from utils.options import TrainOptions
-from utils.resumption import CONFIG_FILE, changes, tell_changes
-from utils.run_lock import LOCK_FILE, RunLock
+from utils.hub.models import check_models
+from utils.process.interrupts import is_first_rank, tell_interrupted
+from utils.process.run_lock import LOCK_FILE, RunLock
+from utils.protocol.conversation import POSITIVE_ANSWER
+from utils.training.checkpoint import BEST, CHECKPOINTS, LATEST, TAG, CheckpointStore, RunState
+from utils.training.resumption import CONFIG_FILE, changes, tell_changes
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import nn
 
-    from model.builder import Built
+    from model.loading.builder import Built
     from model.read_model import ReadForCausalLM
-    from utils.batch import EvalItem
-    from utils.distributed import Process
-    from utils.trainer import Plan
+    from utils.protocol.batch import EvalItem
+    from utils.training.distributed import Process
+    from utils.training.trainer import Plan
 
 LOAD_REPORT = "load_report.txt"
 
@@ -58,9 +58,9 @@ def validation(
     process: Process,
 ) -> Callable[[], dict[str, Any]]:
     """A function that scores the model as it is then, teacher forced, over all ranks."""
-    from model.lora import unwrap
-    from model.reader import Reader
-    from utils.evaluator import EvalResult, evaluate, reader_predict
+    from model.inference.reader import Reader
+    from model.loading.lora import unwrap
+    from utils.evaluation.evaluator import EvalResult, evaluate, reader_predict
 
     predict = reader_predict(Reader(unwrap(model), built.tokenizer), answer=POSITIVE_ANSWER)
 
@@ -123,7 +123,7 @@ def find_start(
 
 def plan_of(options: TrainOptions) -> Plan:
     """When what happens in the training."""
-    from utils.trainer import Plan
+    from utils.training.trainer import Plan
 
     return Plan(
         total_steps=options.total_steps,
@@ -143,7 +143,7 @@ def hold_run_folder(options: TrainOptions, process: Process, held: ExitStack) ->
     Raises:
         SystemExit: one is there; on every rank, after rank 0 has told.
     """
-    from utils.distributed import stop_together
+    from utils.training.distributed import stop_together
 
     lock = RunLock(
         options.run_dir / LOCK_FILE,
@@ -177,11 +177,11 @@ def train_alone(
 
     from dataset.collate import collate
     from dataset.training import training_set
-    from model.opening import build_model
-    from utils import engine
-    from utils.draws import draws
-    from utils.run_log import RunLog
-    from utils.trainer import Trainer
+    from model.loading.from_options import build_model
+    from utils.training import engine
+    from utils.training.loader import draws
+    from utils.training.run_log import RunLog
+    from utils.training.trainer import Trainer
 
     own = CheckpointStore(options.run_dir / CHECKPOINTS, keep=options.keep_checkpoints)
     source, state = find_start(options, own, process)
@@ -229,7 +229,7 @@ def train_alone(
         state = load_checkpoint(ds, source, state, process, goes_on)
         say(process, f"continuing from {source.folder / state.tag}, step {state.step}")
     if process.is_first:
-        config.save(options, options.run_dir / CONFIG_FILE)
+        parser.save(options, options.run_dir / CONFIG_FILE)
     log = RunLog(
         options.run_dir,
         active=process.is_first,
@@ -277,7 +277,7 @@ def load_checkpoint(
     Raises:
         InputError: it is damaged; the message says what can be done.
     """
-    from utils import engine
+    from utils.training import engine
 
     with source.or_another(state.tag):
         engine.load_engine(ds, source.folder, state.tag)
@@ -296,8 +296,8 @@ def validate_only(
     state: RunState | None,
 ) -> None:
     """`--eval_only`: score the best checkpoint of the run, or the model it would start from."""
-    from utils import engine
-    from utils.run_log import METRICS_FILE, append_line
+    from utils.training import engine
+    from utils.training.run_log import METRICS_FILE, append_line
 
     if source is not None and state is not None:
         with source.or_another(state.tag):
@@ -349,18 +349,18 @@ def check_data(options: TrainOptions) -> None:
 @cli
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit code 2 on mistakes of the user, 130 after an interruption."""
-    options = config.parse(TrainOptions, argv, prog="train_read.py")
+    options = parser.parse(TrainOptions, argv, prog="train_read.py")
     if is_first_rank():
         check_models(options.version, options.vision_tower)
         check_data(options)
     import torch
 
-    from utils import distributed
+    from utils.training import distributed
 
     if not torch.cuda.is_available():
         options = dataclasses.replace(options, precision="fp32")
     try:
-        origins = partial(config.origins, TrainOptions, argv)
+        origins = partial(parser.origins, TrainOptions, argv)
         train(options, distributed.start(options.local_rank), origins)
     except KeyboardInterrupt:
         return interrupted(options)

@@ -30,11 +30,11 @@ from benchmarks.inference_full import DTYPES
 from benchmarks.random_read import SIZES, questions, random_picture, random_reader
 from dataset.reason_seg import ReasonSegEval
 from model import Reader, load_read
-from model.ablation import Ablation, grid
-from utils.batch import EvalItem, EvalQuestion
-from utils.conversation import POSITIVE_ANSWER
-from utils.evaluator import EvalResult, evaluate, reader_predict
-from utils.predictions import PredictionFile
+from model.analysis.ablation import Ablation, grid
+from utils.evaluation.evaluator import EvalResult, evaluate, reader_predict
+from utils.evaluation.predictions import PredictionFile
+from utils.protocol.batch import EvalItem, EvalQuestion
+from utils.protocol.conversation import POSITIVE_ANSWER
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = (10, 30, 60)

@@ -30,24 +30,24 @@ from torch.utils.data import DataLoader
 
 from benchmarks.dataloading_world import write_world
 from dataset.collate import collate
-from dataset.drawing import DrawSettings
 from dataset.mixture import Mixture
 from dataset.reason_seg import ReasonSegTrain
-from dataset.refer_seg import ReferSegTrain
-from dataset.sem_seg import SemSegTrain
+from dataset.refer.sets import ReferSegTrain
+from dataset.sampling import DrawSettings
+from dataset.sem_seg.sampling import SemSegTrain
 from dataset.templates import load_templates
 from dataset.vqa import VqaTrain
 from tests.reference.dataloading import PlainMixture, plain_collate
-from utils.draws import draws
-from utils.parent_process import end_with_parent
-from utils.tokenization import load_tokenizer
-from utils.views import (
+from utils.process.parent_process import end_with_parent
+from utils.protocol.image_transforms import (
     ImageViews,
     clip_normalisation,
     default_clip_processor,
     normalise_for_clip,
     normalise_for_sam,
 )
+from utils.protocol.tokenization import load_tokenizer
+from utils.training.loader import draws
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ROOT / "tests" / "data" / "golden" / "released_tiny"

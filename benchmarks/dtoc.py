@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from dataset.reason_seg import ReasonSegEval
 from model import load_read
 from model.sasp import SaspParams, similarity_to_points
-from utils.conversation import POSITIVE_ANSWER
+from utils.protocol.conversation import POSITIVE_ANSWER
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE, MAPS, QUESTIONS = 24, 50, 100

@@ -30,9 +30,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.full_size_world import WORLDS, write_clip, write_released, write_run
-from utils.checkpoint import free_bytes
-from utils.conversation import POSITIVE_ANSWER
 from utils.errors import InputError, cli
+from utils.protocol.conversation import POSITIVE_ANSWER
+from utils.training.checkpoint import free_bytes
 
 GB = 1e9
 STEPS = ("load", "ask", "merge")
@@ -107,7 +107,7 @@ def load(options: argparse.Namespace, watch: Watch) -> None:
     """
     from benchmarks.random_read import questions, random_picture
     from model import load_read
-    from model.float32 import float32_linears, widen_small
+    from model.loading.upcast import float32_linears, widen_small
 
     with watch.stage("load"):
         reader = load_read(
@@ -138,7 +138,7 @@ def run(options: argparse.Namespace, watch: Watch) -> None:
 def merge(options: argparse.Namespace, watch: Watch) -> None:
     """Merge that run; the merged model is loaded and has to answer as the run does."""
     from merge_lora_weight import merge_run
-    from utils.options import MergeOptions
+    from utils.cli.options import MergeOptions
 
     with watch.stage("merge"):
         merge_run(MergeOptions(exp_dir=str(options.dir / "run")))

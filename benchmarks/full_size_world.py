@@ -19,14 +19,15 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from model.config import ReadConfig
-from model.lora import add_lora
+from model.loading.lora import add_lora
+from model.loading.weights import empty_model
 from model.sam import sam_sizes, sam_sizes_dict
-from model.shards import empty_model
-from utils import config, distributed, engine
-from utils.checkpoint import CheckpointStore, RunState
-from utils.constants import ADDED_TOKENS
-from utils.options import TrainOptions
-from utils.views import default_clip_processor
+from utils.cli import parser
+from utils.cli.options import TrainOptions
+from utils.protocol.constants import ADDED_TOKENS
+from utils.protocol.image_transforms import default_clip_processor
+from utils.training import distributed, engine
+from utils.training.checkpoint import CheckpointStore, RunState
 
 GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "data" / "golden"
 RELEASED = GOLDEN / "released_tiny"
@@ -128,7 +129,7 @@ def write_run(folder: Path, model: Path, clip: Path, world: World, dtype: str) -
         exp_name=folder.name,
     )
     folder.mkdir(parents=True)
-    config.save(options, folder / "config.yaml")
+    parser.save(options, folder / "config.yaml")
     distributed.start(0)
     ds = engine.build_engine(
         _trained_parts(options),

@@ -12,11 +12,11 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from model import ReadConfig, Reader, ReadForCausalLM
+from model.inference.prompts import Wording
 from model.llava import VisionTower
 from model.sam import sam_sizes, sam_sizes_dict
-from model.wording import Wording
-from utils.tokenization import load_tokenizer, seg_token_id
-from utils.views import default_clip_processor
+from utils.protocol.image_transforms import default_clip_processor
+from utils.protocol.tokenization import load_tokenizer, seg_token_id
 
 TOKENIZER = Path(__file__).resolve().parents[1] / "tests" / "data" / "golden" / "released_tiny"
 VOCABULARY = 803

@@ -25,10 +25,10 @@ from dataset.reason_seg import ReasonSegEval
 from dataset.toy.questions import KINDS
 from dataset.toy.world import write_world
 from model import load_read
-from model.ablation import Ablation
-from utils.ablation import variant
-from utils.conversation import POSITIVE_ANSWER
-from utils.evaluator import EvalResult, evaluate, reader_predict
+from model.analysis.ablation import Ablation
+from utils.evaluation.ablation import variant
+from utils.evaluation.evaluator import EvalResult, evaluate, reader_predict
+from utils.protocol.conversation import POSITIVE_ANSWER
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 3000

@@ -33,7 +33,7 @@ import torch
 from benchmarks.inference import measured, parts
 from benchmarks.training_full import DTYPES, full_size
 from benchmarks.training_steps import TRAINED_SIZES, trained_reader, training_batch
-from model.lora import unwrap
+from model.loading.lora import unwrap
 from tests.reference.training import plain_losses
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -31,8 +31,8 @@ from benchmarks.training_steps import TRAINED_SIZES, trained_reader, training_ba
 from model import ReadForCausalLM
 from model.sam import SamSizes
 from model.shared_prefix import find_packing
-from utils.batch import Batch
-from utils.constants import IGNORE_INDEX
+from utils.protocol.batch import Batch
+from utils.protocol.constants import IGNORE_INDEX
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WARM_UP = 3

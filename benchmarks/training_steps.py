@@ -10,11 +10,11 @@ import torch
 from benchmarks.random_read import SIZES, SMALL_SAM, Size, questions, random_picture, random_reader
 from dataset.collate import collate
 from model import Reader
-from model.lora import add_lora
+from model.loading.lora import add_lora
 from model.shared_prefix import same_attention
-from utils.batch import Batch, Sample
-from utils.conversation import POSITIVE_ANSWER, build_prompt, user_turn
-from utils.engine import WEIGHT_DECAY
+from utils.protocol.batch import Batch, Sample
+from utils.protocol.conversation import POSITIVE_ANSWER, build_prompt, user_turn
+from utils.training.engine import WEIGHT_DECAY
 
 LLAMA_VOCABULARY = 32003
 CPU_SAM = {**SMALL_SAM, "embed_dim": 240, "depth": 8, "num_heads": 3, "global_attn_indexes": [7]}

@@ -26,9 +26,9 @@ from PIL import Image
 
 from dataset.toy.world import MIN_IMAGES, write_world
 from model import load_read
-from model.reader import Reader
+from model.inference.reader import Reader
 from tests.browser import open_chromium
-from utils.image_files import read_image
+from utils.protocol.image_files import read_image
 from web.drawing import png
 from web.engine import Engine
 from web.limits import Limits

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from utils.batch import Batch, Sample
-from utils.constants import IGNORE_INDEX
 from utils.errors import InputError
-from utils.tokenization import answer_labels, encode_prompt, pad_rows, seg_token_id
-from utils.views import ImageViews
+from utils.protocol.batch import Batch, Sample
+from utils.protocol.constants import IGNORE_INDEX
+from utils.protocol.image_transforms import ImageViews
+from utils.protocol.tokenization import answer_labels, encode_prompt, pad_rows, seg_token_id
 
 IMAGE_ROOM = 255
 """Positions of `model_max_length` that the picture takes."""

@@ -1,5 +1,5 @@
-"""Conversation formats, as the data sets and users name them (see `utils.conversation`)."""
+"""Conversation formats, under the name that users know (see `utils.protocol.conversation`)."""
 
-from utils.conversation import CONVERSATION_TYPES, build_prompt, user_turn
+from utils.protocol.conversation import CONVERSATION_TYPES, build_prompt, user_turn
 
 __all__ = ["CONVERSATION_TYPES", "build_prompt", "user_turn"]

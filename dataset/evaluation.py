@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dataset.flag_checks import EVALUATION_SETS
 from dataset.own.sets import OwnEval
 from dataset.reason_seg import ReasonSegEval
-from dataset.refer_seg import ReferSegEval
+from dataset.refer.sets import ReferSegEval
 from dataset.templates import load_templates
-from utils.batch import EvalItem
-from utils.constants import POLYGON_FILLS
-from utils.data_checks import EVALUATION_SETS
+from utils.protocol.batch import EvalItem
+from utils.protocol.constants import POLYGON_FILLS
 
 TEMPLATE_SEED = 42
 """Chance of templates that are not fixed: the seed of the published evaluations."""

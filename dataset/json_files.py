@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.constants import ADDED_TOKENS, IMAGE_TOKEN
 from utils.errors import InputError
+from utils.protocol.constants import ADDED_TOKENS, IMAGE_TOKEN
 
 
 def read_json(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
-from utils.constants import IGNORE_LABEL, POLYGON_FILLS
+from utils.protocol.constants import IGNORE_LABEL, POLYGON_FILLS
 
 FAR = 10
 """Corners may lie so many times the image's longer side outside of it; farther ones are a mistake

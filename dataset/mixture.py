@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from utils.batch import Sample
-from utils.draws import DrawSource
 from utils.errors import InputError
+from utils.protocol.batch import Sample
+from utils.training.loader import DrawSource
 
 _STREAM = zlib.crc32(b"mixture")
 """The choice has its own generator: what a part draws tells nothing about when it is chosen."""

@@ -20,17 +20,18 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tqdm import tqdm
 
-from utils import checks, config, data_checks
-from utils.config import Problem
-from utils.constants import IM_END_TOKEN, IM_START_TOKEN, IMAGE_TOKEN, SEG_TOKEN
+from dataset import flag_checks
+from utils.cli import checks, parser
+from utils.cli.flags import option
+from utils.cli.options import TEMPLATE_SETS, TrainOptions
+from utils.cli.parser import Problem
 from utils.errors import InputError, cli
-from utils.flags import option
-from utils.options import TEMPLATE_SETS, TrainOptions
-from utils.visualize import embed_png, enlarge, fit
+from utils.protocol.constants import IM_END_TOKEN, IM_START_TOKEN, IMAGE_TOKEN, SEG_TOKEN
+from utils.reports.visualize import embed_png, enlarge, fit
 
 if TYPE_CHECKING:
-    from utils.batch import Sample
-    from utils.draws import DrawSource
+    from utils.protocol.batch import Sample
+    from utils.training.loader import DrawSource
 
 ASSETS = Path(__file__).parent / "assets"
 LONGEST, SHORTEST = 420, 260
@@ -68,7 +69,7 @@ class PreviewOptions(TrainOptions, _PreviewFlags):
 
     def problems(self) -> list[Problem]:
         """Everything that keeps the draws from being shown."""
-        problems = data_checks.data_folder(self) + data_checks.training(self)
+        problems = flag_checks.data_folder(self) + flag_checks.training(self)
         problems += checks.template_file(self.templates, TEMPLATE_SETS)
         problems += checks.positive(self, "draws", "num_classes_per_sample")
         return problems + checks.at_least_zero(self, "first", "seed")
@@ -195,7 +196,7 @@ def render(drawn: Sequence[Drawn], intro: str) -> str:
 @cli
 def main(argv: list[str] | None = None) -> None:
     """The command line of `python -m dataset.preview`."""
-    options = config.parse(PreviewOptions, argv, prog="python -m dataset.preview", show=False)
+    options = parser.parse(PreviewOptions, argv, prog="python -m dataset.preview", show=False)
     from dataset.training import training_set
 
     drawn = draw_all(training_set(options), options.first, options.draws)

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from dataset import json_files
-from dataset.drawing import KIND_ABSENT, DrawSettings, Turn, choose, make_sample
 from dataset.masks import draw_reason_seg
+from dataset.sampling import KIND_ABSENT, DrawSettings, Turn, choose, make_sample
 from dataset.templates import SIMPLE, Templates
-from utils.batch import EvalItem, EvalQuestion, Sample
-from utils.constants import IGNORE_LABEL, POLYGON_FILLS
 from utils.errors import InputError
-from utils.image_files import read_image
+from utils.protocol.batch import EvalItem, EvalQuestion, Sample
+from utils.protocol.constants import IGNORE_LABEL, POLYGON_FILLS
+from utils.protocol.image_files import read_image
 
 FALSE_PREMISE_SHARE = 0.15
 """Share of training draws that use the false-premise question, where there is one."""

@@ -2,7 +2,7 @@
 
 "simple" is the fixed evaluation set, "varied" the training set in `assets/templates.json`; any
 other name is a file of that form. `python -m dataset.templates qa_template.py OUT.json` makes one
-of the original's template file (see `dataset.template_import`).
+of the original's template file (see `dataset.import_templates`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.constants import IMAGE_TOKEN, SEG_TOKEN
-from utils.conversation import POSITIVE_ANSWER, QUESTION_OF_CLASS, QUESTION_OF_SENTENCE
 from utils.errors import InputError
+from utils.protocol.constants import IMAGE_TOKEN, SEG_TOKEN
+from utils.protocol.conversation import POSITIVE_ANSWER, QUESTION_OF_CLASS, QUESTION_OF_SENTENCE
 
 VARIED_FILE = Path(__file__).parent / "assets" / "templates.json"
 
@@ -174,6 +174,6 @@ def _pick(entries: tuple[str, ...], rng: np.random.Generator) -> str:
 
 
 if __name__ == "__main__":
-    from dataset.template_import import main
+    from dataset.import_templates import main
 
     raise SystemExit(main())

@@ -1,5 +1,5 @@
-"""Tokenization of conversations, as the data sets and users name it (see `utils.tokenization`)."""
+"""Tokenization, under the name that users know (see `utils.protocol.tokenization`)."""
 
-from utils.tokenization import encode_batch, encode_prompt, load_tokenizer, seg_token_id
+from utils.protocol.tokenization import encode_batch, encode_prompt, load_tokenizer, seg_token_id
 
 __all__ = ["encode_batch", "encode_prompt", "load_tokenizer", "seg_token_id"]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataset.drawing import DrawSettings
 from dataset.mixture import Mixture
 from dataset.own.sets import OwnTrain
 from dataset.reason_seg import ReasonSegTrain
-from dataset.refer_seg import ReferSegTrain
-from dataset.sem_seg import SemSegTrain
+from dataset.refer.sets import ReferSegTrain
+from dataset.sampling import DrawSettings
+from dataset.sem_seg.sampling import SemSegTrain
 from dataset.templates import load_templates
 from dataset.vqa import VqaTrain
-from utils.draws import DrawSource
-from utils.options import TrainOptions
+from utils.cli.options import TrainOptions
+from utils.training.loader import DrawSource
 
 
 def training_set(options: TrainOptions) -> DrawSource:

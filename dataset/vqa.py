@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from dataset.drawing import DrawSettings
+from dataset.annotation_index import RecordStore
+from dataset.catalog import SETS
 from dataset.json_files import damaged, is_text, read_json
-from dataset.records import RecordStore
-from utils.batch import Sample
-from utils.constants import ADDED_TOKENS, IMAGE_TOKEN
-from utils.conversation import build_prompt, user_turn
+from dataset.sampling import DrawSettings
 from utils.errors import InputError
-from utils.image_files import read_image
-from utils.layout import SETS
+from utils.protocol.batch import Sample
+from utils.protocol.constants import ADDED_TOKENS, IMAGE_TOKEN
+from utils.protocol.conversation import build_prompt, user_turn
+from utils.protocol.image_files import read_image
 
 KIND_VQA = "vqa"
 """Kind, in reports, of conversations without a mask."""

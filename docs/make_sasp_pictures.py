@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from model import Answer, Segment, load_read
-from model.pictures import load_pixels
+from model.inference.inputs import load_pixels
 from model.sasp import (
     CLIP_FRAME,
     SaspParams,
@@ -25,8 +25,8 @@ from model.sasp import (
     similarity_to_points,
     upscaling_matrix,
 )
-from utils.conversation import POSITIVE_ANSWER
-from utils.geometry import crop_padding
+from utils.protocol.conversation import POSITIVE_ANSWER
+from utils.protocol.geometry import crop_padding
 
 COLOURS = {1: "#1a9c3c", 0: "#e5342b", -1: "#7d8590"}
 NAMES = {1: "positive", 0: "negative", -1: "neutral"}

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from dataset.tokenization import encode_prompt
 from model import ReadForCausalLM, load_read
 from model.sasp import similarity_to_points
-from utils.conversation import POSITIVE_ANSWER, build_prompt, user_turn
+from utils.protocol.conversation import POSITIVE_ANSWER, build_prompt, user_turn
 
 IMAGE_TOKEN_INDEX, IGNORE_INDEX = -200, -100
 SAM_MEAN = torch.tensor([123.675, 116.28, 103.53]).view(3, 1, 1)

@@ -2,10 +2,10 @@
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from model.builder import load_read
 from model.config import ReadConfig
+from model.inference.reader import Answer, Reader, Segment
+from model.loading.builder import load_read
 from model.read_model import ReadForCausalLM
-from model.reader import Answer, Reader, Segment
 from model.sasp import SaspParams
 
 AutoConfig.register(ReadConfig.model_type, ReadConfig, exist_ok=True)

@@ -14,10 +14,10 @@ from torch import nn
 from transformers import CLIPImageProcessorPil, CLIPVisionModel
 
 from model.config import ReadConfig
-from utils.constants import IMAGE_TOKEN_INDEX
 from utils.errors import InputError
-from utils.hub import check_tower, find_tower
-from utils.views import clip_normalisation, normalise_for_clip
+from utils.hub.models import check_tower, find_tower
+from utils.protocol.constants import IMAGE_TOKEN_INDEX
+from utils.protocol.image_transforms import clip_normalisation, normalise_for_clip
 
 
 class VisionTower(nn.Module):

@@ -30,10 +30,10 @@ from model.sam import SamModel, sam_sizes
 from model.sasp import SaspParams, similarity_map, similarity_to_points
 from model.seg_tokens import image_states, locate_seg
 from model.shared_prefix import find_packing, run_rows
-from utils.batch import Batch
-from utils.constants import IGNORE_INDEX
 from utils.errors import InputError
-from utils.views import ImageViews, normalise_for_sam
+from utils.protocol.batch import Batch
+from utils.protocol.constants import IGNORE_INDEX
+from utils.protocol.image_transforms import ImageViews, normalise_for_sam
 
 TOWER_FOLDER = "vision_tower"
 TOWER_PREFIX = f"model.{TOWER_FOLDER}."

@@ -25,8 +25,8 @@ from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import nn
 from torch.nn import functional as F
 
+from model.loading.weight_file import read_weight_file
 from model.sam_attention import fuse_attention
-from model.weight_file import read_weight_file
 from utils.errors import InputError
 
 PATCH = 16

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from utils.errors import InputErrors
-from utils.geometry import crop_padding
+from utils.protocol.geometry import crop_padding
 
 POSITIVE, NEGATIVE, NEUTRAL = 1, 0, -1
 """Point labels as SAM's prompt encoder reads them; a neutral point carries no position."""

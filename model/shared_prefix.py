@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaModel, PreTrainedConfig
 
-from model.kv_cache import attention_by
+from model.inference.prefix_cache import attention_by
 from model.llava import SplicedPrompt
-from utils.constants import IMAGE_TOKEN_INDEX
+from utils.protocol.constants import IMAGE_TOKEN_INDEX
 
 MASKED_ATTENTION = ("sdpa", "eager")
 """Implementations that take any mask. In the place of others (FlashAttention), "sdpa" attends."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.analysis_pictures import draw_question
-from utils.analysis_records import (
+from utils.analysis.layers import draw_question
+from utils.analysis.records import (
     QUESTIONS_FILE,
     MapScore,
     PointScore,

@@ -171,7 +171,7 @@ def micro_parts(tmp_path_factory: pytest.TempPathFactory) -> MicroParts:
 def micro_merged(micro_parts: MicroParts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A READ folder as `merge_lora_weight.sh` writes it."""
     from model import SaspParams
-    from model.builder import build_for_training, save_model
+    from model.loading.builder import build_for_training, save_model
 
     folder = tmp_path_factory.mktemp("merged")
     model, tokenizer, _ = build_for_training(

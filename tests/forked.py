@@ -18,8 +18,8 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from tqdm import tqdm
 
 import train_read
-from utils import engine
-from utils.checkpoint import LATEST, CheckpointStore
+from utils.training import engine
+from utils.training.checkpoint import LATEST, CheckpointStore
 
 LONGEST_WAIT_S = 120
 OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from model import ReadConfig, ReadForCausalLM
-from model.builder import save_model
+from model.loading.builder import save_model
 from model.sam import sam_sizes, sam_sizes_dict
 from tests.released_tiny import CLIP, GOLDEN, SMALL_SAM, fill_by_formula
-from utils.tokenization import load_tokenizer, seg_token_id
+from utils.protocol.tokenization import load_tokenizer, seg_token_id
 
 
 def write_small_read(folder: Path) -> Path:

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from utils.batch import EvalItem, EvalQuestion
 from utils.errors import InputError
-from utils.evaluator import evaluate
-from utils.predictions import PredictionFile, check_run
+from utils.evaluation.evaluator import evaluate
+from utils.evaluation.predictions import PredictionFile, check_run
+from utils.protocol.batch import EvalItem, EvalQuestion
 
 MODE = "generated"
 

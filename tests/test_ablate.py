@@ -11,10 +11,10 @@ import torch
 import test_read
 from dataset.reason_seg import ReasonSegEval
 from model import SaspParams, load_read
-from model.ablation import Ablation, grid
-from model.builder import save_model
-from utils.evaluator import evaluate, reader_predict
-from utils.predictions import read_results, read_run, shard_path
+from model.analysis.ablation import Ablation, grid
+from model.loading.builder import save_model
+from utils.evaluation.evaluator import evaluate, reader_predict
+from utils.evaluation.predictions import read_results, read_run, shard_path
 
 ABLATE = ["--ablate", "--ablate_points", "3,20"]
 

@@ -12,11 +12,11 @@ from PIL import Image
 import analyze_read
 from dataset.evaluation import evaluation_set
 from model import load_read
-from utils.analysis_records import FINAL, MASKS, read_analysis
-from utils.conversation import POSITIVE_ANSWER
+from utils.analysis.records import FINAL, MASKS, read_analysis
+from utils.cli.options import model_name
 from utils.metrics import intersection_and_union
-from utils.options import model_name
-from utils.run_lock import LOCK_FILE, RunLock
+from utils.process.run_lock import LOCK_FILE, RunLock
+from utils.protocol.conversation import POSITIVE_ANSWER
 
 
 @pytest.fixture

@@ -18,8 +18,7 @@ import dataset.toy.world
 from dataset.preview import PreviewOptions
 from model import Answer
 from quickstart import QuickstartOptions
-from utils.config import resolve
-from utils.options import (
+from utils.cli.options import (
     AnalyzeOptions,
     DemoOptions,
     MergeOptions,
@@ -27,6 +26,7 @@ from utils.options import (
     TestOptions,
     TrainOptions,
 )
+from utils.cli.parser import resolve
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = {
@@ -221,7 +221,7 @@ def test_merging_without_a_run_tells_what_there_is(tmp_path):
 HEAVY = ("torch", "transformers", "deepspeed", "peft", "gradio")
 HELPS = [
     *ENTRIES, "launch.py", "dataset.doctor", "dataset.preview", "dataset.toy", "dataset.templates",
-    "dataset.refer_index", "utils.memory", "tiny.pretrain",
+    "dataset.refer.index", "model.loading.memory", "tiny.pretrain",
 ]  # fmt: skip
 
 

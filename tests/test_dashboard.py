@@ -6,9 +6,9 @@ import pytest
 
 from tests.analysed import analysed, draw_one, write_analysis
 from tests.browser import DESKTOP, PHONE
-from utils.analysis_records import read_analysis, to_line
-from utils.analysis_summary import summarise
-from utils.dashboard import write_dashboard
+from utils.analysis.dashboard import write_dashboard
+from utils.analysis.records import read_analysis, to_line
+from utils.analysis.summary import summarise
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ import demo
 from model import load_read
 from tests.model.babble import QUESTIONS, babbling, pictures
 from tests.small_read import write_small_read
-from utils.config import REPOSITORY
-from utils.conversation import MASK_REQUEST
+from utils.cli.parser import REPOSITORY
 from utils.errors import InputError
-from utils.predictions import decode_mask
+from utils.evaluation.predictions import decode_mask
+from utils.protocol.conversation import MASK_REQUEST
 
 
 class FakeReader:
@@ -69,7 +69,7 @@ def run(tmp_path, monkeypatch, capsys):
     model.mkdir()
     (model / "config.json").write_text("{}")
     reader = FakeReader()
-    monkeypatch.setattr("model.opening.open_reader", lambda options: reader)
+    monkeypatch.setattr("model.loading.from_options.open_reader", lambda options: reader)
 
     def start(*arguments, typed=()):
         lines = iter(typed)
@@ -217,7 +217,7 @@ def test_a_chat_encodes_an_image_once(run, small_folder, monkeypatch, tmp_path):
     for path, pixels in zip(paths, pictures(2), strict=True):
         Image.fromarray(pixels).save(path)
     reader = babbling(load_read(small_folder, device="cpu"))
-    monkeypatch.setattr("model.opening.open_reader", lambda options: reader)
+    monkeypatch.setattr("model.loading.from_options.open_reader", lambda options: reader)
     core, encoded = reader.model.model, []
     core.vision_tower.register_forward_pre_hook(lambda *_: encoded.append("clip"))
     core.visual_model.image_encoder.register_forward_pre_hook(lambda *_: encoded.append("sam"))

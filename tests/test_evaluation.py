@@ -13,9 +13,9 @@ from PIL import Image
 import demo
 import test_read
 from dataset.evaluation import evaluation_set
+from dataset.flag_checks import selection
 from dataset.toy.world import write_world
-from utils.data_checks import selection
-from utils.predictions import decode_mask, shard_path
+from utils.evaluation.predictions import decode_mask, shard_path
 
 ROOT = Path(__file__).parents[1]
 

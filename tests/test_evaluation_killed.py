@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 import test_read
 from dataset.toy.world import write_world
-from utils.predictions import shard_path
-from utils.run_log import read_lines
+from utils.evaluation.predictions import shard_path
+from utils.training.run_log import read_lines
 
 pytestmark = pytest.mark.slow
 

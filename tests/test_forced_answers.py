@@ -12,14 +12,14 @@ import analyze_read
 import test_read
 import train_read
 from dataset.evaluation import evaluation_set
-from dataset.template_import import main as import_templates
+from dataset.import_templates import main as import_templates
 from dataset.toy.world import write_world
 from model import load_read
-from utils.analysis_records import read_analysis
-from utils.conversation import POSITIVE_ANSWER, build_prompt, user_turn
-from utils.options import TrainOptions, model_name
-from utils.predictions import shard_path
-from utils.tokenization import encode_prompt, load_tokenizer
+from utils.analysis.records import read_analysis
+from utils.cli.options import TrainOptions, model_name
+from utils.evaluation.predictions import shard_path
+from utils.protocol.conversation import POSITIVE_ANSWER, build_prompt, user_turn
+from utils.protocol.tokenization import encode_prompt, load_tokenizer
 
 SHORT_ANSWERS = ["The {class_name} is [SEG]."] * 3 + ["It is [SEG].", "[SEG] shows {class_name}."]
 SOURCE = f"""

@@ -13,7 +13,7 @@ import pytest
 
 import merge_lora_weight
 import train_read
-from utils.run_lock import RunLock
+from utils.process.run_lock import RunLock
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +123,18 @@ def test_a_file_that_may_not_grow(merge, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written(merge, tmp_path, monkeypatch):
-    monkeypatch.setattr("model.opening.build_model", lambda _: pytest.fail("a model was built"))
+    monkeypatch.setattr(
+        "model.loading.from_options.build_model", lambda _: pytest.fail("a model was built")
+    )
     (tmp_path / "file").write_text("")
     code, said = merge(tmp_path / "file" / "merged")
     assert code == 2 and "cannot write to the folder" in said and "another --out" in said
 
 
 def test_two_merges_into_one_folder(merge, tmp_path, monkeypatch):
-    monkeypatch.setattr("model.opening.build_model", lambda _: pytest.fail("a model was built"))
+    monkeypatch.setattr(
+        "model.loading.from_options.build_model", lambda _: pytest.fail("a model was built")
+    )
     out = tmp_path / "merged"
     with RunLock(tmp_path / "merged.lock", f"the folder {out}", "give another --out"):
         code, said = merge(out)

@@ -16,7 +16,7 @@ import test_read
 import train_read
 from dataset.toy.world import write_world
 from tests.conftest import MICRO_SAM
-from utils.run_log import METRICS_FILE, read_lines
+from utils.training.run_log import METRICS_FILE, read_lines
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import merge_lora_weight
 import merge_lora_weights_and_save_hf_model as original
 import train_read
-from model.builder import build_for_training
+from model.loading.builder import build_for_training
 from tests.conftest import MICRO_SAM
 
 pytestmark = pytest.mark.slow

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import quickstart
-from utils.config import save
-from utils.options import TrainOptions
-from utils.run_lock import LOCK_FILE, RunLock
+from utils.cli.options import TrainOptions
+from utils.cli.parser import save
+from utils.process.run_lock import LOCK_FILE, RunLock
 
 ROOT = Path(__file__).parents[1]
 MIXTURE = "sem_seg||refer_seg||correct_refer_seg||vqa||neg_refer_seg||reason_seg"

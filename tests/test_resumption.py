@@ -9,8 +9,8 @@ import pytest
 
 import merge_lora_weight
 import train_read
-from utils.checkpoint import BEST, LATEST, CheckpointStore
-from utils.run_log import METRICS_FILE, read_lines
+from utils.training.checkpoint import BEST, LATEST, CheckpointStore
+from utils.training.run_log import METRICS_FILE, read_lines
 
 pytestmark = pytest.mark.slow
 

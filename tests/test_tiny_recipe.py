@@ -15,8 +15,8 @@ from model.sam import SamModel, load_sam_weights, sam_sizes
 from tiny import clip, llava, pretrain, sam
 from tiny.corpus import NOTHING, draw_lesson
 from tiny.pictures import clip_frame, sam_frame
-from utils.conversation import build_prompt, user_turn
-from utils.tokenization import answer_labels, encode_prompt, load_tokenizer
+from utils.protocol.conversation import build_prompt, user_turn
+from utils.protocol.tokenization import answer_labels, encode_prompt, load_tokenizer
 
 TINY = Path(__file__).parents[1] / "tiny"
 LIMIT = 10 * 2**20

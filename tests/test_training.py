@@ -19,15 +19,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import merge_lora_weight
 import train_read
-from dataset.drawing import DrawSettings
 from dataset.reason_seg import ReasonSegTrain
-from model.builder import load_read
+from dataset.sampling import DrawSettings
+from model.loading.builder import load_read
 from tests.conftest import write_reason_seg
-from utils import config
-from utils.checkpoint import BEST, LATEST, CheckpointStore
+from utils.cli import parser
+from utils.cli.options import TrainOptions
 from utils.errors import InputError
-from utils.options import TrainOptions
-from utils.run_log import METRICS_FILE, read_lines
+from utils.training.checkpoint import BEST, LATEST, CheckpointStore
+from utils.training.run_log import METRICS_FILE, read_lines
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_run_and_what_it_writes(train, run_dir, micro_settings):
     assert store.load(LATEST).step == 4
     assert store.load(BEST).score == store.load(LATEST).best_score == best_score
 
-    saved = config.load(TrainOptions, run_dir / "config.yaml")
+    saved = parser.load(TrainOptions, run_dir / "config.yaml")
     assert saved.version == micro_settings["version"] and saved.lora_r == 4
     assert "projection head" in (run_dir / "load_report.txt").read_text()
 
@@ -196,7 +196,7 @@ def test_a_checkpoint_that_was_not_validated_is_validated_first(train, run_dir, 
         raise SystemExit(9)
 
     with monkeypatch.context() as patch:
-        patch.setattr("utils.trainer.Trainer._validate", fail)
+        patch.setattr("utils.training.trainer.Trainer._validate", fail)
         assert train() == 9
     store = CheckpointStore(run_dir / "ckpt_model")
     assert (store.load(LATEST).step, store.load(LATEST).score) == (2, None)
@@ -294,7 +294,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(train, run_dir, capsys):
 
 def test_too_little_space_is_told_before_writing(train, monkeypatch, capsys):
     assert train("--epochs=1", "--no_eval") == 0
-    monkeypatch.setattr("utils.trainer.free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("utils.training.trainer.free_bytes", lambda folder: 1000)
     assert train("--no_eval") == 2
     assert "free space" in capsys.readouterr().err
 
@@ -383,7 +383,7 @@ def test_missing_data_is_told_before_anything_loads(write_preset, tmp_path, caps
     (data / "reason_seg" / "ReasonSeg" / "val" / "000.jpg").unlink()
     (data / "reason_seg" / "ReasonSeg" / "val" / "001.jpg").unlink()
     monkeypatch.setattr(
-        "model.opening.build_model", lambda options: pytest.fail("a model was built")
+        "model.loading.from_options.build_model", lambda options: pytest.fail("a model was built")
     )
     code = train_read.main(["--config", str(write_preset(dataset_dir=str(data)))])
     assert code == 2

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from tests.forked import LONGEST_WAIT_S, finish, start, weights
-from utils.checkpoint import BEST, LATEST, CheckpointStore
 from utils.errors import InputError
-from utils.run_log import METRICS_FILE, read_lines
+from utils.training.checkpoint import BEST, LATEST, CheckpointStore
+from utils.training.run_log import METRICS_FILE, read_lines
 
 pytestmark = pytest.mark.slow
 

@@ -16,13 +16,13 @@ import torch
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 import train_read
-from dataset.drawing import DrawSettings
 from dataset.reason_seg import ReasonSegTrain
-from model.opening import build_model
-from utils import config
-from utils.checkpoint import BEST, LATEST, CheckpointStore
-from utils.options import TrainOptions
-from utils.run_log import METRICS_FILE, read_lines
+from dataset.sampling import DrawSettings
+from model.loading.from_options import build_model
+from utils.cli import parser
+from utils.cli.options import TrainOptions
+from utils.training.checkpoint import BEST, LATEST, CheckpointStore
+from utils.training.run_log import METRICS_FILE, read_lines
 
 pytestmark = pytest.mark.slow
 
@@ -147,7 +147,7 @@ def test_two_ranks_killed_and_resumed(write_preset, micro_data, tmp_path):
 
 def weights_at_start(preset: Path) -> dict[str, torch.Tensor]:
     """The trained parts as they are before the first step."""
-    options = config.load(TrainOptions, preset)
+    options = parser.load(TrainOptions, preset)
     torch.manual_seed(options.seed)
     model, _ = build_model(options)
     return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}

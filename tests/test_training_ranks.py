@@ -20,14 +20,14 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import merge_lora_weight
-from dataset.drawing import DrawSettings
 from dataset.reason_seg import ReasonSegTrain
-from model.opening import build_model
+from dataset.sampling import DrawSettings
+from model.loading.from_options import build_model
 from tests.forked import finish, start_ranks, train, weights
-from utils import config
-from utils.checkpoint import BEST, LATEST, CheckpointStore
-from utils.options import TrainOptions
-from utils.run_log import METRICS_FILE, read_lines
+from utils.cli import parser
+from utils.cli.options import TrainOptions
+from utils.training.checkpoint import BEST, LATEST, CheckpointStore
+from utils.training.run_log import METRICS_FILE, read_lines
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +112,7 @@ def test_the_weights_are_those_of_one_rank(several, alone, preset):
 
 def weights_at_start(preset: Path) -> dict[str, torch.Tensor]:
     """The trained parts as they are before the first step."""
-    options = config.load(TrainOptions, preset)
+    options = parser.load(TrainOptions, preset)
     torch.manual_seed(options.seed)
     model, _ = build_model(options)
     return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}

@@ -21,7 +21,7 @@ from dataset.toy.questions import (
     with_article,
 )
 from dataset.toy.scene import PLACES, Thing
-from utils.conversation import QUESTION_OF_CLASS, QUESTION_OF_SENTENCE
+from utils.protocol.conversation import QUESTION_OF_CLASS, QUESTION_OF_SENTENCE
 
 NOTHING = -1
 _NUMBERS = ("No", "One", "Two", "Three", "Four")

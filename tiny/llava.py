@@ -29,9 +29,9 @@ from tiny.clip import SIDE, WIDTH, normalise, patch_cover, patch_features
 from tiny.corpus import NOTHING, Lesson, draw_lesson
 from tiny.pictures import clip_frame
 from tiny.schedule import make_optimizer
-from utils.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from utils.conversation import build_prompt, user_turn
-from utils.tokenization import encode_prompt, load_tokenizer
+from utils.protocol.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from utils.protocol.conversation import build_prompt, user_turn
+from utils.protocol.tokenization import encode_prompt, load_tokenizer
 
 HIDDEN, LAYERS, HEADS, MLP = 128, 4, 4, 320
 CONTEXT = 2048

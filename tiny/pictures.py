@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dataset.toy.scene import Scene, Thing, sample_scene
-from utils.parent_process import end_with_parent
+from utils.process.parent_process import end_with_parent
 
 MAX_THINGS = 4
 

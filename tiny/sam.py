@@ -16,7 +16,7 @@ from tqdm import trange
 from model.sam import SamModel, sam_sizes
 from tiny.pictures import Pictures, sam_frame
 from tiny.schedule import make_optimizer
-from utils.views import normalise_for_sam
+from utils.protocol.image_transforms import normalise_for_sam
 
 SIZES = {
     "embed_dim": 96,

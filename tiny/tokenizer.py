@@ -11,8 +11,8 @@ import sentencepiece
 
 from tiny.corpus import draw_lesson
 from tiny.pictures import draw_scenes
-from utils.constants import SEG_TOKEN
-from utils.conversation import POSITIVE_ANSWER, SYSTEM_LLAVA_V1
+from utils.protocol.constants import SEG_TOKEN
+from utils.protocol.conversation import POSITIVE_ANSWER, SYSTEM_LLAVA_V1
 
 _SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 

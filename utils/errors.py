@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from utils.interrupts import interruptible, is_first_rank, tell_interrupted
+from utils.process.interrupts import interruptible, is_first_rank, tell_interrupted
 
 EXIT_CODE = 2
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)

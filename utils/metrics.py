@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from utils.constants import IGNORE_LABEL
+from utils.protocol.constants import IGNORE_LABEL
 
 IOU_EPSILON = 1e-5
 CIOU_EPSILON = 1e-10

@@ -1,4 +1,4 @@
-"""What a visitor sees of an answer. Legend: as in `utils.visualize`."""
+"""What a visitor sees of an answer. Legend: as in `utils.reports.visualize`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from utils.visualize import (
+from utils.reports.visualize import (
     DISPLAY_SIDE,
     display_scale,
     enlarge,
@@ -65,7 +65,7 @@ class Canvas:
         """Masks, each in its colour, and the points of one layer.
 
         Args:
-            segments: with `mask`, `points` and `point_labels`, as `model.reader.Segment`.
+            segments: with `mask`, `points` and `point_labels`, as `model.inference.reader.Segment`.
             shown: which of their masks are drawn.
             points_of: whose points are drawn; None: nobody's.
         """

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from model.answer import Answer
-from model.open_picture import OpenPicture
+from model.inference.answer import Answer
+from model.inference.encoded_image import OpenPicture
+from model.inference.reader import Reader
 from model.read_model import ReadForCausalLM
-from model.reader import Reader
 from model.sasp import SaspParams
 
 

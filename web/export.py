@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from utils.polygons import rings_of
-from utils.rle import encode_mask
-from utils.visualize import mask_picture
+from utils.protocol.rle import encode_mask
+from utils.reports.visualize import mask_picture
 from web.drawing import colour_name, png
+from web.polygons import rings_of
 
 FILES = {"mask.png": "image/png", "mask_rle.json": "application/json"} | {
     "polygons.json": "application/json"
@@ -24,11 +24,11 @@ def export(name: str, segments: Sequence[Any], shown: Sequence[int]) -> bytes:
 
     * `mask.png`: uint8[H, W] without loss, 255 where one of the layers is.
     * `mask_rle.json`: COCO's run-length code of the same, and of each layer.
-    * `polygons.json`: the rings of each layer; see `utils.polygons`.
+    * `polygons.json`: the rings of each layer; see `web.polygons`.
 
     Args:
         name: of the file.
-        segments: at least one; with `mask` and `score`, as `model.reader.Segment`.
+        segments: at least one; with `mask` and `score`, as `model.inference.reader.Segment`.
         shown: which of them go into it.
 
     Raises:

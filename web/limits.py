@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from model.inference.prompts import check_question
 from model.sasp import SaspParams
-from model.wording import check_question
 from utils.errors import InputError
-from utils.image_files import to_rgb
+from utils.protocol.image_files import to_rgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 LONGEST_RATIO = 20

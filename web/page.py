@@ -10,8 +10,8 @@ import gradio as gr
 import numpy as np
 
 from model.sasp import SaspParams
-from utils.conversation import MASK_REQUEST
 from utils.errors import InputError
+from utils.protocol.conversation import MASK_REQUEST
 from web import parts
 from web.drawing import colour_name, png
 from web.session import MODES, SET_ASIDE, Session

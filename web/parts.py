@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import html
 
-from utils.answers import summary
-from utils.conversation import asks_for_mask
 from utils.errors import InputError
+from utils.protocol.conversation import asks_for_mask
+from utils.reports.answer_files import summary
 from web.session import Session
 
 WAITING = "Open a picture and ask about it."

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from model.reader import Reader
+from model.inference.reader import Reader
 from utils.errors import InputError
 from web.engine import Engine
 from web.export import FILES, export
@@ -30,7 +30,7 @@ def serve(reader: Reader, options: Any, say: Callable[[str], None] = print) -> N
 
     Args:
         reader: answers.
-        options: `utils.options.DemoOptions`.
+        options: `utils.cli.options.DemoOptions`.
         say: prints.
 
     Raises:

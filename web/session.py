@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.answer import Answer, Segment, answer_of, segments_of
-from model.open_picture import OpenPicture
+from model.inference.answer import Answer, Segment, answer_of, segments_of
+from model.inference.encoded_image import OpenPicture
+from model.inference.seg_states import SegStates, masks_at, masks_of
 from model.sasp import NEGATIVE, NEUTRAL, POSITIVE, SaspParams
-from model.states import SegStates, masks_at, masks_of
-from utils.conversation import with_mask_request
 from utils.errors import InputError
+from utils.protocol.conversation import with_mask_request
 from web import limits as allowed
 from web.drawing import Canvas
 from web.engine import Engine

@@ -28,13 +28,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils import data_checks
-from utils.config import read_preset
+from dataset import flag_checks
+from dataset.catalog import DATA_FLAGS, REFER_FAMILIES, SETS
+from utils.cli.flags import flags_of
+from utils.cli.options import TrainOptions
+from utils.cli.parser import read_preset
+from utils.cli.train_flags import DataFlags
 from utils.errors import InputError, InputErrors, cli
-from utils.flags import flags_of
-from utils.layout import DATA_FLAGS, REFER_FAMILIES, SETS
-from utils.options import TrainOptions
-from utils.train_flags import DataFlags
 
 if TYPE_CHECKING:
     from dataset.doctor.checkup import Wanted
@@ -98,8 +98,8 @@ def _wanted(flags: DataFlags, training: bool, validation: bool) -> list[Wanted]:
     from dataset.doctor.checkup import Wanted, wanted_sets
 
     everything = not training and not validation
-    problems = data_checks.training(flags) if training or everything else []
-    problems += data_checks.evaluation(flags) if validation or everything else []
+    problems = flag_checks.training(flags) if training or everything else []
+    problems += flag_checks.evaluation(flags) if validation or everything else []
     wrong = [problem.message for problem in problems if not problem.missing]
     if wrong:
         raise InputErrors(wrong)
@@ -110,7 +110,7 @@ def _wanted(flags: DataFlags, training: bool, validation: bool) -> list[Wanted]:
         return wanted
     test = Path(flags.dataset_dir) / SETS["ReasonSeg"].root / "test"
     extra = [Wanted("ReasonSeg", "reason_seg", ("test",))] if test.is_dir() else []
-    own = data_checks.own_names(flags.dataset_dir)
+    own = flag_checks.own_names(flags.dataset_dir)
     return wanted + extra + [Wanted(name, None) for name in own]
 
 
@@ -125,9 +125,9 @@ def _with_all_splits(flags: DataFlags, want: Wanted) -> Wanted:
 
 def _write_indexes(root: Path, wanted: Sequence[Wanted], reports: Sequence[SetReport]) -> None:
     """Open the sets that are in order as training would: it then finds their indexes made."""
-    from dataset.drawing import DrawSettings
-    from dataset.refer_seg import ReferSet
-    from dataset.sem_seg import SemSegTrain
+    from dataset.refer.sets import ReferSet
+    from dataset.sampling import DrawSettings
+    from dataset.sem_seg.sampling import SemSegTrain
     from dataset.vqa import VqaTrain
 
     sound = {report.name for report in reports if not report.errors}

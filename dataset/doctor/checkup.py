@@ -13,13 +13,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dataset.catalog import DATA_FLAGS, OWN_FOLDER, SETS, SetFacts, splits_of
 from dataset.doctor import classes, own, refer, texts
 from dataset.doctor.decode import Decoder
 from dataset.doctor.exam import Examination
 from dataset.doctor.report import Finding, Level, SetReport, Shelf
-from utils.data_checks import selection
-from utils.layout import DATA_FLAGS, OWN_FOLDER, SETS, SetFacts, splits_of
-from utils.train_flags import DataFlags
+from dataset.flag_checks import selection
+from utils.cli.train_flags import DataFlags
 
 Check = Callable[[Examination], None]
 

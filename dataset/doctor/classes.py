@@ -11,8 +11,8 @@ from dataset.doctor.decode import Jobs
 from dataset.doctor.exam import Examination, Tally
 from dataset.doctor.report import COPY_AGAIN, Level, samples
 from dataset.json_stream import JsonLists
-from dataset.sem_seg_sources import load_classes
-from utils.constants import IGNORE_LABEL
+from dataset.sem_seg.label_maps import load_classes
+from utils.protocol.constants import IGNORE_LABEL
 
 _IMAGE = ("id", "file_name", "height", "width")
 _CATEGORY = ("id", "name")

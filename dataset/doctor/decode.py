@@ -21,11 +21,11 @@ from tqdm import tqdm
 from dataset.coco_masks import decode_segmentation
 from dataset.doctor.report import COPY_AGAIN, explain
 from dataset.reason_seg import load_annotation
-from dataset.sem_seg_sources import read_label_map
+from dataset.sem_seg.label_maps import read_label_map
 from utils.errors import InputError
-from utils.image_files import read_image
-from utils.interrupts import ignore_interrupts
-from utils.parent_process import end_with_parent
+from utils.process.interrupts import ignore_interrupts
+from utils.process.parent_process import end_with_parent
+from utils.protocol.image_files import read_image
 
 CHUNK = 16
 FEW = 3

@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+from dataset.catalog import Needed, needed_paths
 from dataset.doctor.decode import Decoded, Decoder, Jobs
 from dataset.doctor.report import COPY_AGAIN, Finding, Level, SetReport, Shelf, samples
 from dataset.json_stream import JsonLists
-from utils.layout import Needed, needed_paths
 
 QUICK_BYTES = 1 << 20
 """Annotation files up to this size are read even in a quick check."""

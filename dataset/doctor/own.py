@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from dataset.catalog import OWN_FOLDER
 from dataset.doctor.decode import Decoded, Trouble, upright_size
 from dataset.doctor.exam import Examination
 from dataset.doctor.report import Level, explain, samples
 from dataset.own.formats import Split, open_split, sound_part, split_names
 from dataset.own.rules import Complaints
 from utils.errors import InputError
-from utils.image_files import read_image
-from utils.layout import OWN_FOLDER
+from utils.protocol.image_files import read_image
 
 
 def own(exam: Examination, name: str, wanted: tuple[str, ...]) -> None:

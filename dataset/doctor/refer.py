@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dataset.catalog import SETS, reference_files
 from dataset.doctor import decode
 from dataset.doctor.classes import CocoTable
 from dataset.doctor.exam import QUICK_BYTES, Examination, Tally
 from dataset.doctor.report import COPY_AGAIN, Level, explain
-from dataset.refer_pickle import load_refs
+from dataset.refer.refs_file import load_refs
 from utils.errors import InputError
-from utils.layout import SETS, reference_files
 
 _PICKLE_END = b"."
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
-from utils.layout import SetFacts
+from dataset.catalog import SetFacts
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITY = {

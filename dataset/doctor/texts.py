@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dataset.catalog import COCO_TRAIN2017
 from dataset.doctor import decode
 from dataset.doctor.exam import Examination, Tally
 from dataset.doctor.report import COPY_AGAIN, Level
 from dataset.vqa import question_answer_turns
-from utils.layout import COCO_TRAIN2017
 
 
 def reason_seg(exam: Examination, split: str) -> None:

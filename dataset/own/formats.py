@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dataset.annotation_index import RecordStore
 from dataset.coco_masks import decode_segmentation
 from dataset.json_files import read_json
 from dataset.own.coco import coco_records
@@ -27,9 +28,8 @@ from dataset.own.rules import (
     plain_name,
 )
 from dataset.reason_seg import ReasonSegAnnotation, load_annotation, parse_annotation
-from dataset.records import RecordStore
 from utils.errors import InputError
-from utils.image_files import read_image
+from utils.protocol.image_files import read_image
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 _INDEX = "own-1"

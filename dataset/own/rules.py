@@ -8,8 +8,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from dataset.json_files import is_sayable, is_text
-from utils.constants import ADDED_TOKENS, IMAGE_TOKEN
 from utils.errors import InputError, InputErrors
+from utils.protocol.constants import ADDED_TOKENS, IMAGE_TOKEN
 
 HOW = "docs/own_data.md shows the three forms"
 MOST_TOLD = 50

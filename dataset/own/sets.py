@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.drawing import KIND_ABSENT, DrawSettings, Turn, choose, make_sample
+from dataset.catalog import OWN_FOLDER
+from dataset.flag_checks import own_names
 from dataset.own.formats import Picture, Question, Split, open_split
 from dataset.own.rules import HOW, plain_name
 from dataset.reason_seg import FALSE_PREMISE_SHARE, NAMELESS
+from dataset.sampling import KIND_ABSENT, DrawSettings, Turn, choose, make_sample
 from dataset.templates import SIMPLE, Templates
-from utils.batch import EvalItem, EvalQuestion, Sample
-from utils.constants import IGNORE_LABEL
-from utils.data_checks import own_names
 from utils.errors import InputError
-from utils.layout import OWN_FOLDER
+from utils.protocol.batch import EvalItem, EvalQuestion, Sample
+from utils.protocol.constants import IGNORE_LABEL
 
 
 def open_own(dataset_dir: str | Path, name: str, split: str) -> Split:

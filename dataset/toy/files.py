@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dataset.records import FOLDER as INDEX_FOLDER
+from dataset.annotation_index import FOLDER as INDEX_FOLDER
 from dataset.toy.scene import Scene, sample_scene
 from utils.errors import InputError
 

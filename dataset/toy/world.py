@@ -30,7 +30,7 @@ from dataset.toy import parts, reason, refer, semantic
 from dataset.toy.files import draw_scenes, make_room, save_json, save_labels, save_picture
 from dataset.toy.vqa import conversation_entry
 from utils.errors import InputError, cli
-from utils.run_lock import LOCK_FILE, RunLock
+from utils.process.run_lock import LOCK_FILE, RunLock
 
 SETS = ("sem_seg", "refer_seg", "correct_refer_seg", "vqa", "neg_refer_seg", "reason_seg")
 MIN_IMAGES = 6

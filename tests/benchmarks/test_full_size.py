@@ -10,8 +10,8 @@ import torch
 
 from benchmarks import full_size
 from benchmarks.full_size_world import WORLDS, write_released
-from model.shards import tensor_shapes, weight_files
-from utils.tokenization import load_tokenizer
+from model.loading.weights import tensor_shapes, weight_files
+from utils.protocol.tokenization import load_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dataset.drawing import DrawSettings
 from dataset.own.sets import OwnEval, OwnTrain
 from dataset.reason_seg import ReasonSegEval, ReasonSegTrain
-from dataset.refer_seg import ReferSegEval, ReferSegTrain
-from dataset.sem_seg import SemSegTrain
+from dataset.refer.sets import ReferSegEval, ReferSegTrain
+from dataset.sampling import DrawSettings
+from dataset.sem_seg.sampling import SemSegTrain
 from dataset.templates import VARIED_FILE, load_templates
 from dataset.vqa import VqaTrain
 from tests.dataset.damages import damage_bytes, damage_json, damage_pickle

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from utils.draws import DrawSource, draws
+from utils.training.loader import DrawSource, draws
 
 
 def write_picture(path: Path, size: tuple[int, int], seed: int = 0) -> Path:

@@ -12,11 +12,11 @@ import torch
 from dataset.collate import collate
 from dataset.tokenization import load_tokenizer, seg_token_id
 from tests.conftest import TOKENIZER
-from utils.batch import Sample
-from utils.constants import IGNORE_INDEX
-from utils.conversation import build_prompt, user_turn
 from utils.errors import InputError
-from utils.views import ImageViews
+from utils.protocol.batch import Sample
+from utils.protocol.constants import IGNORE_INDEX
+from utils.protocol.conversation import build_prompt, user_turn
+from utils.protocol.image_transforms import ImageViews
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from tests.dataset.damage_world import TARGETS, Target, write_world
-from utils.batch import EvalItem, Sample
 from utils.errors import InputError
+from utils.protocol.batch import EvalItem, Sample
 
 SECONDS = 5
 """Of computing that one damaged file may take."""

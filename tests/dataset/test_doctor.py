@@ -15,7 +15,7 @@ from dataset.doctor import checkup, decode
 from dataset.doctor.__main__ import main
 from dataset.doctor.decode import Decoded, Decoder, Trouble
 from tests.dataset import small_tree as tree
-from utils.train_flags import DataFlags
+from utils.cli.train_flags import DataFlags
 
 ALL_SETS = {
     *("ade20k", "cocostuff", "mapillary", "paco_lvis", "pascal_part", "llava_instruct_150k"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dataset.masks import draw_polygon, draw_reason_seg
-from utils.constants import POLYGON_FILLS
+from utils.protocol.constants import POLYGON_FILLS
 
 DATA = Path(__file__).parents[1] / "data"
 Cases = list[tuple[str, np.ndarray, np.ndarray]]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dataset.drawing import DrawSettings
 from dataset.mixture import Mixture
 from dataset.reason_seg import ReasonSegTrain
-from dataset.sem_seg import SemSegTrain
+from dataset.sampling import DrawSettings
+from dataset.sem_seg.sampling import SemSegTrain
 from dataset.vqa import VqaTrain
 from tests.dataset.handmade import drawn, write_ade20k, write_json, write_picture
-from utils.batch import Sample
 from utils.errors import InputError
+from utils.protocol.batch import Sample
 
 
 class Part:

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from dataset.doctor.__main__ import main as check_data
-from dataset.drawing import DrawSettings
+from dataset.flag_checks import own_names
 from dataset.own.sets import OwnEval, OwnTrain
 from dataset.preview import PreviewOptions
-from utils.config import resolve
-from utils.data_checks import own_names
+from dataset.sampling import DrawSettings
+from utils.cli.options import TestOptions, TrainOptions
+from utils.cli.parser import resolve
 from utils.errors import InputError
-from utils.options import TestOptions, TrainOptions
 
 SIZE = (60, 80)
 PAGE = Path(__file__).parents[2] / "docs" / "own_data.md"

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from dataset.preview import Drawn, layer, main, render, show, turns_of
-from utils.batch import Sample
-from utils.conversation import build_prompt, user_turn
+from utils.protocol.batch import Sample
+from utils.protocol.conversation import build_prompt, user_turn
 
 REPOSITORY = Path(__file__).parents[2]
 TURNS = [("Which one?\nThe <b>red</b> one.", "It is [SEG]."), ("And now?", "Nothing.")]

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.drawing import DrawSettings
 from dataset.image import read_image
 from dataset.reason_seg import ReasonSegEval, ReasonSegTrain, list_split, load_annotation
+from dataset.sampling import DrawSettings
 from dataset.templates import load_templates
-from utils.draws import draws
 from utils.errors import InputError
+from utils.training.loader import draws
 
 SIZE = (40, 60)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.drawing import DrawSettings
-from dataset.refer_seg import ReferSegEval, ReferSegTrain, ReferSet
+from dataset.refer.sets import ReferSegEval, ReferSegTrain, ReferSet
+from dataset.sampling import DrawSettings
 from tests.coco_truth import SIZE, box, polygon
-from tests.dataset.test_refer_seg import SEGMENTATIONS, file_name, ref, write_set
+from tests.dataset.refer.test_sets import SEGMENTATIONS, file_name, ref, write_set
 from utils.errors import InputError
 
 

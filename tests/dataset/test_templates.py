@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dataset.templates import OPTIONAL, PLACEHOLDERS, VARIED_FILE, Templates, load_templates
-from utils.constants import SEG_TOKEN
-from utils.conversation import user_turn
 from utils.errors import InputError
+from utils.protocol.constants import SEG_TOKEN
+from utils.protocol.conversation import user_turn
 
 FAMILIES = [field.name for field in fields(Templates)]
 ALLOWED = {

@@ -19,7 +19,7 @@ from dataset.toy import world as toy
 from dataset.toy.questions import KINDS, QUERIES, absent, answerable, deny
 from dataset.toy.scene import MIN_VISIBLE, sample_scene
 from utils.errors import InputError
-from utils.run_lock import LOCK_FILE, RunLock
+from utils.process.run_lock import LOCK_FILE, RunLock
 
 IMAGES, SEED = 120, 5
 

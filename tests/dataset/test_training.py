@@ -14,7 +14,7 @@ from dataset.toy.scene import COLOURS, SHAPES
 from dataset.toy.world import write_world
 from dataset.training import training_set
 from tests.dataset.toy_truth import QUERY_OF, SEED, STREAMS, scenes, side_of, union
-from utils.options import TrainOptions
+from utils.cli.options import TrainOptions
 
 IMAGES = 60
 POOLS = {

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from dataset.collate import collate
-from dataset.drawing import DrawSettings
+from dataset.sampling import DrawSettings
 from dataset.tokenization import load_tokenizer, seg_token_id
 from dataset.vqa import VqaTrain, plain, question_answer_turns
 from tests.conftest import TOKENIZER
 from tests.dataset.handmade import drawn, write_json, write_picture
-from utils.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from utils.errors import InputError
+from utils.protocol.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 SIZE = (9, 14)
 NAME = "llava_instruct_150k"

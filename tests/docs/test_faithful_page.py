@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import resolve
-from utils.options import TrainOptions
+from utils.cli.options import TrainOptions
+from utils.cli.parser import resolve
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "faithful.md").read_text("utf-8")

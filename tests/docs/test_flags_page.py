@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from utils.options import DemoOptions, OriginalMergeOptions, TestOptions, TrainOptions
+from utils.cli.options import DemoOptions, OriginalMergeOptions, TestOptions, TrainOptions
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "flags.md").read_text("utf-8")

@@ -13,7 +13,7 @@ from model.sasp import (
     similarity_to_points,
     upscaling_matrix,
 )
-from utils.geometry import crop_padding
+from utils.protocol.geometry import crop_padding
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "sasp.md").read_text("utf-8")

@@ -24,7 +24,7 @@ from transformers import (
 
 from examples import sasp_lisa, sasp_transformers_sam
 from model.sasp import SaspParams
-from utils.tokenization import load_tokenizer
+from utils.protocol.tokenization import load_tokenizer
 
 ROOT = Path(__file__).parents[2]
 TOKENIZER = ROOT / "tests" / "data" / "golden" / "released_tiny"

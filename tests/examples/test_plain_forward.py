@@ -8,12 +8,12 @@ from PIL import Image
 from dataset.collate import collate
 from examples.plain_forward import Row, forward, main
 from model import load_read
-from model.lora import add_lora
+from model.loading.lora import add_lora
 from tests.released_tiny import GOLDEN
 from tests.small_read import write_small_read
-from utils.batch import Sample
-from utils.conversation import POSITIVE_ANSWER, build_prompt, user_turn
-from utils.image_files import read_image
+from utils.protocol.batch import Sample
+from utils.protocol.conversation import POSITIVE_ANSWER, build_prompt, user_turn
+from utils.protocol.image_files import read_image
 
 CONVERSATIONS = [
     [

@@ -8,7 +8,7 @@ import pytest
 
 from model import Reader, load_read
 from tests.released_tiny import CLIP, GOLDEN, SAM, write_released
-from utils.image_files import read_image
+from utils.protocol.image_files import read_image
 
 
 def load_figures(name: str):

@@ -10,12 +10,12 @@ import torch
 
 from dataset.collate import collate
 from model import Reader, load_read
-from model.opening import open_reader
+from model.loading.free_memory import free_memory
+from model.loading.from_options import open_reader
 from tests.golden.test_model import eval_samples, train_samples
 from tests.released_tiny import CLIP, SAM
-from utils.conversation import POSITIVE_ANSWER
-from utils.free_memory import free_memory
-from utils.options import TestOptions
+from utils.cli.options import TestOptions
+from utils.protocol.conversation import POSITIVE_ANSWER
 
 pytestmark = pytest.mark.gpu
 

@@ -11,10 +11,10 @@ import torch
 
 from dataset.collate import collate
 from model import load_read
-from model.lora import add_lora, unwrap
+from model.loading.lora import add_lora, unwrap
 from tests.released_tiny import CLIP, GOLDEN, SAM
-from utils.batch import Sample
-from utils.conversation import POSITIVE_ANSWER, build_prompt, user_turn
+from utils.protocol.batch import Sample
+from utils.protocol.conversation import POSITIVE_ANSWER, build_prompt, user_turn
 
 ORIGINALS = Path(__file__).parents[3] / "shared" / "golden"
 """Where the released folder itself may lie; the repository's copy follows from its formula."""

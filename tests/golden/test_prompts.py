@@ -12,9 +12,9 @@ from dataset.masks import draw_reason_seg
 from dataset.reason_seg import load_annotation
 from dataset.tokenization import encode_batch, encode_prompt, load_tokenizer
 from tests.released_tiny import CLIP, GOLDEN
-from utils.constants import IGNORE_INDEX
-from utils.tokenization import answer_labels
-from utils.views import default_clip_processor
+from utils.protocol.constants import IGNORE_INDEX
+from utils.protocol.image_transforms import default_clip_processor
+from utils.protocol.tokenization import answer_labels
 
 TOKENIZER_FILES = (
     "added_tokens.json",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from model import Reader
-from model.builder import build_for_training
+from model.loading.builder import build_for_training
 from tests.conftest import MICRO_SAM
 
 QUESTIONS = 5000

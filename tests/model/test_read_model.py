@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional as F
 
 from dataset.collate import collate
-from model.lora import add_lora
+from model.loading.lora import add_lora
 from tests.model.conftest import QUESTION
-from utils.batch import Sample
-from utils.conversation import POSITIVE_ANSWER, build_prompt, user_turn
 from utils.errors import InputError
+from utils.protocol.batch import Sample
+from utils.protocol.conversation import POSITIVE_ANSWER, build_prompt, user_turn
 
 YES, NO = POSITIVE_ANSWER, "No, I do not see it."
 

@@ -10,11 +10,11 @@ import torch
 
 from dataset.collate import collate
 from model import load_read
-from model.builder import Built, build_for_training, save_model
-from model.completion import NEW
-from model.load_report import PARTS
-from model.lora import add_lora, merge
-from model.reader import Reader
+from model.inference.reader import Reader
+from model.loading.builder import Built, build_for_training, save_model
+from model.loading.load_report import PARTS
+from model.loading.lora import add_lora, merge
+from model.loading.missing_weights import NEW
 from tests.conftest import MICRO_SAM
 from tests.model.conftest import QUESTION
 from tests.model.test_read_model import YES, make_sample

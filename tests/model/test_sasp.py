@@ -7,7 +7,7 @@ import torch
 from model.sasp import SaspParams, discrete_points, similarity_map, similarity_to_points
 from tests.reference.sasp import padding_of, reference_points
 from utils.errors import InputErrors
-from utils.geometry import crop_padding
+from utils.protocol.geometry import crop_padding
 
 P = SaspParams
 ROUNDED_DOWN = next(n for n in range(25, 400) if int(n * (24 / n)) == 23)

@@ -10,12 +10,12 @@ import torch
 
 from dataset.collate import collate
 from model import Reader, SaspParams, load_read
-from model.ablation import Ablation
-from model.analysis import PROMPTS, Analyst, Question
-from model.lora import add_lora
+from model.analysis.ablation import Ablation
+from model.analysis.clip_word_maps import load_word_clip
+from model.analysis.probe import PROMPTS, Analyst, Question
+from model.inference.seg_states import masks_at, masks_of
+from model.loading.lora import add_lora
 from model.shared_prefix import same_attention
-from model.states import masks_at, masks_of
-from model.word_maps import load_word_clip
 from tests.model.babble import QUESTIONS, babbling
 from tests.model.conftest import QUESTION
 from tests.model.test_read_model import NO, YES, make_sample

@@ -7,11 +7,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from dataset.collate import collate
 from model import read_model
-from model.lora import add_lora, unwrap
+from model.loading.lora import add_lora, unwrap
 from model.shared_prefix import PADDING, find_packing, same_attention
 from tests.model.conftest import QUESTION
-from utils.batch import Sample
-from utils.conversation import POSITIVE_ANSWER, build_prompt, user_turn
+from utils.protocol.batch import Sample
+from utils.protocol.conversation import POSITIVE_ANSWER, build_prompt, user_turn
 
 YES, NO = POSITIVE_ANSWER, "No, I do not see it."
 LONG = "There are several of them here, and the one that was asked for is [SEG]."

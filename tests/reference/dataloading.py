@@ -20,12 +20,12 @@ from pycocotools import mask as coco
 from torch.utils.data import Dataset
 
 from dataset.collate import collate
-from dataset.drawing import DrawSettings, Turn, choose, make_sample
 from dataset.masks import draw_reason_seg
-from dataset.sem_seg_sources import load_classes
-from utils.batch import Batch, Sample
-from utils.conversation import build_prompt, user_turn
-from utils.views import clip_view, default_clip_processor, sam_view
+from dataset.sampling import DrawSettings, Turn, choose, make_sample
+from dataset.sem_seg.label_maps import load_classes
+from utils.protocol.batch import Batch, Sample
+from utils.protocol.conversation import build_prompt, user_turn
+from utils.protocol.image_transforms import clip_view, default_clip_processor, sam_view
 
 
 def picture(path: Path) -> np.ndarray:

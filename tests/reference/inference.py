@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from model import Reader
-from model.pictures import load_views
-from utils.conversation import build_prompt, user_turn
-from utils.tokenization import encode_prompt
+from model.inference.inputs import load_views
+from utils.protocol.conversation import build_prompt, user_turn
+from utils.protocol.tokenization import encode_prompt
 
 
 @dataclass

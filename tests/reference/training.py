@@ -17,8 +17,8 @@ from model.losses import bce_per_mask, dice_per_mask
 from model.sasp import similarity_map
 from model.seg_tokens import image_states, locate_seg
 from tests.reference.sasp import reference_points
-from utils.batch import Batch
-from utils.constants import IGNORE_INDEX
+from utils.protocol.batch import Batch
+from utils.protocol.constants import IGNORE_INDEX
 
 
 def plain_losses(model: ReadForCausalLM, batch: Batch) -> dict[str, torch.Tensor]:

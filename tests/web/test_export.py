@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from tests.utils.test_polygons import fill
-from utils.rle import decode_mask
+from tests.web.test_polygons import fill
+from utils.protocol.rle import decode_mask
 from web.drawing import COLOURS, Canvas, png
 from web.export import FILES, export
 

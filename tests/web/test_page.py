@@ -13,8 +13,8 @@ from tests.model.babble import QUESTIONS
 from tests.web import hostile
 from tests.web.conftest import LIMITS
 from tests.web.test_session import fresh
-from utils.conversation import MASK_REQUEST
-from utils.rle import decode_mask
+from utils.protocol.conversation import MASK_REQUEST
+from utils.protocol.rle import decode_mask
 
 QUESTION = QUESTIONS[0]
 DONE = "#status dl.yes, #status dl.no"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.wording import Wording
+from model.inference.prompts import Wording
 from tests.web.test_page import DONE, calm, open_picture
 
 STRANGE = {

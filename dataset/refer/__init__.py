@@ -1,0 +1,1 @@
+"""Referring expression sets: RefCOCO/+/g, refclef, FP-RefCOCO/+/g, R-RefCOCO/+/g."""

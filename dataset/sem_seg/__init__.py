@@ -1,0 +1,1 @@
+"""Semantic segmentation sets: classes and parts as questions."""

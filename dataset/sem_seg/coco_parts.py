@@ -1,0 +1,198 @@
+"""Objects and their parts in COCO's form: PACO-LVIS and PASCAL-Part.
+
+On disk, below the data folder:
+
+    vlpart/paco/annotations/paco_lvis_v1_train.json    coco/train2017/*.jpg
+    vlpart/pascal_part/train.json                      vlpart/pascal_part/VOCdevkit/VOC2010/
+                                                       JPEGImages/*.jpg
+
+Category names are "object" or "object:part"; what follows "_(" in either half only tells meanings
+of a word apart and is cut. Categories of one name are one class.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dataset.annotation_index import RecordStore
+from dataset.catalog import SETS
+from dataset.coco_masks import decode_segmentation
+from dataset.json_files import damaged, is_sayable, is_text, read_json
+from dataset.sem_seg.label_maps import ClassName, ClassPicture
+from utils.errors import InputError
+from utils.protocol.image_files import read_image
+
+_KIND = "parts"
+_CLASSES, _PICTURES = "classes", "pictures"
+_FORM = (
+    "COCO's JSON with images[{id, file_name, height, width}], categories[{id, name}], "
+    "annotations[{image_id, category_id, segmentation}]"
+)
+
+
+class CocoParts:
+    """Pictures with the masks of objects and parts, read from an index of the annotation file.
+
+    Args:
+        name: of the set, for messages.
+        annotations: the JSON file.
+        pictures: `file_name` is looked for in the first folder as it is, then its last part in
+            the second.
+
+    Raises:
+        InputError: the annotations are missing or damaged, or no picture has any.
+    """
+
+    def __init__(self, name: str, annotations: Path, pictures: tuple[Path, Path]):
+        self.name, self.annotations, self.pictures = name, annotations, pictures
+        how_to_get = SETS[name].how_to_get
+        if not annotations.is_file():
+            raise InputError(f"no annotations at {annotations}; {how_to_get}")
+        build = functools.partial(_records, annotations, how_to_get)
+        self.store = RecordStore.open([annotations], _KIND, build)
+        self._length = self.store.groups().get(_PICTURES, 0)
+        if not self._length:
+            raise damaged(annotations, "no picture has an annotation", _FORM)
+        self.classes: list[ClassName] = [
+            name if isinstance(name, str) else (name[0], name[1])
+            for name in self.store.get(_CLASSES, 0)["names"]
+        ]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def path(self, file_name: str) -> str:
+        """Where the picture of an entry is.
+
+        Raises:
+            InputError: in neither folder; the message names the annotations too.
+        """
+        places = [
+            os.path.join(self.pictures[0], file_name),
+            os.path.join(self.pictures[1], os.path.basename(file_name)),
+        ]
+        for place in places:
+            if os.path.isfile(place):
+                return place
+        raise InputError(
+            f"no picture at {places[-1]}, but {self.annotations} names {file_name!r}: "
+            f"{SETS[self.name].how_to_get}"
+        )
+
+    def load(self, number: int) -> ClassPicture:
+        """Decode a picture; its masks are drawn when asked for.
+
+        Raises:
+            InputError: the picture is missing, broken or of another size than annotated; the
+                message names the file.
+        """
+        record = self.store.get(_PICTURES, number)
+        path = self.path(record["file_name"])
+        image = read_image(path)
+        height, width = image.shape[:2]
+        if [height, width] != record["size"]:
+            raise InputError(
+                f"{path} is {width} x {height} pixels, but {self.annotations} says "
+                f"{record['size'][1]} x {record['size'][0]}: copy both again from one source"
+            )
+        present = [entry[0] for entry in record["annotations"]]
+        parted = {self.classes[n][0] for n in present if isinstance(self.classes[n], tuple)}
+        return ClassPicture(
+            path,
+            image,
+            present,
+            # An object whose part is there is there itself, annotated or not.
+            [
+                number
+                for number, name in enumerate(self.classes)
+                if number not in present and name not in parted
+            ],
+            functools.partial(_mask_of, self.annotations, record),
+        )
+
+
+def paco_lvis(dataset_dir: str | Path) -> CocoParts:
+    """PACO-LVIS: objects and parts; pictures of COCO's train2017.
+
+    Raises:
+        InputError: see `CocoParts`.
+    """
+    root = Path(dataset_dir)
+    annotations = root / "vlpart/paco/annotations/paco_lvis_v1_train.json"
+    return CocoParts("paco_lvis", annotations, (root / "coco", root / "coco/train2017"))
+
+
+def pascal_part(dataset_dir: str | Path) -> CocoParts:
+    """PASCAL-Part: parts; pictures of PASCAL VOC 2010.
+
+    Raises:
+        InputError: see `CocoParts`.
+    """
+    root = Path(dataset_dir) / "vlpart/pascal_part"
+    pictures = root / "VOCdevkit/VOC2010/JPEGImages"
+    return CocoParts("pascal_part", root / "train.json", (pictures, pictures))
+
+
+def _mask_of(annotations: Path, record: dict, position: int) -> np.ndarray:
+    """The mask of one annotation of a picture, uint8[H, W]."""
+    height, width = record["size"]
+    _, annotation_id, segmentation = record["annotations"][position]
+    try:
+        return decode_segmentation(segmentation, (height, width))
+    except ValueError as error:
+        where = f"annotation {annotation_id!r} of {record['file_name']}: {error}"
+        raise damaged(annotations, where, _FORM) from error
+
+
+def _records(path: Path, how_to_get: str) -> Iterator[tuple[str, dict]]:
+    """What the index holds: the class names, and every picture that has annotations."""
+    content = read_json(path, _FORM, how_to_get)
+    try:
+        classes: dict[ClassName, int] = {}
+        class_of = {
+            category["id"]: classes.setdefault(class_name(category["name"]), len(classes))
+            for category in content["categories"]
+        }
+        found: dict[int, list] = {image["id"]: [] for image in content["images"]}
+        if len(found) < len(content["images"]):
+            raise ValueError("two images have one id")
+        for annotation in content["annotations"]:
+            entry = [
+                class_of[annotation["category_id"]],
+                annotation.get("id"),
+                annotation["segmentation"],
+            ]
+            if annotation["image_id"] in found:
+                found[annotation["image_id"]].append(entry)
+        yield _CLASSES, {"names": list(classes)}
+        for image in content["images"]:
+            if found[image["id"]]:
+                yield _PICTURES, {**_picture(image), "annotations": found[image["id"]]}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(path, f"{type(error).__name__}: {error}", _FORM) from error
+
+
+def _picture(image: dict) -> dict:
+    size = [image["height"], image["width"]]
+    if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in size):
+        raise ValueError(f"image {image['id']!r} has the size {size}")
+    if not is_text(image["file_name"]):
+        raise ValueError(f"image {image['id']!r} has no file_name")
+    return {"file_name": image["file_name"], "size": size}
+
+
+def class_name(category: str) -> ClassName:
+    """A category's name as a class: "dog", or ("dog", "tail") of "dog_(animal):tail".
+
+    Raises:
+        ValueError: a half is empty or holds a special token, or there are more than two.
+    """
+    halves = [half.split("_(")[0].strip() for half in category.split(":")]
+    if not all(is_sayable(half) for half in halves) or len(halves) > 2:
+        raise ValueError(f"the category {category!r} is neither 'object' nor 'object:part'")
+    return halves[0] if len(halves) == 1 else (halves[0], halves[1])

@@ -1,0 +1,1 @@
+"""What [SEG] looks at: similarity maps, points and masks under other settings."""

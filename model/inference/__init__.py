@@ -1,0 +1,1 @@
+"""From questions to answers: prompts, prefix cache, decoding, scheduling, masks."""

@@ -1,0 +1,73 @@
+"""A picture that several questions are asked about, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+
+from model.inference.decoding import Prefix, encode_prefix
+from model.inference.inputs import ImageLike, PictureViews
+from model.inference.prompts import Asked
+from model.read_model import ReadForCausalLM
+from utils.stopwatch import no_watch
+
+Watch = Callable[[str], AbstractContextManager[None]]
+
+
+class OpenPicture:
+    """What the model makes of a picture, each part made when it is first needed, and kept.
+
+    Valid as long as the model's weights stay as they are. Legend: see `model.inference.seg_states`.
+
+    Args:
+        model: READ with its CLIP tower.
+        views: of the picture.
+    """
+
+    def __init__(self, model: ReadForCausalLM, views: PictureViews):
+        self.model = model
+        self.views = views
+        self.clip_features: torch.Tensor | None = None
+        self._ids: list[int] = []
+        self._prefix: Prefix | None = None
+        self._embedding: torch.Tensor | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the original."""
+        return self.views.size
+
+    @torch.no_grad()
+    def prefix(self, ids: list[int], watch: Watch = no_watch) -> Prefix:
+        """Keys, values and states of the shared part of its prompts.
+
+        Args:
+            ids: tokens of the shared part; others than last time are run anew.
+            watch: measures.
+        """
+        if self.clip_features is None:
+            with watch("clip"):
+                self.clip_features = self.model.encode_clip(self.views.clip[None])[0]
+        if self._prefix is None or ids != self._ids:
+            with watch("shared prefix"):
+                self._prefix = encode_prefix(self.model, ids, self.clip_features[None])
+            self._ids = ids
+        return self._prefix
+
+    @torch.no_grad()
+    def embedding(self, watch: Watch = no_watch) -> torch.Tensor:
+        """SAM's image embedding float[1, C, h', w']."""
+        if self._embedding is None:
+            with watch("sam encoder"):
+                self._embedding = self.model.encode_sam(self.views.sam[None], [self.views.sam_size])
+        return self._embedding
+
+    def forget(self) -> None:
+        """Let go of all that was made; it is made anew when it is needed."""
+        self.clip_features = self._prefix = self._embedding = None
+
+
+Item = tuple[ImageLike | OpenPicture, Sequence[Asked]]
+"""A picture and questions about it."""

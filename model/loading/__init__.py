@@ -1,0 +1,1 @@
+"""From files on disk to a model: checkpoints, LoRA, adapters, quantisation, memory."""

@@ -1,0 +1,76 @@
+"""The order of the data depends on (step, rank) alone; broken samples are replaced and told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from utils.errors import InputError
+from utils.protocol.batch import Batch, Sample
+from utils.training.loader import draws, too_many_broken
+
+
+class Numbers:
+    """Sample number n is named n; those in `broken` cannot be read."""
+
+    def __init__(self, broken=()):
+        self.broken = set(broken)
+
+    def draw(self, index: int) -> Sample:
+        if index in self.broken:
+            raise InputError(f"cannot read picture {index}")
+        return Sample(str(index), np.zeros((1, 1, 3), np.uint8), [], np.zeros((0, 1, 1)), [])
+
+
+class AllBroken:
+    def draw(self, index: int) -> Sample:
+        raise InputError(f"cannot read picture {index}")
+
+
+def names_only(samples: list[Sample]) -> Batch:
+    empty = torch.zeros(0)
+    return Batch(empty, empty, empty, empty, [], [], image_paths=[s.image_path for s in samples])
+
+
+def order(first: int, last: int, rank: int, world: int, workers: int = 0, source=None):
+    found = draws(
+        source or Numbers(), names_only, micro_steps=(first, last), batch_size=2,
+        rank=rank, world=world, workers=workers,
+    )  # fmt: skip
+    return list(found)
+
+
+def test_ranks_share_the_numbers_and_resuming_changes_nothing():
+    ranks = [[d.batch.image_paths for d in order(0, 6, rank, 2)] for rank in (0, 1)]
+    flat = [name for pair in zip(*ranks, strict=True) for part in pair for name in part]
+    assert flat == [str(number) for number in range(24)]
+    for rank in (0, 1):
+        resumed = [d.batch.image_paths for d in order(4, 6, rank, 2)]
+        assert resumed == ranks[rank][4:]
+
+
+def test_workers_change_nothing():
+    alone = [d.batch.image_paths for d in order(0, 5, 0, 1)]
+    assert [d.batch.image_paths for d in order(0, 5, 0, 1, workers=2)] == alone
+
+
+def test_a_broken_sample_is_replaced_and_told():
+    first, second = order(0, 2, 0, 1, source=Numbers(broken=[1]))
+    assert (first.draws, first.broken) == (3, ["cannot read picture 1"])
+    assert (second.draws, second.broken) == (2, [])
+    assert len(first.batch.image_paths) == 2
+
+
+def test_when_nothing_can_be_read():
+    with pytest.raises(InputError, match="20 draws in a row"):
+        order(0, 1, 0, 1, source=AllBroken())
+
+
+@pytest.mark.parametrize(
+    ("broken", "tried", "stops"),
+    [(0, 10, False), (1, 10, False), (2, 12, False), (3, 12, True), (1, 100, False),
+     (2, 100, True), (10, 1000, False), (11, 1000, True)],
+)  # fmt: skip
+def test_more_than_one_percent(broken, tried, stops):
+    assert too_many_broken(broken, tried) is stops

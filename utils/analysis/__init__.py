@@ -1,0 +1,1 @@
+"""Records and scores of an analysis of [SEG], and their dashboard."""

@@ -1,0 +1,183 @@
+"""The files of one model's analysis: questions as they are made, tables at the end.
+
+run.json        what was analysed; another analysis does not go into the same folder
+config.yaml     the flags
+questions.jsonl a line a question (`utils.analysis.records`)
+pictures/       what the lines name
+summary.json, summary.csv, questions.csv, layers.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from utils.analysis.records import (
+    MAPS,
+    MASKS,
+    QUESTIONS_FILE,
+    SUMMARY_FILE,
+    QuestionAnalysis,
+    read_analysis,
+    to_line,
+)
+from utils.analysis.summary import summarise
+from utils.errors import InputError
+from utils.evaluation.predictions import RUN_FILE
+
+PICTURES = "pictures"
+
+
+class AnalysisFile:
+    """The lines of one model, appended as they are made.
+
+    Args:
+        folder: the model's; exists.
+
+    Attributes:
+        found: the questions that were there when the file was opened.
+
+    Raises:
+        InputError: a line is damaged, other than a half-written last one, which is cut off.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.path = Path(folder) / QUESTIONS_FILE
+        self.found: list[QuestionAnalysis] = []
+        if self.path.exists():
+            self.found = list(read_analysis(folder))
+            text = "".join(to_line(one) + "\n" for one in self.found)
+            if text.encode() != self.path.read_bytes():
+                partial = self.path.with_suffix(".partial")
+                partial.write_text(text, encoding="utf-8")
+                os.replace(partial, self.path)
+        self._keys = {one.key for one in self.found}
+
+    @property
+    def first_open(self) -> int:
+        """The first picture that may have questions which are not analysed.
+
+        Lines are in the order of the data, so all pictures before the last one are done.
+        """
+        return max((picture for picture, _ in self._keys), default=0)
+
+    def has(self, picture: int, number: int) -> bool:
+        """Whether a question was there when the file was opened."""
+        return (picture, number) in self._keys
+
+    def write(self, found: Sequence[QuestionAnalysis]) -> None:
+        """Append questions; they are on the disk when this returns."""
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(to_line(one) + "\n" for one in found))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self.path} ({error.strerror}): make room, then start the same "
+                "command again; it goes on where it stopped"
+            ) from error
+
+
+def forget_analysis(folder: str | Path) -> None:
+    """Delete the analysis in a folder, and nothing else there."""
+    folder = Path(folder)
+    if (folder / RUN_FILE).exists():
+        shutil.rmtree(folder / PICTURES, ignore_errors=True)
+        for name in (QUESTIONS_FILE, RUN_FILE):
+            (folder / name).unlink(missing_ok=True)
+
+
+def write_tables(folder: str | Path) -> dict[str, Any]:
+    """Summarise the questions of a model's folder; write its tables beside them.
+
+    Returns:
+        the summary (`utils.analysis.summary.summarise`).
+
+    Raises:
+        InputError: no questions there, or a file cannot be written.
+    """
+    folder = Path(folder)
+    records = list(read_analysis(folder))
+    summary = summarise(records, folder.name, _notes(folder))
+    try:
+        text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+        (folder / SUMMARY_FILE).write_text(text + "\n", encoding="utf-8")
+        _write_csv(folder / "summary.csv", _summary_rows(summary))
+        _write_csv(folder / "questions.csv", _question_rows(records))
+        layers = [{"layer": layer, **cell} for layer, cell in summary["layers"].items()]
+        if layers:
+            _write_csv(folder / "layers.csv", layers)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the tables in {folder} ({error.strerror}): make room, then "
+            "analyze_read.py --cmd dashboard writes them"
+        ) from error
+    return summary
+
+
+def analysed_folders(out: str | Path) -> list[Path]:
+    """The folders of the models in an analysis.
+
+    Raises:
+        InputError: there is none.
+    """
+    folders = sorted(path.parent for path in Path(out).glob(f"*/{QUESTIONS_FILE}"))
+    if not folders:
+        raise InputError(
+            f"no analysis in {out}: expected MODEL/{QUESTIONS_FILE}; write one with analyze_read.py"
+        )
+    return folders
+
+
+def _notes(folder: Path) -> list[str]:
+    """Those that the analysis left in `run.json`."""
+    try:
+        return list(json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("notes", []))
+    except (OSError, ValueError):
+        return []
+
+
+def _summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"model": summary["model"], "group": group, "measure": name, **cell}
+        for group, table in summary["measures"].items()
+        for name, cell in table.items()
+    ]
+
+
+def _question_rows(records: Sequence[QuestionAnalysis]) -> list[dict[str, Any]]:
+    """A row for each question; an empty cell is something that it does not have."""
+    rows = []
+    for found in records:
+        row: dict[str, Any] = {
+            name: getattr(found, name)
+            for name in ("picture", "number", "image", "kind", "question", "answer")
+        }
+        row |= {"present": found.present, "truth_present": found.truth_present}
+        row |= {f"IoU {heading}": found.iou(mask) for mask, heading in MASKS.items()}
+        for name, heading in MAPS.items():
+            score = found.maps.get(name)
+            row[f"S-IoU {heading}"] = score.s_iou if score else None
+            row[f"best S-IoU {heading}"] = score.best_s_iou if score else None
+            row[f"best threshold {heading}"] = score.best_threshold if score else None
+        for name in ("positive", "positive_inside", "negative", "negative_outside"):
+            row[f"points {name}"] = getattr(found.points, name) if found.points else None
+        for pair, both in found.correlations.items():
+            row |= {f"Pearson {pair}": both.pearson, f"rank {pair}": both.rank}
+        row |= {f"layer {layer}": value for layer, value in found.layers.items()}
+        rows.append(row)
+    return rows
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, names)
+        table.writeheader()
+        table.writerows(rows)

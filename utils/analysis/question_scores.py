@@ -1,0 +1,77 @@
+"""From what a question led to, to its line in the analysis."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils.analysis.map_frames import PlacedMap
+from utils.analysis.map_scores import best_s_iou, correlate, score_map, score_points
+from utils.analysis.records import FINAL, MAPS, Correlation, QuestionAnalysis
+from utils.metrics import intersection_and_union
+from utils.protocol.constants import IGNORE_LABEL
+
+if TYPE_CHECKING:
+    from utils.protocol.batch import EvalItem
+
+
+def is_known(truth: np.ndarray) -> bool:
+    """Whether a true mask says anything: a question without one has 255 everywhere."""
+    return bool((truth != IGNORE_LABEL).any())
+
+
+def analyse_question(picture: int, number: int, item: EvalItem, seen: Any) -> QuestionAnalysis:
+    """Scores of a question; see `utils.analysis.map_scores`.
+
+    Args:
+        picture: index of the picture in the data.
+        number: index of the question among those about it.
+        item: the picture with its questions.
+        seen: `model.analysis.probe.Seen`.
+    """
+    question, answer, size = item.questions[number], seen.answer, item.image.shape[:2]
+    truth, known = question.truth, is_known(question.truth)
+    found: dict[str, Any] = {}
+    if known:
+        masks = {**seen.masks, FINAL: answer.mask}
+        found["masks"] = {name: _overlap(mask, truth) for name, mask in masks.items()}
+    if (truth == 1).any():
+        found["maps"] = {name: score_map(one.over(size), truth) for name, one in seen.maps.items()}
+        found["layers"] = {n: best_s_iou(one.over(size), truth) for n, one in seen.layers.items()}
+        found["points"] = score_points(seen.points, seen.labels, truth)
+    return QuestionAnalysis(
+        picture=picture,
+        number=number,
+        image=item.image_path,
+        question=question.text,
+        answer=answer.text,
+        kind=question.kind,
+        present=bool(answer.present),
+        truth_present=question.exists if known else None,
+        size=size,
+        correlations=correlations(seen.maps),
+        **found,
+    )
+
+
+def correlations(maps: dict[str, PlacedMap]) -> dict[str, Correlation]:
+    """Correlation of every two maps of a question over the cells of CLIP's crop.
+
+    The crop is what all maps see; SAM's map is averaged over its cells.
+    """
+    if "llava" not in maps:
+        return {}
+    frame = maps["llava"]
+    cells = {name: maps[name].onto(frame.box, len(frame.values)) for name in MAPS if name in maps}
+    return {
+        f"{first} {second}": correlate(cells[first], cells[second])
+        for first, second in combinations(cells, 2)
+    }
+
+
+def _overlap(mask: np.ndarray, truth: np.ndarray) -> tuple[int, int]:
+    """(intersection, union) in pixels that count."""
+    both, either = intersection_and_union(mask[None], truth[None])
+    return int(both[0]), int(either[0])

@@ -1,0 +1,1 @@
+"""Command lines: flags from dataclasses, presets, checks."""

@@ -1,0 +1,218 @@
+"""Checks that several options classes share. Each returns the problems found, never raises."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from utils.cli.parser import Problem, locate, suggest
+
+SAM_NAMES = ("vit_h", "vit_l", "vit_b")
+SAM_REQUIRED = ("embed_dim", "depth", "num_heads", "global_attn_indexes")
+SAM_OPTIONAL = ("image_size", "prompt_dim", "decoder_mlp_dim", "window_size")
+
+
+def folder(name: str, value: str | None, what: str, remedy: str) -> list[Problem]:
+    """`--name` has to be an existing folder that holds `what`."""
+    if value and os.path.isdir(value):
+        return []
+    state = "is a file, not a folder" if value and os.path.exists(value) else "does not exist"
+    return [Problem(f"--{name}={value}: {state}; expected {what}; {remedy}", missing=True)]
+
+
+def file(name: str, value: str | None, what: str, remedy: str) -> list[Problem]:
+    """`--name` has to be an existing file that holds `what`."""
+    if value and os.path.isfile(value):
+        return []
+    state = "is not a file" if value and os.path.exists(value) else "does not exist"
+    return [Problem(f"--{name}={value}: {state}; expected {what}; {remedy}", missing=True)]
+
+
+def is_hub_id(value: str) -> bool:
+    """`owner/name` whose owner is no folder here: a name on the model hub, not a path."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", value):
+        return False
+    return not os.path.isdir(locate(value.split("/")[0]))
+
+
+def model_folder(name: str, value: str, what: str) -> list[Problem]:
+    """`--name` has to be a folder with a `config.json`, or a hub id (tried when loading)."""
+    if is_hub_id(value) and not os.path.exists(value):
+        return []
+    remedy = "give a folder that exists, or a hub id OWNER/NAME"
+    if found := folder(name, value, what, remedy):
+        return found
+    if not os.path.isfile(os.path.join(value, "config.json")):
+        return [Problem(f"--{name}={value}: holds no config.json; expected {what}; {remedy}", True)]
+    return []
+
+
+def model_config(path: str) -> dict[str, Any]:
+    """`config.json` of a model folder; empty if there is none that can be read."""
+    try:
+        content = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def positive(options: Any, *names: str) -> list[Problem]:
+    """These numbers have to be above zero."""
+    return [
+        Problem(f"--{name}={getattr(options, name)}: give a number above 0")
+        for name in names
+        if getattr(options, name) is not None and not getattr(options, name) > 0
+    ]
+
+
+def at_least_zero(options: Any, *names: str) -> list[Problem]:
+    """These numbers must not be negative."""
+    return [
+        Problem(f"--{name}={getattr(options, name)}: give 0 or more")
+        for name in names
+        if getattr(options, name) is not None and not getattr(options, name) >= 0
+    ]
+
+
+def below_one(options: Any, *names: str) -> list[Problem]:
+    """These numbers have to lie in [0, 1)."""
+    return [
+        Problem(f"--{name}={getattr(options, name)}: give a number from 0 up to, not including, 1")
+        for name in names
+        if not 0 <= getattr(options, name) < 1
+    ]
+
+
+def package(name: str, flag: str) -> list[Problem]:
+    """The optional package that `flag` needs has to be installed."""
+    if importlib.util.find_spec(name):
+        return []
+    return [Problem(f"--{flag} needs the package {name}: pip install {name}", missing=True)]
+
+
+def web(options: Any) -> list[Problem]:
+    """What a page in the browser needs."""
+    problems = positive(options, "max_megapixels", "max_visitors")
+    if options.image is not None or options.prompt is not None:
+        problems.append(Problem("--web excludes --image and --prompt: both are given on the page"))
+    if not 0 <= options.port <= 65535:
+        problems.append(Problem(f"--port={options.port}: give 0 to 65535, 0 for a free one"))
+    found = metadata.version("gradio") if importlib.util.find_spec("gradio") else "none"
+    if found.partition(".")[0] != "6":
+        problems.append(
+            Problem(
+                f"--web needs gradio 6, there is {found}: pip install -r requirements-web.txt",
+                missing=True,
+            )
+        )
+    return problems
+
+
+def sasp(options: Any) -> list[Problem]:
+    """Ranges of the SasP settings; None means: what the checkpoint stores."""
+    problems = positive(options, "sasp_num_points", "sasp_down_sample")
+    t_pos, t_neg = options.sasp_t_pos, options.sasp_t_neg
+    for name, value in (("sasp_t_pos", t_pos), ("sasp_t_neg", t_neg)):
+        if value is not None and not 0 <= value <= 1:
+            problems.append(Problem(f"--{name}={value}: give a number from 0 to 1"))
+    if t_pos is not None and t_neg is not None and t_neg >= t_pos:
+        problems.append(
+            Problem(
+                f"--sasp_t_neg={t_neg} is not below --sasp_t_pos={t_pos}; lower it or raise that"
+            )
+        )
+    return problems
+
+
+def sam(value: str | dict[str, Any] | None, image_size: int | None) -> list[Problem]:
+    """`--sam`: a name, or a mapping with every size of the image encoder."""
+    if image_size is not None and (image_size <= 0 or image_size % 16):
+        return [Problem(f"--image_size={image_size}: give a multiple of 16, such as 1024")]
+    if isinstance(value, str) and value not in SAM_NAMES:
+        return [
+            Problem(
+                f"--sam={value}: give one of {', '.join(SAM_NAMES)} or a mapping with "
+                f"{', '.join(SAM_REQUIRED)}"
+            )
+        ]
+    if not isinstance(value, dict):
+        if image_size in (None, 1024):
+            return []
+        return [
+            Problem(
+                f"--image_size={image_size}: {value or 'vit_h'} sees 1024 pixels; "
+                "write --sam as a mapping that holds image_size to change it"
+            )
+        ]
+    allowed = SAM_REQUIRED + SAM_OPTIONAL
+    problems = [
+        Problem(
+            f"--sam: unknown key {key!r}{suggest(str(key), allowed)}; allowed: {', '.join(allowed)}"
+        )
+        for key in value
+        if key not in allowed
+    ]
+    problems += [Problem(f"--sam: {key} is missing") for key in SAM_REQUIRED if key not in value]
+    inside = value.get("image_size", image_size)
+    if image_size not in (None, 1024, inside):
+        problems.append(
+            Problem(f"--image_size={image_size} but --sam says image_size {inside}; give one")
+        )
+    return problems
+
+
+def quantization(options: Any) -> list[Problem]:
+    """Loading in 4 or 8 bits: one of them, and the package it needs."""
+    if options.load_in_4bit and options.load_in_8bit:
+        return [Problem("--load_in_4bit and --load_in_8bit exclude each other; give one")]
+    if options.load_in_4bit or options.load_in_8bit:
+        which = "load_in_4bit" if options.load_in_4bit else "load_in_8bit"
+        return package("bitsandbytes", which)
+    return []
+
+
+def attention(options: Any) -> list[Problem]:
+    """`--attn_implementation flash_attention_2`: 16 bits, and the package that has it."""
+    if options.attn_implementation != "flash_attention_2":
+        return []
+    problems = []
+    if options.precision == "fp32":
+        problems.append(
+            Problem(
+                "--attn_implementation=flash_attention_2 computes in bf16 or fp16, not in "
+                "--precision=fp32; give --precision=bf16 or --attn_implementation=sdpa"
+            )
+        )
+    if importlib.util.find_spec("kernels") is None:  # the other package that may have it
+        problems += package("flash_attn", "attn_implementation=flash_attention_2")
+    return problems
+
+
+def upload(options: Any) -> list[Problem]:
+    """`--push_to_hub` is a name that the hub takes; `--private` needs it."""
+    repo = options.push_to_hub
+    if repo is None:
+        text = "--private needs --push_to_hub: the repository OWNER/NAME to upload to"
+        return [Problem(text)] if options.private else []
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        return [Problem(f"--push_to_hub={repo}: give OWNER/NAME ({error})")]
+    if "/" not in repo:
+        return [Problem(f"--push_to_hub={repo}: give OWNER/NAME, with your name on the hub")]
+    return []
+
+
+def template_file(value: str, names: tuple[str, ...]) -> list[Problem]:
+    """`--templates`: a built-in set or a file."""
+    if value in names:
+        return []
+    return file("templates", value, "a file of templates", f"or one of {', '.join(names)}")

@@ -1,0 +1,1 @@
+"""Predictions and the metrics made of them."""

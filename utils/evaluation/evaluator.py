@@ -1,0 +1,387 @@
+"""Evaluation of anything that answers questions about a picture.
+
+The evaluator knows neither models nor data sets: it is given a function `predict` and a sequence
+of items. Teacher-forced and generated evaluation differ by one argument of `reader_predict`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.errors import InputError
+from utils.evaluation.variants import Outcome, Vary, with_variants
+from utils.metrics import SeeMetrics, SegmentationMetrics, intersection_and_union
+from utils.protocol.rle import encode_truth
+
+if TYPE_CHECKING:
+    from utils.protocol.batch import EvalItem, EvalQuestion
+
+
+class AnswerLike(Protocol):
+    """What `predict` returns for a question; `model.inference.reader.Answer` is one."""
+
+    text: str
+    present: bool
+    mask: np.ndarray
+    """bool[H, W], original frame; all False without an object."""
+    segments: Any
+    """For each `[SEG]` an object with `.mask` bool[H, W]."""
+
+
+Predict = Callable[[np.ndarray, list[str]], Sequence[AnswerLike]]
+"""(image uint8[H, W, 3], questions) -> one answer per question, in order. If it has a method
+`stream` that takes `EvalItem`s (see `ReaderPredict`), that is used."""
+
+AHEAD = 2
+"""Items that are read ahead, in a thread."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """The outcome of one question.
+
+    Args:
+        item: index of the picture in the data set.
+        number: index of the question among those about this picture.
+        count: how many questions there are about this picture.
+        image: path of the picture.
+        question: the user's turn.
+        kind: group in reports.
+        answer: the model's text.
+        present: the model answered with a mask that is not empty.
+        truth_present: the object is there.
+        intersection: pixels in both masks.
+        union: pixels in either mask.
+        truth: run-length code of the true mask (see `utils.protocol.rle`), if it was kept.
+        ignored: run-length code of the pixels that do not count, if there are any.
+        varied: what came out with other settings, in their order, if that was asked for.
+    """
+
+    item: int
+    number: int
+    count: int
+    image: str
+    question: str
+    kind: str
+    answer: str
+    present: bool
+    truth_present: bool
+    intersection: int
+    union: int
+    truth: dict[str, Any] | None = None
+    ignored: dict[str, Any] | None = None
+    varied: list[Outcome] | None = None
+
+    @property
+    def iou(self) -> float:
+        return self.intersection / self.union if self.union else 1.0
+
+
+@dataclass
+class Scores:
+    """Metrics over a group of records."""
+
+    segmentation: SegmentationMetrics = field(default_factory=SegmentationMetrics)
+    see: SeeMetrics = field(default_factory=SeeMetrics)
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Scores:
+        scores = cls()
+        for record in records:
+            scores.segmentation.add(record.intersection, record.union)
+            scores.see.update([record.present], [record.truth_present])
+        return scores
+
+    @property
+    def ciou(self) -> float:
+        """cIoU; NaN where no object is there: it would be 0 whatever was answered."""
+        return self.segmentation.ciou if self.see.found + self.see.missed else math.nan
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Plain numbers; None where a metric has nothing to count."""
+        values = {
+            "giou": self.segmentation.giou,
+            "ciou": self.ciou,
+            "see_accuracy": self.see.accuracy,
+            "absent_precision": self.see.absent_precision,
+            "absent_recall": self.see.absent_recall,
+        }
+        plain = {name: None if math.isnan(value) else value for name, value in values.items()}
+        return {"questions": self.segmentation.count, **plain}
+
+
+def kinds_of(records: Iterable[Record]) -> list[str]:
+    """The kinds of question in alphabetical order, "" among them if some have none; empty if all
+    have none."""
+    kinds = sorted({record.kind for record in records})
+    return [] if kinds == [""] else kinds
+
+
+@dataclass
+class EvalResult:
+    """All that an evaluation found. Results of several processes are merged exactly.
+
+    Args:
+        records: one per question.
+        skipped: messages about broken pictures that were left out (only with `skip_broken`).
+    """
+
+    records: list[Record] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def merge(self, other: EvalResult) -> EvalResult:
+        """Take in what another process found; returns itself.
+
+        Raises:
+            ValueError: a question was answered by both.
+        """
+        mine = {(record.item, record.number) for record in self.records}
+        twice = [r for r in other.records if (r.item, r.number) in mine]
+        if twice:
+            raise ValueError(f"{len(twice)} questions were counted twice, first: {twice[0]}")
+        self.records = sorted(self.records + other.records, key=lambda r: (r.item, r.number))
+        self.skipped = self.skipped + other.skipped
+        return self
+
+    @property
+    def scores(self) -> Scores:
+        """Over every question; absent objects have an empty truth."""
+        return Scores.of(self.records)
+
+    @property
+    def objects(self) -> Scores:
+        """Over the questions about objects that are there."""
+        return Scores.of(record for record in self.records if record.truth_present)
+
+    @property
+    def giou(self) -> float:
+        return self.scores.segmentation.giou
+
+    @property
+    def ciou(self) -> float:
+        return self.scores.segmentation.ciou
+
+    @property
+    def see(self) -> SeeMetrics:
+        return self.scores.see
+
+    @property
+    def per_kind(self) -> dict[str, Scores]:
+        """Scores of each kind of question, in alphabetical order; empty if none has a kind."""
+        kinds = kinds_of(self.records)
+        return {k: Scores.of(r for r in self.records if r.kind == k) for k in kinds}
+
+    def summary(self) -> dict[str, Any]:
+        """Plain data for JSON: overall numbers, those of objects that are there, per kind."""
+        return {
+            "all": self.scores.as_dict(),
+            "objects": self.objects.as_dict(),
+            "per_kind": {kind: s.as_dict() for kind, s in self.per_kind.items()},
+            "skipped": sorted(self.skipped),
+        }
+
+
+@dataclass(frozen=True)
+class ReaderPredict:
+    """A reader as `Predict`, which also answers whole streams of pictures together.
+
+    Args:
+        reader: `model.inference.reader.Reader`, or anything with its `segment_batch` and `stream`.
+        answer: None: the model generates its answer. A text with `[SEG]`: teacher forced; questions
+            with a `forced_answer` of their own are given that instead.
+        max_new_tokens: length limit of a generated answer.
+        batch_questions: how many questions are answered at once, about several pictures.
+        keep_states: whether answers in a stream carry what their masks were made from.
+    """
+
+    reader: Any
+    answer: str | None = None
+    max_new_tokens: int = 512
+    batch_questions: int = 16
+    keep_states: bool = False
+
+    def __call__(self, image: np.ndarray, questions: list[str]) -> Sequence[AnswerLike]:
+        """Answer questions about one picture."""
+        return self.reader.segment_batch([(image, questions)], **self._asking)
+
+    def stream(self, items: Iterable[EvalItem]) -> Iterator[Sequence[AnswerLike]]:
+        """Answers of each item, in order; items are taken when they are needed."""
+        keep = {"keep_states": True} if self.keep_states else {}
+        asked = ((item.image, [self._asked(one) for one in item.questions]) for item in items)
+        return self.reader.stream(asked, **self._asking, **keep)
+
+    def _asked(self, question: EvalQuestion) -> str | tuple[str, str]:
+        if self.answer is None or not question.forced_answer:
+            return question.text
+        return question.text, question.forced_answer
+
+    @property
+    def _asking(self) -> dict[str, Any]:
+        return {
+            "answer": self.answer,
+            "max_new_tokens": self.max_new_tokens,
+            "batch_questions": self.batch_questions,
+        }
+
+
+def reader_predict(
+    reader: Any,
+    answer: str | None = None,
+    max_new_tokens: int = 512,
+    batch_questions: int = 16,
+    keep_states: bool = False,
+) -> ReaderPredict:
+    """The `predict` of a reader; arguments as in `ReaderPredict`."""
+    return ReaderPredict(reader, answer, max_new_tokens, batch_questions, keep_states)
+
+
+def records_of(
+    index: int,
+    item: EvalItem,
+    answers: Sequence[AnswerLike],
+    varied: Sequence[list[Outcome]] | None = None,
+) -> list[Record]:
+    """Compare the answers about one picture with its truth.
+
+    Args:
+        index: of the picture in the data set.
+        item: the picture with its questions.
+        answers: one to each.
+        varied: for each answer what came out with other settings.
+
+    Raises:
+        ValueError: not one answer per question, or a mask of another size than its truth.
+    """
+    if len(answers) != len(item.questions):
+        raise ValueError(
+            f"{len(answers)} answers to {len(item.questions)} questions about {item.image_path}"
+        )
+    records = []
+    for number, (question, answer) in enumerate(zip(item.questions, answers, strict=True)):
+        both, either = intersection_and_union(answer.mask[None], question.truth[None])
+        truth, ignored = encode_truth(question.truth)
+        records.append(
+            Record(
+                item=index,
+                number=number,
+                count=len(item.questions),
+                image=item.image_path,
+                question=question.text,
+                kind=question.kind,
+                answer=answer.text,
+                present=bool(answer.present),
+                truth_present=question.exists,
+                intersection=int(both[0]),
+                union=int(either[0]),
+                truth=truth,
+                ignored=ignored,
+                varied=None if varied is None else varied[number],
+            )
+        )
+    return records
+
+
+def evaluate(
+    predict: Predict,
+    items: Sequence[EvalItem],
+    *,
+    rank: int = 0,
+    world: int = 1,
+    progress: bool = True,
+    skip_broken: bool = False,
+    done: Collection[int] = (),
+    on_item: Callable[[list[Record], Sequence[AnswerLike]], None] | None = None,
+    on_skip: Callable[[int, str], None] | None = None,
+    vary: Vary | None = None,
+    label: str = "evaluation",
+) -> EvalResult:
+    """Ask every question of this process' share of `items`.
+
+    Item i belongs to process i mod `world`: over all processes each item counts exactly once.
+
+    Args:
+        predict: answers questions about one picture.
+        items: has a length and an index; `items[i]` may decode the picture when asked. A thread
+            does so ahead of the answers.
+        rank, world: this process and the number of processes.
+        progress: show a progress bar (on process 0).
+        skip_broken: leave out pictures that cannot be read, and list them in the result.
+        done: indices of items that are not asked again.
+        on_item: called with the records and the answers of each picture as soon as they exist.
+        on_skip: called with the index and the message of each picture left out.
+        vary: also tells what came out with other settings (`Record.varied`).
+        label: text of the progress bar.
+
+    Returns:
+        The records of this process; merge the results of all processes with `EvalResult.merge`.
+
+    Raises:
+        InputError: a picture or annotation is broken (with its path), unless `skip_broken`.
+    """
+    result = EvalResult()
+    mine = [index for index in range(rank, len(items), world) if index not in done]
+    asked: deque[tuple[int, EvalItem]] = deque()
+    bar = tqdm(total=len(mine), desc=label, unit="picture", disable=not (progress and rank == 0))
+
+    def questions() -> Iterator[EvalItem]:
+        for index, coming in _read_ahead(items, mine):
+            try:
+                item = coming.result()
+            except InputError as error:
+                if not skip_broken:
+                    raise InputError(
+                        f"{error} (leaving it out would change the result; "
+                        "--skip_broken leaves such pictures out and lists them)"
+                    ) from error
+                result.skipped.append(str(error))
+                if on_skip is not None:
+                    on_skip(index, str(error))
+                bar.update()
+                continue
+            asked.append((index, item))
+            yield item
+
+    answered = ((*asked.popleft(), answers) for answers in _answers(predict, questions()))
+    with bar:
+        for index, item, answers, varied in with_variants(answered, vary):
+            records = records_of(index, item, answers, varied)
+            result.records.extend(records)
+            if on_item is not None:
+                on_item(records, answers)
+            bar.update()
+            pace = len(result.records) / max(bar.format_dict["elapsed"], 1e-9)
+            bar.set_postfix_str(f"{pace:.1f} questions/s", refresh=False)
+    return result
+
+
+def _answers(predict: Predict, asked: Iterator[EvalItem]) -> Iterator[Sequence[AnswerLike]]:
+    """As a stream if `predict` can do that, else picture by picture."""
+    stream = getattr(predict, "stream", None)
+    if stream is not None:
+        return stream(asked)
+    return (predict(item.image, [one.text for one in item.questions]) for item in asked)
+
+
+def _read_ahead(
+    items: Sequence[EvalItem], indices: Sequence[int]
+) -> Iterator[tuple[int, Future[EvalItem]]]:
+    """Items as they are being read, a few ahead of their use."""
+    with ThreadPoolExecutor(1, thread_name_prefix="items") as reading:
+        coming: deque[tuple[int, Future[EvalItem]]] = deque()
+        try:
+            for index in indices:
+                coming.append((index, reading.submit(items.__getitem__, index)))
+                if len(coming) > AHEAD:
+                    yield coming.popleft()
+            while coming:
+                yield coming.popleft()
+        finally:
+            reading.shutdown(wait=False, cancel_futures=True)

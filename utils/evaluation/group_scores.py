@@ -1,0 +1,149 @@
+"""Metrics of an evaluation with their intervals, for all questions, and for each kind of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from utils.evaluation.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    SEED,
+    bootstrap_intervals,
+    number_pictures,
+    picture_sums,
+    question_sums,
+)
+from utils.evaluation.evaluator import EvalResult, Record, Scores, kinds_of
+
+LOW_IOU = 0.5
+"""Below this, a mask of an object that is there counts as a miss."""
+PRECISION_AT = (0.5, 0.6, 0.7, 0.8, 0.9)
+MISSES = {
+    "said_absent": "said absent though there",
+    "segmented_absent": "segmented though absent",
+    "low_iou": f"segmented, IoU below {LOW_IOU:g}",
+}
+
+
+def miss_of(record: Record) -> str | None:
+    """What went wrong with a question, a key of `MISSES`; None if nothing did."""
+    if not record.truth_present:
+        return "segmented_absent" if record.present else None
+    if not record.present:
+        return "said_absent"
+    return "low_iou" if record.iou < LOW_IOU else None
+
+
+@dataclass
+class GroupScores:
+    """Metrics of a group of questions.
+
+    Args:
+        scores: the metrics.
+        pictures: how many pictures the questions are about.
+        intervals: metric -> ends of its interval, None where there is nothing to tell.
+        misses: key of `MISSES` -> number of questions.
+    """
+
+    scores: Scores
+    pictures: int
+    intervals: dict[str, tuple[float, float] | None]
+    misses: dict[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        see = self.scores.see
+        return {
+            **self.scores.as_dict(),
+            "pictures": self.pictures,
+            "intervals": {k: list(v) if v else None for k, v in self.intervals.items()},
+            "see": {
+                "there_said_there": see.found,
+                "there_said_absent": see.missed,
+                "absent_said_absent": see.rejected,
+                "absent_said_there": see.invented,
+            },
+            "misses": self.misses,
+        }
+
+
+@dataclass
+class ModeScores:
+    """Metrics of one way of asking: of all questions, of objects that are there, of each kind."""
+
+    result: EvalResult
+    all: GroupScores
+    objects: GroupScores
+    per_kind: dict[str, GroupScores]
+
+    @property
+    def precision_at(self) -> dict[str, float | None]:
+        """Share of the questions about objects that are there whose IoU is at least so much."""
+        ious = [record.iou for record in self.result.records if record.truth_present]
+        return {
+            f"{limit:g}": sum(iou >= limit for iou in ious) / len(ious) if ious else None
+            for limit in PRECISION_AT
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "all": self.all.as_dict(),
+            "segment": self.all.as_dict()["ciou"],
+            "objects": {**self.objects.as_dict(), "precision_at": self.precision_at},
+            "per_kind": {kind: group.as_dict() for kind, group in self.per_kind.items()},
+            "bootstrap": {
+                "unit": "picture",
+                "level": LEVEL,
+                "resamples": RESAMPLES,
+                "seed": SEED,
+            },
+            "skipped": sorted(self.result.skipped),
+        }
+
+
+def score(result: EvalResult) -> ModeScores:
+    """Metrics and intervals of a result; the same numbers every time (the seed is fixed)."""
+    records = result.records
+    kinds = kinds_of(records)
+    kind_of = np.array([record.kind for record in records], dtype=object)
+    members = [np.ones(len(records), bool), np.array([r.truth_present for r in records], bool)]
+    members += [kind_of == kind for kind in kinds]
+    picture, pictures = number_pictures([record.image for record in records])
+    columns = question_sums(
+        [record.intersection for record in records],
+        [record.union for record in records],
+        [record.present for record in records],
+        [record.truth_present for record in records],
+    )
+    sums = picture_sums(columns, picture, pictures, members)
+    intervals = bootstrap_intervals(sums, np.random.default_rng(SEED))
+    groups = []
+    for number, member in enumerate(members):
+        mine = [record for record, inside in zip(records, member, strict=True) if inside]
+        ends = {name: _ends(found[number]) for name, found in intervals.items()}
+        groups.append(_group(mine, ends))
+    return ModeScores(result, groups[0], groups[1], dict(zip(kinds, groups[2:], strict=True)))
+
+
+def _ends(found: np.ndarray) -> tuple[float, float] | None:
+    low, high = map(float, found)
+    return None if math.isnan(low) else (low, high)
+
+
+def _group(
+    records: Sequence[Record], intervals: dict[str, tuple[float, float] | None]
+) -> GroupScores:
+    went_wrong = [miss_of(record) for record in records]
+    scores = Scores.of(records)
+    known = scores.as_dict()
+    return GroupScores(
+        scores,
+        len({record.image for record in records}),
+        {name: None if known[name] is None else ends for name, ends in intervals.items()},
+        {miss: went_wrong.count(miss) for miss in MISSES},
+    )

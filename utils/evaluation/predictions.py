@@ -1,0 +1,378 @@
+"""Predictions on disk: JSON lines, appended as they are made, so that a killed run can go on.
+
+`{folder}/run.json` says what was evaluated; `{folder}/predictions_{process}_of_{world}.jsonl`
+holds one line per question:
+
+    mode            "generated" or "teacher_forced"
+    item            index of the picture in the data set
+    number, count   index of the question among the `count` questions about this picture
+    image, question, kind, answer
+    present, truth_present
+    intersection, union     in pixels, ignored ones left out
+    truth, ignored  COCO run-length codes of the true mask and of the pixels that do not count;
+                    `ignored` is null if all count; files of older versions lack both
+    masks           one COCO run-length code per `[SEG]`, in the order of the answer
+    varied          only with an ablation: for each of its settings (`ablation` in `run.json`)
+                    whether the mask has a pixel, intersection, union
+
+A picture that was left out as broken has a line with `mode`, `item` and `skipped`, the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.cli.differences import differences
+from utils.errors import InputError
+from utils.evaluation.evaluator import AnswerLike, EvalResult, Record
+from utils.evaluation.prediction_locks import writers
+from utils.protocol.rle import decode_mask, decode_truth, encode_mask
+
+RUN_FILE = "run.json"
+_SAMPLES, _SAMPLE_BYTES = 64, 4096
+_MOST_TOLD = 12
+RECORD_FIELDS = [item.name for item in fields(Record)]
+_NEEDED = {
+    **{item.name: str(item.type) for item in fields(Record) if item.default is MISSING},
+    "mode": "str",
+    "masks": "list",
+}
+_TYPES = {"str": str, "int": int, "bool": bool, "list": list}
+
+
+Masks = tuple[np.ndarray | None, np.ndarray | None]
+"""Predicted mask bool[H, W] and true mask uint8[H, W] (0/1/255); None where it was not kept."""
+
+
+@dataclass
+class StoredRun:
+    """A finished evaluation as it lies on the disk.
+
+    Args:
+        results: mode of asking -> what was found.
+        masks: (mode, record) -> the masks of a question.
+        about: (name, value) pairs that say what was evaluated.
+        notes: what a reader of the numbers should know.
+        sasp: SasP's parameters, if they are known.
+        ablation: those of the settings in `Record.varied`, in the same order.
+    """
+
+    results: dict[str, EvalResult]
+    masks: Callable[[str, Record], Masks]
+    about: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    sasp: dict[str, Any] = field(default_factory=dict)
+    ablation: list[dict[str, Any]] = field(default_factory=list)
+
+
+def shard_path(folder: str | Path, process: int, world: int) -> Path:
+    """Where process `process` of `world` writes."""
+    return Path(folder) / f"predictions_{process}_of_{world}.jsonl"
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a prediction file; a half-written last one is left out.
+
+    Raises:
+        InputError: another line is damaged.
+    """
+    pieces = path.read_bytes().split(b"\n")
+    lines = []
+    for number, piece in enumerate(pieces[:-1]):  # what follows the last line feed is unfinished
+        try:
+            lines.append(_checked(json.loads(piece)))
+        except ValueError as error:
+            if number == len(pieces) - 2:
+                break
+            raise InputError(
+                f"{path}, line {number + 1}, is damaged ({error}): delete the line, or the file, "
+                "and start the evaluation again; it goes on with what is missing"
+            ) from error
+    return lines
+
+
+def _checked(line: Any) -> dict[str, Any]:
+    """The line itself, if it holds everything that a line has to hold; else a ValueError."""
+    if not isinstance(line, dict):
+        raise ValueError("no JSON object")
+    skipped = "skipped" in line
+    for name in ("mode", "item", "skipped") if skipped else _NEEDED:
+        kind = "str" if name == "skipped" else _NEEDED[name]
+        if not isinstance(line.get(name), _TYPES[kind]):
+            raise ValueError(f"{name!r} is {line.get(name)!r} and should be of type {kind}")
+    for outcome in line.get("varied") or []:
+        present, both, either = outcome
+        if not (isinstance(present, bool) and 0 <= int(both) <= int(either)):
+            raise ValueError(f"{outcome!r} is no outcome of a setting")
+    return line
+
+
+def _complete_items(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Only the lines of pictures all of whose questions were answered."""
+    found: dict[tuple[str, int], int] = {}
+    for line in lines:
+        key = (line["mode"], line["item"])
+        found[key] = found.get(key, 0) + 1
+    return [
+        line
+        for line in lines
+        if "skipped" in line or found[line["mode"], line["item"]] == line["count"]
+    ]
+
+
+def fingerprint(model: str | Path) -> str:
+    """Name of a model that changes with its weights, so that new weights make a new run.
+
+    Sizes and samples of the weight files are enough: training changes all of them. A hub id stands
+    for itself.
+    """
+    files = sorted([*Path(model).glob("*.safetensors"), *Path(model).glob("*.bin")])
+    if not files:
+        return resolved(model)
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for part in range(_SAMPLES):
+                file.seek(size * part // _SAMPLES)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return f"{resolved(model)} ({digest.hexdigest()[:16]})"
+
+
+def resolved(path: str | Path) -> str:
+    """The one absolute path of what exists; anything else, such as a hub id, as it is."""
+    return os.path.realpath(path) if os.path.exists(path) else str(path)
+
+
+def check_run(
+    folder: str | Path,
+    settings: dict[str, Any],
+    what: str = "predictions",
+    flag: str = "--vis_save_path",
+) -> None:
+    """Tie the folder to what is being evaluated, so that two runs are never mixed.
+
+    Args:
+        folder: made if it does not exist.
+        settings: plain data; `run.json` keeps it. `items` is the number of pictures, `modes` the
+            ways of asking, `world` the number of processes.
+        what: is in the folder, for messages.
+        flag: that names the folder, for messages.
+
+    Raises:
+        InputError: the folder holds the predictions of a run with other settings.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the folder {folder} ({error.strerror}): give another {flag}"
+        ) from error
+    path = folder / RUN_FILE
+    if path.exists():
+        if changed := differences(_read_run(folder), settings):
+            told = [f"{name}: {there} there, {here} here" for name, there, here in changed]
+            more = len(told) - _MOST_TOLD
+            told[_MOST_TOLD:] = [f"and {more} more"] if more > 0 else []
+            raise InputError(
+                f"{folder} holds the {what} of another run ({'; '.join(told)}): give another "
+                f"{flag}, or --no_resume to replace them"
+            )
+        return
+    partial = folder / f"{RUN_FILE}.{os.getpid()}.partial"
+    partial.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    path = folder / RUN_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} is missing: {folder} holds no predictions; write them with "
+            f"test_read.py --cmd inference --vis_save_path {folder}"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): delete it and run again") from error
+
+
+def forget(folder: str | Path) -> None:
+    """Delete the predictions in `folder`, and nothing else there."""
+    for path in [Path(folder) / RUN_FILE, *Path(folder).glob("predictions_*_of_*.jsonl")]:
+        path.unlink(missing_ok=True)
+
+
+class PredictionFile:
+    """The predictions of one process in one mode of asking.
+
+    Args:
+        folder: see `check_run`.
+        process, world: this process and the number of processes.
+        mode: "generated" or "teacher_forced".
+
+    Attributes:
+        done: items that need not be asked again.
+        result: the records found in the file when it was opened.
+
+    Raises:
+        InputError: the file is damaged, other than by a half-written end, which is cut off.
+    """
+
+    def __init__(self, folder: str | Path, process: int, world: int, mode: str):
+        self.path = shard_path(folder, process, world)
+        self.mode = mode
+        lines: list[dict[str, Any]] = []
+        if self.path.exists():
+            lines = _complete_items(_read_lines(self.path))
+            text = "".join(_dump(line) for line in lines)
+            if text.encode() != self.path.read_bytes():
+                partial = self.path.with_suffix(".partial")
+                partial.write_text(text, encoding="utf-8")
+                os.replace(partial, self.path)
+        mine = [line for line in lines if line["mode"] == mode]
+        self.done = {line["item"] for line in mine}
+        self.result = _result_of(mine)
+
+    def write(self, records: list[Record], answers: Sequence[AnswerLike]) -> None:
+        """Append the answers about one picture; they are on the disk when this returns."""
+        self._append(
+            {
+                "mode": self.mode,
+                **_fields(record),
+                "masks": [encode_mask(segment.mask) for segment in answer.segments],
+            }
+            for record, answer in zip(records, answers, strict=True)
+        )
+
+    def skip(self, index: int, reason: str) -> None:
+        """Note that picture `index` was left out."""
+        self._append([{"mode": self.mode, "item": index, "skipped": reason}])
+
+    def _append(self, lines: Iterable[dict[str, Any]]) -> None:
+        text = "".join(_dump(line) for line in lines)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self.path} ({error.strerror}): make room, then start the same "
+                "command again; it goes on where it stopped"
+            ) from error
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    """All of them; other settings only if there are any."""
+    return {k: v for k, v in asdict(record).items() if k != "varied" or v is not None}
+
+
+def _dump(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def _result_of(lines: list[dict[str, Any]]) -> EvalResult:
+    return EvalResult(
+        records=[
+            Record(**{name: line[name] for name in RECORD_FIELDS if name in line})
+            for line in lines
+            if "skipped" not in line
+        ],
+        skipped=[line["skipped"] for line in lines if "skipped" in line],
+    )
+
+
+def read_run(folder: str | Path) -> StoredRun:
+    """A finished evaluation.
+
+    Raises:
+        InputError: no predictions, the file of a process is missing, or pictures are missing.
+    """
+    folder = Path(folder)
+    run = _read_run(folder)
+    if unknown := sorted({"world", "modes", "items"} - set(run)):
+        raise InputError(f"{folder / RUN_FILE} lacks {', '.join(unknown)}: run the inference again")
+    world = run["world"]
+    absent = [str(p) for n in range(world) if not (p := shard_path(folder, n, world)).exists()]
+    if absent:
+        raise InputError(
+            f"{len(absent)} of {world} prediction files are missing: {', '.join(absent)}; "
+            + _why_incomplete(folder, "run test_read.py --cmd inference for these processes")
+        )
+    lines: list[dict[str, Any]] = []
+    for number in range(world):
+        lines += _complete_items(_read_lines(shard_path(folder, number, world)))
+    lines.sort(key=lambda line: (line["item"], line.get("number", 0)))
+    results = {}
+    for mode in run["modes"]:
+        mine = [line for line in lines if line["mode"] == mode]
+        answered = {line["item"] for line in mine}
+        if answered != set(range(run["items"])):
+            raise InputError(
+                f"{folder} holds {len(answered)} of {run['items']} pictures ({mode}): "
+                + _why_incomplete(
+                    folder,
+                    "the run was cut short; start the same inference command again, it goes on "
+                    "where it stopped",
+                )
+            )
+        _refuse_repeats(folder, mine)
+        results[mode] = _result_of(mine)
+    codes = {(line["mode"], line["item"], line.get("number")): line for line in lines}
+
+    def masks(mode: str, record: Record) -> Masks:
+        line = codes[mode, record.item, record.number]
+        try:
+            return _decoded(line)
+        except ValueError as error:
+            raise InputError(
+                f"{folder}: a mask of picture {record.image} is damaged ({error}): delete the "
+                "predictions about it and start the same inference command again"
+            ) from error
+
+    about: list[tuple[str, str]] = []
+    about += [(name, str(run[name])) for name in ("model", "data") if name in run]
+    sasp, ablation = run.get("sasp") or {}, run.get("ablation") or []
+    return StoredRun(results, masks, about, sasp=sasp, ablation=ablation)
+
+
+def _why_incomplete(folder: Path, otherwise: str) -> str:
+    if found := writers(folder):
+        return f"{' and '.join(found)} is still writing; ask again when it is done"
+    return otherwise
+
+
+def _refuse_repeats(folder: Path, lines: list[dict[str, Any]]) -> None:
+    seen: set[tuple[int, int | None]] = set()
+    for line in lines:
+        key = (line["item"], line.get("number"))
+        if key in seen:
+            raise InputError(
+                f"{folder} holds question {key[1]} about picture {key[0]} ({line.get('image')}) "
+                "twice: files of different runs are mixed; write them anew with --no_resume"
+            )
+        seen.add(key)
+
+
+def _decoded(line: dict[str, Any]) -> Masks:
+    parts = [decode_mask(code) for code in line["masks"]]
+    truth = decode_truth(line["truth"], line.get("ignored")) if line.get("truth") else None
+    if parts:
+        return np.logical_or.reduce(parts), truth
+    return (None if truth is None else np.zeros(truth.shape, bool)), truth
+
+
+def read_results(folder: str | Path) -> dict[str, EvalResult]:
+    """The results of a finished evaluation, by mode of asking; see `read_run`."""
+    return read_run(folder).results

@@ -1,0 +1,76 @@
+"""What answers would have been with other settings, made for several pictures together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from utils.errors import InputError
+
+if TYPE_CHECKING:
+    from utils.protocol.batch import EvalItem
+
+Outcome = tuple[bool, int, int]
+"""Whether the mask has a pixel; intersection and union with the truth, in pixels."""
+
+Answered = tuple[int, "EvalItem", Sequence[Any]]
+"""Index of a picture in the data set, the picture with its questions, the answers."""
+
+
+class Vary(Protocol):
+    """Tells what comes out with other settings; `model.analysis.ablation.Ablation` is one."""
+
+    questions_at_once: int
+    """How many answers are gathered before a call."""
+
+    def __call__(
+        self, pictures: Sequence[tuple[Sequence[Any], Sequence[np.ndarray]]]
+    ) -> list[list[list[Outcome]]]:
+        """Outcomes of answers about some pictures.
+
+        Args:
+            pictures: (answers, their true masks uint8[H, W]) for each.
+
+        Returns:
+            for each picture, for each answer, one outcome a setting.
+        """
+
+
+def with_variants(
+    answered: Iterator[Answered], vary: Vary | None
+) -> Iterator[tuple[int, EvalItem, Sequence[Any], list[list[Outcome]] | None]]:
+    """Add to the answers about each picture what comes out with other settings.
+
+    Args:
+        answered: pictures as they are answered.
+        vary: None adds nothing and gathers nothing.
+
+    Yields:
+        the same pictures in the same order, each with one list of outcomes an answer.
+
+    Raises:
+        InputError: `answered` raised it; all pictures before have been handed out by then.
+    """
+    if vary is None:
+        yield from ((*picture, None) for picture in answered)
+        return
+    gathered: list[Answered] = []
+
+    def made() -> Iterator[tuple[int, EvalItem, Sequence[Any], list[list[Outcome]]]]:
+        pairs = [(answers, [q.truth for q in item.questions]) for _, item, answers in gathered]
+        found = vary(pairs) if pairs else []
+        for picture, outcomes in zip(gathered, found, strict=True):
+            yield *picture, outcomes
+        gathered.clear()
+
+    try:
+        for picture in answered:
+            gathered.append(picture)
+            if sum(len(answers) for *_, answers in gathered) >= vary.questions_at_once:
+                yield from made()
+    except InputError:
+        yield from made()
+        raise
+    yield from made()

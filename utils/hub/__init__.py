@@ -1,0 +1,1 @@
+"""The model hub: local copies, model cards, uploads."""

@@ -1,0 +1,1 @@
+"""What a process owes the others: locks, signals, its parent."""

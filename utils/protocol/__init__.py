@@ -1,0 +1,1 @@
+"""What data, model and evaluation agree on: prompts, tokens, image transforms, batches."""

@@ -1,0 +1,1 @@
+"""Pages, tables, charts and overlays for people to look at."""
