@@ -1,6 +1,6 @@
 """See how `[SEG]` works: maps, points and masks of every question, scores, and a page of them.
 
-For each model, `OUT/MODEL/` holds a line a question, its pictures and the tables;
+For each model, `OUT/MODEL/` holds a line a question, its images and the tables;
 `OUT/dashboard.html` shows the models side by side. An analysis that was killed goes on where it
 stopped; `--cmd dashboard` writes tables and page again, without a model.
 """
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 
 
 def items_of(options: AnalyzeOptions) -> Sequence[EvalItem]:
-    """The pictures with their questions: without a generated answer, nothing can be denied."""
+    """The images with their questions: without a generated answer, nothing can be denied."""
     from dataset.evaluation import evaluation_set
-    from dataset.own.image_folder import PictureFolder
+    from dataset.own.image_folder import ImageFolder
 
     if options.images is not None:
-        return PictureFolder(options.images)
+        return ImageFolder(options.images)
     return evaluation_set(
         options.dataset_dir,
         *options.validation(),
@@ -101,7 +101,7 @@ def run_settings(
     options: AnalyzeOptions, analyst: Analyst, notes: list[str], count: int
 ) -> dict[str, Any]:
     """What makes two analyses the same one; kept beside the questions."""
-    pictures = options.dataset_dir if options.images is None else options.images
+    images = options.dataset_dir if options.images is None else options.images
     sam = options.vision_pretrained
     # Analyses stored before the flag existed lack it, and have its default.
     fill = (
@@ -111,7 +111,7 @@ def run_settings(
         **fill,
         "model": fingerprint(options.pretrained_model_path),
         "data": str(options.validation()) if options.images is None else "images",
-        "dataset_dir": resolved(pictures),
+        "dataset_dir": resolved(images),
         "templates": resolved(options.templates),
         "items": count,
         "mode": options.eval_mode,
@@ -128,31 +128,31 @@ def run_settings(
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """Questions about a picture that are to be analysed.
+    """Questions about an image that are to be analysed.
 
     Args:
-        picture: its index in the data.
-        item: the picture with all of its questions.
+        image_index: its index in the data.
+        item: the image with all of its questions.
         numbers: which of them.
     """
 
-    picture: int
+    image_index: int
     item: EvalItem
     numbers: list[int]
 
 
 def choose(items: Sequence[EvalItem], file: AnalysisFile, most: int | None) -> Iterator[Chosen]:
     """What is not analysed yet, of the first `most` questions."""
-    taken = sum(found.picture < file.first_open for found in file.found)
-    for picture in range(file.first_open, len(items)):
+    taken = sum(found.image_index < file.first_open for found in file.found)
+    for image_index in range(file.first_open, len(items)):
         if most is not None and taken >= most:
             return
-        item = items[picture]
+        item = items[image_index]
         count = len(item.questions) if most is None else min(len(item.questions), most - taken)
         taken += count
-        numbers = [number for number in range(count) if not file.has(picture, number)]
+        numbers = [number for number in range(count) if not file.has(image_index, number)]
         if numbers:
-            yield Chosen(picture, item, numbers)
+            yield Chosen(image_index, item, numbers)
 
 
 def analyze(options: AnalyzeOptions, folder: Path) -> None:
@@ -176,7 +176,7 @@ def analyze(options: AnalyzeOptions, folder: Path) -> None:
 
     total = min(len(items), options.max_questions or len(items))
     with tqdm(
-        total=total, initial=min(file.first_open, total), desc=folder.name, unit="picture"
+        total=total, initial=min(file.first_open, total), desc=folder.name, unit="image"
     ) as bar:
         for seen in analyst.stream(asked()):
             chosen = under_way.popleft()
@@ -197,12 +197,12 @@ def _questions(chosen: Chosen, word: str | None) -> list[Question]:
 
 
 def _line(chosen: Chosen, number: int, seen: Seen, folder: Path) -> QuestionAnalysis:
-    """A question's scores, once its pictures are drawn."""
+    """A question's scores, once its images are drawn."""
     image, truth = chosen.item.image, chosen.item.questions[number].truth
     height, width = image.shape[:2]
     factor = min(1, MAP_SIDE / max(height, width))
     shape = max(1, round(height * factor)), max(1, round(width * factor))
-    pictures = draw_question(
+    images = draw_question(
         image,
         {name: one.over((height, width), shape) for name, one in seen.maps.items()},
         seen.points,
@@ -210,9 +210,9 @@ def _line(chosen: Chosen, number: int, seen: Seen, folder: Path) -> QuestionAnal
         {**seen.masks, FINAL: seen.answer.mask},
         truth if is_known(truth) else None,
         folder,
-        f"{chosen.picture:05d}_{number:02d}",
+        f"{chosen.image_index:05d}_{number:02d}",
     )
-    return replace(analyse_question(chosen.picture, number, chosen.item, seen), pictures=pictures)
+    return replace(analyse_question(chosen.image_index, number, chosen.item, seen), images=images)
 
 
 def show(out: Path) -> None:

@@ -10,8 +10,8 @@
 # patches, the points, and the masks of text, points or both. It reproduces no published number: the
 # paper does not say where it cuts a map. SAM with the points only needs SAM's own file:
 #   bash analyze_read.sh runs/read_7b/merged --dataset_dir dataset_folder --layers 0-32 --vision_pretrained sam_vit_h_4b8939.pth
-# Your own pictures, with a file NAME.txt of questions beside each NAME.jpg:
-#   bash analyze_read.sh runs/read_7b/merged --images my_pictures --eval_mode generated
+# Your own images, with a file NAME.txt of questions beside each NAME.jpg:
+#   bash analyze_read.sh runs/read_7b/merged --images my_images --eval_mode generated
 # An analysis that was killed goes on with the same command; the page is OUT/dashboard.html.
 # Hardware: the tiny default needs a CPU; 7B one GPU with 24 GB (an estimate).
 # --dry_run, also as the first argument, shows the command and its configuration and does nothing.

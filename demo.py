@@ -1,4 +1,4 @@
-"""Ask READ about a picture: a chat in the terminal, one question (`--image --prompt`), or a page
+"""Ask READ about an image: a chat in the terminal, one question (`--image --prompt`), or a page
 in the browser (`--web`).
 
 See: is the object there? Say: the model's words. Segment: mask, overlay with the points, and the
@@ -24,14 +24,14 @@ from utils.protocol.conversation import MASK_REQUEST, asks_for_mask, with_mask_r
 from utils.reports.answer_files import describe, save_answer
 
 if TYPE_CHECKING:
-    from model.inference.encoded_image import OpenPicture
+    from model.inference.encoded_image import EncodedImage
 
 LEAVE = ("quit", "exit", "q", "/quit", "/exit")
 HINT = (
     "Hint:    the question did not ask for a segmentation mask. End it, as the evaluation does, "
     f"with '{MASK_REQUEST}', or start with --ask_for_mask."
 )
-WELCOME = "Ask about a picture. Another picture: /image PATH. Leave: quit (or end of file)."
+WELCOME = "Ask about an image. Another image: /image PATH. Leave: quit (or end of file)."
 HOW_TO_GET_MASKS = f"For a mask, end a question with: {MASK_REQUEST} (--ask_for_mask does it)"
 
 
@@ -47,7 +47,7 @@ class Shown:
 
     source: str
     pixels: np.ndarray
-    opened: OpenPicture
+    opened: EncodedImage
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Demo:
             self.say(HINT)
         files = save_answer(
             self.options.vis_save_dir,
-            Path(urlparse(shown.source).path).stem or "picture",
+            Path(urlparse(shown.source).path).stem or "image",
             shown.pixels,
             question,
             answer,
@@ -95,7 +95,7 @@ class Demo:
             self.say(f"         {file}")
 
     def chat(self) -> None:
-        """Ask for a picture, then for questions about it, until `quit` or the end of input."""
+        """Ask for an image, then for questions about it, until `quit` or the end of input."""
         self.say(WELCOME)
         if not self.options.ask_for_mask:
             self.say(HOW_TO_GET_MASKS)
@@ -103,7 +103,7 @@ class Demo:
         try:
             while True:
                 if shown is None:
-                    shown = self._open(source or self._line("Picture (path or URL): "))
+                    shown = self._open(source or self._line("Image (path or URL): "))
                     source = None
                     continue
                 question = self._line("Question: ")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Ask a merged READ about your pictures: a chat in the terminal.
+# Ask a merged READ about your images: a chat in the terminal.
 #
 #   bash demo.sh [MODEL] [further flags of demo.py]
 #

@@ -42,22 +42,22 @@ MOST_NEW_TOKENS = 24
 MOST_DIFFERING_PIXELS = 0.001
 
 
-def trial_picture() -> np.ndarray:
+def trial_image() -> np.ndarray:
     """uint8[120, 160, 3]: a bright square on a gradient, the same every time."""
     import numpy as np
 
     ramp = np.linspace(0, 120, 160, dtype=np.uint8)
-    picture = np.repeat(np.tile(ramp, (120, 1))[..., None], 3, axis=2)
-    picture[30:80, 50:100] = (240, 220, 60)
-    return picture
+    image = np.repeat(np.tile(ramp, (120, 1))[..., None], 3, axis=2)
+    image[30:80, 50:100] = (240, 220, 60)
+    return image
 
 
 def trial_answers(reader: Reader) -> list[Answer]:
-    """A generated and a teacher-forced answer about the trial picture."""
-    picture = reader.open(trial_picture())
+    """A generated and a teacher-forced answer about the trial image."""
+    image = reader.open(trial_image())
     return [
-        reader.segment(picture, QUESTION, max_new_tokens=MOST_NEW_TOKENS),
-        reader.segment(picture, QUESTION, answer=POSITIVE_ANSWER),
+        reader.segment(image, QUESTION, max_new_tokens=MOST_NEW_TOKENS),
+        reader.segment(image, QUESTION, answer=POSITIVE_ANSWER),
     ]
 
 

@@ -1,7 +1,7 @@
 """The main job on the embedded default, from drawing the data to a report (see quickstart.sh).
 
 Draws a toy world with every data set, trains the `tiny` preset on their mixture with DeepSpeed,
-validates, merges LoRA, evaluates on unseen pictures with an ablation of SasP, runs the demo, and
+validates, merges LoRA, evaluates on unseen images with an ablation of SasP, runs the demo, and
 writes one HTML page.
 """
 
@@ -42,11 +42,11 @@ def holds_anything(folder: Path) -> bool:
 class QuickstartOptions:
     """Train and show a small READ, start to finish."""
 
-    fast: bool = option(False, "a short training on few pictures, to see that everything works")
+    fast: bool = option(False, "a short training on few images, to see that everything works")
     out: str = option(str(REPOSITORY / "quickstart_output"), "folder for everything it writes")
     preset: str = option("configs/tiny.yaml", "configuration of the training", path=True)
     images: int | None = option(
-        None, "toy pictures of ReasonSeg, a tenth of it for every other set; none: 2500"
+        None, "toy images of ReasonSeg, a tenth of it for every other set; none: 2500"
     )
     steps: int | None = option(None, "training steps; none: what the preset says")
     seed: int = option(0, "the toy world and the training follow from it")
@@ -70,8 +70,8 @@ class QuickstartOptions:
         return problems
 
     @property
-    def pictures(self) -> int:
-        """How many toy pictures ReasonSeg gets."""
+    def image_count(self) -> int:
+        """How many toy images ReasonSeg gets."""
         return self.images or (FAST_IMAGES if self.fast else IMAGES)
 
     def length_flags(self) -> list[str]:
@@ -148,7 +148,7 @@ def planned(options: QuickstartOptions, folder: Path) -> list[tuple[str, list[st
     """(title, command) of every step but the last two, which need what these have written."""
     python = sys.executable
     data, run, merged = folder / "data", folder / "runs" / "tiny", folder / "merged"
-    world = ["--out", str(data), "--images", str(options.pictures), "--seed", str(options.seed)]
+    world = ["--out", str(data), "--images", str(options.image_count), "--seed", str(options.seed)]
     launcher = ["deepspeed", "--num_gpus", "1", "--master_port", str(free_port())]
     place = ["--dataset_dir", str(data), "--log_base_dir", str(run.parent), "--exp_name", run.name]
     preset = os.path.abspath(locate(options.preset))
@@ -163,16 +163,16 @@ def planned(options: QuickstartOptions, folder: Path) -> list[tuple[str, list[st
         ("toy world", [python, "-m", "dataset.toy", *world]),
         ("training", [*launcher, *train, *options.length_flags()]),
         ("merging LoRA", ["bash", "merge_lora_weight.sh", str(run), str(merged)]),
-        ("evaluation on unseen pictures", [*evaluation, *reasons]),
+        ("evaluation on unseen images", [*evaluation, *reasons]),
         ("evaluation on false premises", [*evaluation, *premises]),
     ]
 
 
-def demo_command(folder: Path, picture: str, question: str) -> list[str]:
-    """One question about one picture."""
+def demo_command(folder: Path, image: str, question: str) -> list[str]:
+    """One question about one image."""
     place = ["--pretrained_model_path", str(folder / "merged")]
     place += ["--vis_save_dir", str(folder / "demo")]
-    return [sys.executable, "demo.py", *place, "--image", picture, "--prompt", question]
+    return [sys.executable, "demo.py", *place, "--image", image, "--prompt", question]
 
 
 def run_steps(options: QuickstartOptions, folder: Path) -> Steps:
@@ -182,7 +182,7 @@ def run_steps(options: QuickstartOptions, folder: Path) -> Steps:
     for title, command in commands:
         steps.run(title, command)
     asked = unseen_question(folder / "data")
-    steps.run("demo on an unseen picture", demo_command(folder, *asked))
+    steps.run("demo on an unseen image", demo_command(folder, *asked))
     return steps
 
 
@@ -190,13 +190,13 @@ def show_steps(options: QuickstartOptions) -> None:
     """What a dry run says: the commands."""
     folder = Path(options.out).absolute()
     commands = [command for _, command in planned(options, folder)]
-    for command in [*commands, demo_command(folder, "PICTURE", "QUESTION")]:
+    for command in [*commands, demo_command(folder, "IMAGE", "QUESTION")]:
         print(f"would run: {shlex.join(command)}")
     print(f"would write: {folder / 'report.html'}\n", flush=True)
 
 
 def unseen_question(data: Path) -> tuple[str, str]:
-    """A test picture and the first question about it."""
+    """A test image and the first question about it."""
     from dataset.reason_seg import ReasonSegEval
 
     item = ReasonSegEval(str(data), split="test")[0]
@@ -226,7 +226,7 @@ def mixture_table(run: Path, steps: int) -> Any:
         ]
         for name, rate in rates.items()
     ]
-    header = ["data set", "rate", "pictures drawn"]
+    header = ["data set", "rate", "images drawn"]
     return Table("Training data", header, rows, "All are toy data in the layouts of the real sets.")
 
 
@@ -308,9 +308,9 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
         title="READ, the tiny preset",
         intro=(
             f"A READ with {millions:.1f} million parameters, trained for {steps_done} steps "
-            f"({steps.seconds['training'] / 60:.1f} minutes) on toy pictures drawn for this run in "
+            f"({steps.seconds['training'] / 60:.1f} minutes) on toy images drawn for this run in "
             f"the layouts of all data sets, on the same code path as the 7B model. "
-            "All numbers and pictures below are of pictures it has not seen."
+            "All numbers and images below are of images it has not seen."
         ),
         figures=main_figures(folder, steps.seconds),
         charts=[
@@ -327,7 +327,7 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
             kind_table(
                 "False premises: toy FP-RefCOCO val",
                 premises["generated"],
-                note="Half of the sentences name something that is not in the picture.",
+                note="Half of the sentences name something that is not in the image.",
             ),
             prompt_table(read_ablation(run)["teacher_forced"]),
             mixture_table(folder / "runs" / "tiny", steps_done),
@@ -363,7 +363,7 @@ def main(argv: list[str] | None = None) -> None:
         from utils.reports.page import Table, table_text
 
         rows = [list(row) for row in main_figures(folder, steps.seconds)]
-        table = Table("READ, the tiny preset", ["on unseen pictures", "", ""], rows)
+        table = Table("READ, the tiny preset", ["on unseen images", "", ""], rows)
         print("\n" + table_text(table))
         print(f"report: {page}", flush=True)
 

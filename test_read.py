@@ -115,7 +115,7 @@ def infer(options: TestOptions, rank: int, world: int, forgetting: RunLock | Non
     for mode in MODES[options.eval_mode]:
         file = PredictionFile(folder, rank, world, mode)
         if file.done and rank == 0:
-            print(f"{TITLES[mode]}: going on after {len(file.done)} pictures in {file.path}")
+            print(f"{TITLES[mode]}: going on after {len(file.done)} images in {file.path}")
         evaluate(
             reader_predict(
                 reader,
@@ -165,7 +165,7 @@ def show(options: TestOptions) -> None:
     from utils.reports.score_folder import ABLATION_FILE, METRICS_FILE, PAGE_FILE, score_folder
 
     folder = Path(options.vis_save_path)
-    found = score_folder(folder, page=options.report, picture_folder=options.dataset_dir)
+    found = score_folder(folder, page=options.report, image_folder=options.dataset_dir)
     for table in found.tables:
         print(table_text(table), end="\n\n")
     for mode, scores in found.modes.items():

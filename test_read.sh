@@ -5,7 +5,7 @@
 #
 # MODEL      folder or hub id (default: runs/read_7b_referseg/merged, from train_read.sh ReferSeg and
 #            merge_lora_weight.sh)
-# GPUs       processes that share the pictures (default: 1)
+# GPUs       processes that share the images (default: 1)
 # SET|SPLIT  what is asked (default: fprefcoco|val); all: the three of the table in turn
 #
 # Published for READ 7B, See accuracy / Segment (cIoU over all questions; not measured here):

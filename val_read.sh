@@ -5,7 +5,7 @@
 #
 # MODEL      folder or hub id (default: runs/read_7b/merged, from train_read.sh and
 #            merge_lora_weight.sh)
-# GPUs       processes that share the pictures (default: 1)
+# GPUs       processes that share the images (default: 1)
 # SET|SPLIT  what is asked (default: ReasonSeg|val); all: every one of these in turn
 #
 # Published, gIoU/cIoU of ReasonSeg and cIoU of the others (not measured here):

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from benchmarks.inference_full import DTYPES
-from benchmarks.random_read import SIZES, questions, random_picture, random_reader
+from benchmarks.random_read import SIZES, questions, random_image, random_reader
 from dataset.reason_seg import ReasonSegEval
 from model import Reader, load_read
 from model.analysis.ablation import Ablation, grid
@@ -40,20 +40,20 @@ ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = (10, 30, 60)
 SETTINGS = 13
 LIMIT = 1.5
-PICTURE = (480, 640)
+IMAGE = (480, 640)
 CHECKED = 3
 """Settings that are also evaluated alone."""
 
 
-def random_items(pictures: int, asked: int) -> list[EvalItem]:
-    """Pictures of 480x640 with several questions; the truth is a rectangle."""
+def random_items(images: int, asked: int) -> list[EvalItem]:
+    """Images of 480x640 with several questions; the truth is a rectangle."""
     items = []
-    for number in range(pictures):
-        truth = np.zeros(PICTURE, np.uint8)
+    for number in range(images):
+        truth = np.zeros(IMAGE, np.uint8)
         truth[100:300, 150 : 300 + 10 * number] = 1
-        texts = questions(asked * pictures)[number * asked : (number + 1) * asked]
+        texts = questions(asked * images)[number * asked : (number + 1) * asked]
         mine = [EvalQuestion(text, truth, True) for text in texts]
-        items.append(EvalItem(f"{number}.png", random_picture(*PICTURE, seed=number), mine))
+        items.append(EvalItem(f"{number}.png", random_image(*IMAGE, seed=number), mine))
     return items
 
 
@@ -114,7 +114,7 @@ def table(results: Sequence[dict], device: str) -> str:
         "",
         f"Printed by `python -m benchmarks.ablation`: {SETTINGS} settings (the model's own, text "
         "alone, discrete points and DtoC with fixed and std thresholds and 10, 30 and 60 points) "
-        "in one evaluation, against the evaluation alone; teacher forced, one question a picture, "
+        "in one evaluation, against the evaluation alone; teacher forced, one question an image, "
         f"predictions written. {where}, PyTorch {torch.__version__}. "
         f'"Different": outcomes of {CHECKED} settings that are not those of an evaluation with the '
         "setting alone.",
@@ -137,7 +137,7 @@ def main() -> int:
     parser.add_argument("--size", choices=SIZES, default="cpu")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, default=None)
-    parser.add_argument("--pictures", type=int, default=6, help="of the random model")
+    parser.add_argument("--images", type=int, default=6, help="of the random model")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--model", type=Path, help="a model folder to measure as well")
     parser.add_argument("--data", type=Path, help="its data folder, with ReasonSeg|test")
@@ -152,7 +152,7 @@ def main() -> int:
         results.append(compare(name, load_read(given.model), toy, given.repeats))
     reader = random_reader(SIZES[given.size], given.device, dtype)
     name = f'random, "{given.size}" proportions, 480x640'
-    results.insert(0, compare(name, reader, random_items(given.pictures, 1), given.repeats))
+    results.insert(0, compare(name, reader, random_items(given.images, 1), given.repeats))
     text = table(results, given.device)
     print(text)
     given.out.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
     python -m benchmarks.dataloading [--batches 60] [--repeats 3] [--annotations 100000]
 
 Both sides load the same mixture (sem_seg, refer_seg, vqa and reason_seg at rates 10, 1, 1, 10) from
-640x480 pictures, in batches of 2, with 1 and 2 workers, each in a process of its own, in turn; the
+640x480 images, in batches of 2, with 1 and 2 workers, each in a process of its own, in turn; the
 median of the repeats counts. Memory is the proportional share (PSS) of the main process and its
 workers. What the device does with the bytes (normalisation) is not part of it; what that costs on
 this CPU is printed. Results go to `results/dataloading.{md,json}`.
@@ -151,7 +151,7 @@ def in_a_process(side: str, root: Path, workers: int, count: int) -> dict[str, f
 
 
 def normalising_ms() -> float:
-    """Milliseconds a picture that normalising both views takes on one thread of this CPU."""
+    """Milliseconds an image that normalising both views takes on one thread of this CPU."""
     table = clip_normalisation(default_clip_processor())
     sam = torch.randint(0, 256, (1, 3, 1024, 1024), dtype=torch.uint8)
     clip = torch.randint(0, 256, (1, 3, 336, 336), dtype=torch.uint8)
@@ -188,7 +188,7 @@ def table(found: dict[str, Any], given: argparse.Namespace) -> str:
     lines = [
         "# Loading the training mixture",
         "",
-        f"{given.annotations:,} annotations in each of two COCO files, 640x480 pictures, batches "
+        f"{given.annotations:,} annotations in each of two COCO files, 640x480 images, batches "
         f"of {BATCH}; median of {given.repeats}, {os.cpu_count()} cores. Memory: PSS of main "
         'process and workers; "added" is what loading adds to the imported libraries. Other '
         "programs on the machine disturb samples/s, but hardly the computing time.",
@@ -218,7 +218,7 @@ def table(found: dict[str, Any], given: argparse.Namespace) -> str:
         f"The very first start, which writes the index, takes {found['first_start_seconds']:.0f} s "
         "in all, imports included. Normalising both views, which the plain loader does in its "
         f"workers, is left to the device; on one thread of this CPU it takes "
-        f"{found['normalising_ms']:.1f} ms a picture.",
+        f"{found['normalising_ms']:.1f} ms an image.",
     ]
     return "\n".join(lines) + "\n"
 

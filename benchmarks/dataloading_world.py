@@ -1,6 +1,6 @@
-"""The data of `dataloading.py`: annotation files of a realistic size; they share a few pictures.
+"""The data of `dataloading.py`: annotation files of a realistic size; they share a few images.
 
-Pictures are 640x480 JPEGs tiled from toy scenes.
+Images are 640x480 JPEGs tiled from toy scenes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from PIL import Image
 from dataset.toy.scene import sample_scene
 
 HEIGHT, WIDTH = 480, 640
-PICTURES = 48
-"""Different pictures; the annotation files name them again and again."""
+IMAGES = 48
+"""Different images; the annotation files name them again and again."""
 QUESTIONS = 20_000
-REASON_PICTURES = 200
+REASON_IMAGES = 200
 
 
 def write_world(root: Path, annotations: int) -> Path:
@@ -28,9 +28,9 @@ def write_world(root: Path, annotations: int) -> Path:
         annotations: masks in PACO's file, and as many in RefCOCO's.
     """
     rng = np.random.default_rng(0)
-    pictures = [_picture(rng) for _ in range(PICTURES)]
-    names = [f"{number:012d}" for number in range(PICTURES)]
-    for name, picture in zip(names, pictures, strict=True):
+    images = [_image(rng) for _ in range(IMAGES)]
+    names = [f"{number:012d}" for number in range(IMAGES)]
+    for name, image in zip(names, images, strict=True):
         for folder in (
             "coco/train2017",
             "refer_seg/images/mscoco/images/train2014",
@@ -38,7 +38,7 @@ def write_world(root: Path, annotations: int) -> Path:
         ):
             path = root / folder / f"{name}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path, quality=92)
+            image.save(path, quality=92)
         labels = root / "ade20k/annotations/training" / f"{name}.png"
         labels.parent.mkdir(parents=True, exist_ok=True)
         blocks = rng.integers(0, 151, size=(6, 8)).astype(np.uint8)
@@ -48,11 +48,11 @@ def write_world(root: Path, annotations: int) -> Path:
     _write(root / "refer_seg/refcoco/instances.json", instances)
     _write_refs(root / "refer_seg/refcoco/refs(unc_exclude_unified).p", instances)
     _write(root / "llava_dataset/llava_instruct_150k.json", _conversations())
-    _write_reason_seg(root / "reason_seg/ReasonSeg/train", pictures, rng)
+    _write_reason_seg(root / "reason_seg/ReasonSeg/train", images, rng)
     return root
 
 
-def _picture(rng: np.random.Generator) -> Image.Image:
+def _image(rng: np.random.Generator) -> Image.Image:
     canvas = np.zeros((HEIGHT + 160, WIDTH + 160, 3), np.uint8)
     for y in range(0, HEIGHT, 120):
         for x in range(0, WIDTH, 120):
@@ -78,11 +78,11 @@ def _outline(rng: np.random.Generator) -> list[float]:
 def _coco(
     annotations: int, rng: np.random.Generator, classes: int, folder: str = "train2017/"
 ) -> dict[str, list[dict]]:
-    """COCO's form with six annotations in a picture."""
+    """COCO's form with six annotations in an image."""
     images = [
         {
             "id": number,
-            "file_name": f"{folder}{number % PICTURES:012d}.jpg",
+            "file_name": f"{folder}{number % IMAGES:012d}.jpg",
             "height": HEIGHT,
             "width": WIDTH,
         }
@@ -146,17 +146,17 @@ def _conversations() -> list[dict]:
     return [
         {
             "id": str(number),
-            "image": f"{number % PICTURES:012d}.jpg",
+            "image": f"{number % IMAGES:012d}.jpg",
             "conversations": [{"from": who, "value": f"{text} ({number})"} for who, text in turns],
         }
         for number in range(QUESTIONS)
     ]
 
 
-def _write_reason_seg(folder: Path, pictures: list[Image.Image], rng: np.random.Generator) -> None:
+def _write_reason_seg(folder: Path, images: list[Image.Image], rng: np.random.Generator) -> None:
     folder.mkdir(parents=True)
-    for number in range(REASON_PICTURES):
-        pictures[number % PICTURES].save(folder / f"{number}.jpg", quality=92)
+    for number in range(REASON_IMAGES):
+        images[number % IMAGES].save(folder / f"{number}.jpg", quality=92)
         outline = np.array(_outline(rng)).reshape(-1, 2).tolist()
         content = {
             "shapes": [{"label": "target", "points": outline}],

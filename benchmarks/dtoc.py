@@ -76,8 +76,8 @@ def table(rows: list[tuple[str, float, torch.Tensor, torch.Tensor]]) -> str:
         "",
         f"Written by `python -m benchmarks.dtoc`. {MAPS} random maps of {SIDE}x{SIDE} tokens a row "
         "(30 points, every second cell, thresholds 0.8 and 0.2), and the maps of the model of the "
-        f"quickstart for {QUESTIONS} questions about test pictures. Positive and negative points, "
-        "pixels of the picture. Shift: from the discrete to the continuous point. Gradient: pixels "
+        f"quickstart for {QUESTIONS} questions about test images. Positive and negative points, "
+        "pixels of the image. Shift: from the discrete to the continuous point. Gradient: pixels "
         "that a point moves, to first order, when the one token that matters most for it rises by "
         "the whole range of the map.",
         "",

@@ -37,7 +37,7 @@ from utils.training.checkpoint import free_bytes
 GB = 1e9
 STEPS = ("load", "ask", "merge")
 DISK = {"tiny": 1e9, "7b": 50e9}
-PICTURE = (480, 640)
+IMAGE = (480, 640)
 SAMPLED_S = 0.05
 
 
@@ -105,7 +105,7 @@ def load(options: argparse.Namespace, watch: Watch) -> None:
     A CPU answers in float32 from weights that stay in 16 bits, as merging does: many compute in
     16 bits several times more slowly.
     """
-    from benchmarks.random_read import questions, random_picture
+    from benchmarks.random_read import questions, random_image
     from model import load_read
     from model.loading.upcast import float32_linears, widen_small
 
@@ -117,12 +117,12 @@ def load(options: argparse.Namespace, watch: Watch) -> None:
             sam=WORLDS[options.size].sam,
         )
     if "ask" in options.steps:
-        picture, question = random_picture(*PICTURE, seed=0), questions(1)[0]
+        image, question = random_image(*IMAGE, seed=0), questions(1)[0]
         with watch.stage("ask"), ExitStack() as held:
             if not watch.on_gpu:
                 widen_small(reader.model)
                 held.enter_context(float32_linears(reader.model))
-            answer = reader.segment(picture, question, answer=POSITIVE_ANSWER)
+            answer = reader.segment(image, question, answer=POSITIVE_ANSWER)
         if len(answer.segments) != 1:
             raise InputError(f"one mask was expected, there are {len(answer.segments)}")
 

@@ -4,7 +4,7 @@
     python -m benchmarks.inference --size 7b --device cuda --rows 64   full size, engine only
 
 On a CPU: a random model with the proportions of the 7B one (`random_read.py`) answers 1 to 16
-questions about a picture with 20 tokens each. Plainly (`tests/reference/inference.py`), every
+questions about an image with 20 tokens each. Plainly (`tests/reference/inference.py`), every
 question is asked alone and CLIP and the whole prompt run again for every token; its questions are
 measured one by one, so that n questions cost the sum of the first n. The results have to be the
 same: token ids, presence, masks. Ends with exit code 1 if they are not, if 8 questions are not 50
@@ -30,14 +30,14 @@ import numpy as np
 import torch
 
 from benchmarks.inference_full import DTYPES, full_size
-from benchmarks.random_read import SIZES, questions, random_picture, random_reader
+from benchmarks.random_read import SIZES, questions, random_image, random_reader
 from model import Answer
 from tests.reference.inference import PlainAnswer, ask_plainly
 from utils.stopwatch import Stopwatch, no_watch
 
 COUNTS = (1, 2, 4, 8, 16)
 TOKENS = 20
-PICTURE = (480, 640)
+IMAGE = (480, 640)
 FASTER_AT_8 = 50.0
 COST_OF_16 = 3.0
 TOLERANCE = 1e-4
@@ -88,7 +88,7 @@ def same(answer: Answer, plain: PlainAnswer) -> float:
 def compare(size: str, repeats: int) -> dict:
     """Measure both ways; see the head of this file."""
     reader = random_reader(SIZES[size], "cpu", torch.float32)
-    image, asked = random_picture(*PICTURE, seed=0), questions(max(COUNTS))
+    image, asked = random_image(*IMAGE, seed=0), questions(max(COUNTS))
     reader.segment(image, asked[0], max_new_tokens=2)
     rows = []
     for count in COUNTS:
@@ -163,7 +163,7 @@ def table(result: dict) -> str:
     lines = [
         "# Inference",
         "",
-        "Printed by `python -m benchmarks.inference`. One picture of 480x640; answers of "
+        "Printed by `python -m benchmarks.inference`. One image of 480x640; answers of "
         f"{result['tokens']} tokens, {result['masks']} masks in 16 answers. Random weights in "
         f"float32 ({sizes}), {result['machine']}, PyTorch {result['torch']}. "
         '"Plain" is `tests/reference/inference.py`: every question alone, no cache, CLIP and '
@@ -212,7 +212,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="of a full-size run")
     parser.add_argument("--precision", choices=sorted(DTYPES), default="bf16", help="likewise")
     parser.add_argument("--rows", type=int, nargs="+", default=[64], help="likewise")
-    parser.add_argument("--pictures", type=int, default=60, help="likewise")
+    parser.add_argument("--images", type=int, default=60, help="likewise")
     parser.add_argument("--attn_implementation", help="likewise: sdpa, flash_attention_2, eager")
     parser.add_argument("--compile", action="store_true", help="likewise: torch.compile")
     parser.add_argument("--full", action="store_true", help="engine only, with any size")

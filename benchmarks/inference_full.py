@@ -9,25 +9,25 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from benchmarks.random_read import SIZES, questions, random_picture, random_reader
+from benchmarks.random_read import SIZES, questions, random_image, random_reader
 from model import Reader
 from utils.stopwatch import Stopwatch, no_watch
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOKENS = 20
-PER_PICTURE = (14, 15)
-"""Questions about a picture, in turn: FP-RefCOCO val has 14.5 on average."""
+PER_IMAGE = (14, 15)
+"""Questions about an image, in turn: FP-RefCOCO val has 14.5 on average."""
 
 FP_REFCOCO_QUESTIONS = 21_700
-PICTURE_SIZES = ((480, 640), (640, 480), (427, 640), (640, 640))
+IMAGE_SIZES = ((480, 640), (640, 480), (427, 640), (640, 640))
 
 
 def items(count: int) -> Iterator[tuple[np.ndarray, list[str]]]:
-    """Pictures of COCO's sizes with their questions."""
+    """Images of COCO's sizes with their questions."""
     for number in range(count):
-        height, width = PICTURE_SIZES[number % len(PICTURE_SIZES)]
-        asked = questions(PER_PICTURE[number % len(PER_PICTURE)])
-        yield random_picture(height, width, number % 8), asked
+        height, width = IMAGE_SIZES[number % len(IMAGE_SIZES)]
+        asked = questions(PER_IMAGE[number % len(PER_IMAGE)])
+        yield random_image(height, width, number % 8), asked
 
 
 def full_size(options: argparse.Namespace) -> tuple[dict, str]:
@@ -39,7 +39,7 @@ def full_size(options: argparse.Namespace) -> tuple[dict, str]:
         reader.compile()
     on_gpu = torch.device(options.device).type == "cuda"
     model_gb = torch.cuda.memory_allocated() / 2**30 if on_gpu else None
-    runs = [measure(reader, options.pictures, rows, on_gpu) for rows in options.rows]
+    runs = [measure(reader, options.images, rows, on_gpu) for rows in options.rows]
     device = torch.cuda.get_device_name() if on_gpu else "CPU"
     result = {
         "size": options.size,
@@ -48,7 +48,7 @@ def full_size(options: argparse.Namespace) -> tuple[dict, str]:
         "attention": reader.model.config._attn_implementation,
         "compile": options.compile,
         "torch": torch.__version__,
-        "pictures": options.pictures,
+        "images": options.images,
         "tokens": TOKENS,
         "model_gb": model_gb,
         "runs": runs,
@@ -56,7 +56,7 @@ def full_size(options: argparse.Namespace) -> tuple[dict, str]:
     return result, page(result)
 
 
-def measure(reader: Reader, pictures: int, rows: int, on_gpu: bool) -> dict:
+def measure(reader: Reader, images: int, rows: int, on_gpu: bool) -> dict:
     """One stream without a stopwatch for the speed, a shorter one with it for the stages."""
 
     def run(count: int) -> tuple[int, int, int]:
@@ -67,18 +67,18 @@ def measure(reader: Reader, pictures: int, rows: int, on_gpu: bool) -> dict:
             masks += sum(len(answer.segments) for answer in answers)
         return answered, tokens, masks
 
-    run(max(1, pictures // 10))
+    run(max(1, images // 10))
     if on_gpu:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
-    answered, tokens, masks = run(pictures)
+    answered, tokens, masks = run(images)
     if on_gpu:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None
     reader.watch = watch = Stopwatch(reader.model.device)
-    run(max(2, pictures // 3))
+    run(max(2, images // 3))
     reader.watch = no_watch
     return {
         "rows": rows,
@@ -101,9 +101,9 @@ def page(result: dict) -> str:
         f"Printed by `python -m benchmarks.inference --size {result['size']}` on {result['device']}"
         f", {result['precision']}, {result['attention']}"
         f"{', torch.compile' if result['compile'] else ''}, PyTorch {result['torch']}. Random "
-        f"weights; {result['pictures']} pictures of COCO's sizes with 14.5 questions each, answers "
+        f"weights; {result['images']} images of COCO's sizes with 14.5 questions each, answers "
         f"of {result['tokens']} tokens. The estimate is for the {FP_REFCOCO_QUESTIONS:,} questions "
-        "of FP-RefCOCO val (1,500 pictures).",
+        "of FP-RefCOCO val (1,500 images).",
         "",
         "| rows | questions/s | tokens/s | masks/s | peak [GiB] | FP-RefCOCO val [min] |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -139,7 +139,7 @@ def say_seg(reader: Reader) -> None:
             head[then] = (direction / direction.norm()).to(head)
 
 
-def random_picture(height: int, width: int, seed: int) -> np.ndarray:
+def random_image(height: int, width: int, seed: int) -> np.ndarray:
     """Smooth colours with some noise, uint8[height, width, 3]."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8))

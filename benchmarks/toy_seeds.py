@@ -3,7 +3,7 @@
     python -m benchmarks.toy_seeds [--seeds 0 1 2] [--work DIR] [--out benchmarks/results]
 
 For each seed: draw a world, train the `tiny` preset under DeepSpeed, merge LoRA, and answer the
-questions about the test pictures (never used for a choice; choices were made on a world of another
+questions about the test images (never used for a choice; choices were made on a world of another
 seed). Writes toy_seeds.json and toy_seeds.md: time, gIoU and cIoU per kind with generated and with
 teacher-forced answers, See on matched true and false questions, and the ablation of SAM's prompt.
 """
@@ -65,7 +65,7 @@ def run_seed(seed: int, work: Path) -> dict:
     return {
         "seed": seed,
         "minutes": round(minutes, 2),
-        "pictures": len(items),
+        "images": len(items),
         "see": round(generated.see.accuracy, 4),
         "generated": _kinds(generated),
         "teacher_forced": _kinds(forced),
@@ -137,8 +137,8 @@ def main() -> int:
     (given.out / "toy_seeds.json").write_text(json.dumps(results, indent=1) + "\n")
     text = (
         "# READ on the toy world\n\n"
-        f"Written by `python -m benchmarks.toy_seeds`: {IMAGES} pictures a world, "
-        f"{results[0]['pictures']} of them for testing, unseen; a machine with two "
+        f"Written by `python -m benchmarks.toy_seeds`: {IMAGES} images a world, "
+        f"{results[0]['images']} of them for testing, unseen; a machine with two "
         "CPU cores. Pairs are gIoU / cIoU over the questions whose object is there; See counts "
         "every sentence as often true as false. The prompts are "
         "compared on the model that was trained with text and DtoC points, answers teacher "

@@ -4,9 +4,9 @@
     python -m benchmarks.training --size 7b --device cuda          full size, engine only
 
 On a CPU: a random model with the proportions of the 7B one (`training_steps.py`), LoRA, two
-pictures a batch, with 1 and 3 questions each. A step is forward, backward and AdamW. "Plain" is
+images a batch, with 1 and 3 questions each. A step is forward, backward and AdamW. "Plain" is
 `tests/reference/training.py`: a row and a pass of CLIP for each question, the projection and
-float32 logits at every position, SAM's encoder picture by picture, full-size SasP. Each side runs
+float32 logits at every position, SAM's encoder image by image, full-size SasP. Each side runs
 in a process of its own; memory is the highest resident one of its steps above that before the first
 (gradients and the state of AdamW are in it on both sides). Ends with exit code 1 if the losses of
 any step differ by more than 1e-4 of their size, or if, at 3 questions, a step is not 2 times faster
@@ -39,7 +39,7 @@ from tests.reference.training import plain_losses
 ROOT = Path(__file__).resolve().parents[1]
 SIDES = ("ours", "plain")
 QUESTIONS = (1, 3)
-PICTURES = 2
+IMAGES = 2
 FASTER_AT_3 = 2.0
 MEMORY_AT_3 = 0.6
 LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss")
@@ -52,12 +52,12 @@ def measure(side: str, size: str, asked: int, steps: int, checkpointing: bool) -
 
     Returns:
         seconds and computing time of a step, peak memory in MB, losses of all steps, and tokens:
-        positions of all rows, the picture counted for each question, whatever a side makes of it.
+        positions of all rows, the image counted for each question, whatever a side makes of it.
     """
     reader, model, optimiser = trained_reader(
         TRAINED_SIZES[size], "cpu", torch.float32, checkpointing
     )
-    batch = training_batch(reader, PICTURES, asked)
+    batch = training_batch(reader, IMAGES, asked)
     losses, seconds, computed = [], [], []
 
     def run() -> None:
@@ -145,13 +145,13 @@ def table(result: dict) -> str:
     lines = [
         "# Training",
         "",
-        f"Printed by `python -m benchmarks.training`. {PICTURES} pictures of COCO's size a batch; "
+        f"Printed by `python -m benchmarks.training`. {IMAGES} images of COCO's size a batch; "
         f"random weights in float32 ({sizes}), LoRA of rank 8, {checkpointing} gradient "
         f"checkpointing, {result['machine']}, PyTorch {result['torch']}. "
         '"Plain" is `tests/reference/training.py`: a row and a pass of CLIP for each question, '
-        "projection and float32 logits at every position, SAM's encoder picture by picture, "
+        "projection and float32 logits at every position, SAM's encoder image by image, "
         f"full-size SasP. Median of {result['steps']} steps after the first; memory above that "
-        "before the first step. Tokens: the picture counted for each question on both sides. "
+        "before the first step. Tokens: the image counted for each question on both sides. "
         "Other programs on the machine disturb the step's time on the clock, but hardly its "
         "computing time.",
         "",
@@ -207,7 +207,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="engine only, with any size")
     parser.add_argument("--device", default="cuda", help="at full size")
     parser.add_argument("--precision", choices=sorted(DTYPES), default="bf16", help="likewise")
-    parser.add_argument("--batch_size", type=int, default=2, help="likewise: pictures")
+    parser.add_argument("--batch_size", type=int, default=2, help="likewise: images")
     parser.add_argument("--peak_tflops", type=float, help="likewise: of the device, dense")
     parser.add_argument("--out", type=Path, help="folder for the results")
     options = parser.parse_args()

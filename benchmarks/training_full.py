@@ -75,7 +75,7 @@ def full_size(options: argparse.Namespace) -> tuple[dict, str]:
         "precision": options.precision,
         "attention": reader.model.config._attn_implementation,
         "torch": torch.__version__,
-        "pictures": options.batch_size,
+        "images": options.batch_size,
         "questions": options.questions,
         "step_s": step,
         "tokens_per_s": tokens / step,
@@ -107,18 +107,18 @@ def flops(model: ReadForCausalLM, size: Size, batch: Batch) -> dict[str, float]:
     clip = 24 * size.clip_width**2 * cells + 4 * size.clip_width * cells**2
     patches = 2 * values * 3 * CLIP_PATCH**2 * size.clip_width
     projector = 2 * values * (size.clip_width * width + width**2)
-    pictures = len(batch.original_sizes)
+    images = len(batch.original_sizes)
     return {
         "LLM forward": linear + attention,
         "LLM backward": linear + 2 * attention,
         "lm_head": 6 * trained * width * config.vocab_size,
-        "CLIP": pictures * (patches + size.clip_layers * clip + projector),
-        "SAM encoder": pictures * sam_encoder_flops(model.model.visual_model.sizes),
+        "CLIP": images * (patches + size.clip_layers * clip + projector),
+        "SAM encoder": images * sam_encoder_flops(model.model.visual_model.sizes),
     }
 
 
 def sam_encoder_flops(sizes: SamSizes) -> float:
-    """Of one picture: linear layers, attention in windows or over everything, the neck."""
+    """Of one image: linear layers, attention in windows or over everything, the neck."""
     side = sizes.image_size // 16
     windows = -(-side // sizes.window_size)
     inside = windows * sizes.window_size
@@ -147,8 +147,8 @@ def page(result: dict) -> str:
                 f"Printed by `python -m benchmarks.training --size {result['size']}` on "
                 f"{result['device']}, {result['precision']}, {result['attention']}, PyTorch "
                 f"{result['torch']}. Random weights, LoRA, gradient checkpointing; "
-                f"{result['pictures']} pictures with {result['questions']} questions each. Tokens: "
-                "the picture counted for each question. What counts as a FLOP stands in "
+                f"{result['images']} images with {result['questions']} questions each. Tokens: "
+                "the image counted for each question. What counts as a FLOP stands in "
                 "`training_full.py`.",
                 "",
                 "| step [s] | tokens/s | peak [GiB] | TFLOP/s | MFU | HFU |",

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import torch
 
-from benchmarks.random_read import SIZES, SMALL_SAM, Size, questions, random_picture, random_reader
+from benchmarks.random_read import SIZES, SMALL_SAM, Size, questions, random_image, random_reader
 from dataset.collate import collate
 from model import Reader
 from model.loading.lora import add_lora
@@ -25,9 +25,9 @@ TRAINED_SIZES = {
     "13b": dataclasses.replace(SIZES["13b"], vocabulary=LLAMA_VOCABULARY),
 }
 """Of "cpu", parts cost about the same shares as in the 7B model: a row of the language model twice
-as much as a picture in SAM's encoder; the vocabulary is eight times the width."""
+as much as an image in SAM's encoder; the vocabulary is eight times the width."""
 
-PICTURE_SIZES = ((480, 640), (427, 640), (640, 480))
+IMAGE_SIZES = ((480, 640), (427, 640), (640, 480))
 
 
 def trained_reader(
@@ -47,12 +47,12 @@ def trained_reader(
     return reader, model, optimiser
 
 
-def training_batch(reader: Reader, pictures: int, asked: int, seed: int = 0) -> Batch:
-    """Pictures of COCO's sizes with `asked` expressions each, an ellipse for each of them."""
+def training_batch(reader: Reader, images: int, asked: int, seed: int = 0) -> Batch:
+    """Images of COCO's sizes with `asked` expressions each, an ellipse for each of them."""
     rng = np.random.default_rng(seed)
     samples = []
-    for number in range(pictures):
-        height, width = PICTURE_SIZES[number % len(PICTURE_SIZES)]
+    for number in range(images):
+        height, width = IMAGE_SIZES[number % len(IMAGE_SIZES)]
         y, x = np.mgrid[:height, :width]
         masks = [
             ((x / width - a) ** 2 + (y / height - b) ** 2 < 0.04)
@@ -60,11 +60,11 @@ def training_batch(reader: Reader, pictures: int, asked: int, seed: int = 0) -> 
         ]
         samples.append(
             Sample(
-                f"picture {number}",
-                random_picture(height, width, seed + number),
+                f"image {number}",
+                random_image(height, width, seed + number),
                 [
                     build_prompt([(user_turn(question), POSITIVE_ANSWER)])
-                    for question in questions(pictures * asked)[number * asked :][:asked]
+                    for question in questions(images * asked)[number * asked :][:asked]
                 ],
                 np.stack(masks).astype(np.uint8),
                 [True] * asked,

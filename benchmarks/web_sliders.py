@@ -2,14 +2,14 @@
 
     python -m benchmarks.web_sliders [--model quickstart_output/merged] [--moves 60]
 
-Needs the model of the quickstart, gradio and a Chromium. Measured are, in turn, on a picture of the
+Needs the model of the quickstart, gradio and a Chromium. Measured are, in turn, on an image of the
 toy world and on the same enlarged to the size of a photograph:
 
 * server: new masks, their drawing and the PNG file (`web.session`);
-* browser: from the slider's event to the loaded picture, through the real server and Chromium;
+* browser: from the slider's event to the loaded image, through the real server and Chromium;
 * asking again: what the mask costs where the language model and SAM's encoder run again.
 
-Ends with exit code 1 if the 95th percentile of the first two is above 300 ms on the toy picture.
+Ends with exit code 1 if the 95th percentile of the first two is above 300 ms on the toy image.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from web.session import Session
 QUESTION = "Which object can roll? Please output segmentation mask."
 REQUIRED_MS = 300
 PHOTOGRAPH = 1600
-"""Longer side in pixels of the enlarged picture."""
+"""Longer side in pixels of the enlarged image."""
 MOVED = """value => new Promise(done => {
   const image = document.querySelector('#overlay img');
   const slider = document.querySelector('#t_pos input[type=range]');
@@ -68,12 +68,12 @@ def on_server(session: Session, moves: int) -> list[float]:
     return taken
 
 
-def in_browser(address: str, picture: Path, moves: int) -> list[float]:
+def in_browser(address: str, image: Path, moves: int) -> list[float]:
     """Milliseconds of each move."""
     with open_chromium() as chromium:
         page = chromium.new_page()
         page.goto(address)
-        page.set_input_files("#picture input[type=file]", str(picture))
+        page.set_input_files("#image input[type=file]", str(image))
         page.wait_for_selector("#status >> text=pixels")
         page.fill("#question textarea", QUESTION)
         page.click("#ask")
@@ -82,9 +82,9 @@ def in_browser(address: str, picture: Path, moves: int) -> list[float]:
         return [page.evaluate(MOVED, settings(move)["t_pos"]) for move in range(moves + 3)][3:]
 
 
-def asking_again(reader: Reader, session: Session, picture: Path, times: int) -> list[float]:
+def asking_again(reader: Reader, session: Session, image: Path, times: int) -> list[float]:
     """Milliseconds of each answer."""
-    pixels = read_image(picture)
+    pixels = read_image(image)
     taken = []
     for _ in range(times):
         began = time.perf_counter()
@@ -119,23 +119,23 @@ def main() -> int:
             factor = PHOTOGRAPH / max(image.size)
             large = Path(folder) / "large.png"
             image.resize((round(image.width * factor), round(image.height * factor))).save(large)
-        for picture in (toy, large):
-            with Image.open(picture) as image:
+        for image_path in (toy, large):
+            with Image.open(image_path) as image:
                 name = f"{image.width}x{image.height}"
             session = Session(Engine(reader), Limits())
-            session.open(str(picture))
+            session.open(str(image_path))
             list(session.ask(QUESTION, {}, force_seg=True))
             on_server(session, 3)
             with serving(reader) as address:
-                shown = in_browser(address, picture, arguments.moves)
+                shown = in_browser(address, image_path, arguments.moves)
             made = on_server(session, arguments.moves)
-            again = asking_again(reader, session, picture, 20)
+            again = asking_again(reader, session, image_path, 20)
             rows += [
                 line(f"{name}, server", made),
                 line(f"{name}, browser", shown),
                 line(f"{name}, asking again", again),
             ]
-            if picture is toy:
+            if image_path is toy:
                 slowest = max(quantiles(made, n=20)[-1], quantiles(shown, n=20)[-1])
     print(
         f"{arguments.moves} moves of a slider, threads: {arguments.threads}, "

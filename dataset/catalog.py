@@ -24,8 +24,8 @@ OWN_FOLDER = "own"
 """Folder, below `--dataset_dir`, of sets that users add by themselves."""
 
 FALLBACK_SPLIT_BY = ("unc", "umd", "google", "berkeley")
-"""Tried in this order where the preferred references are absent: validation pictures of one set
-may then be training pictures of another."""
+"""Tried in this order where the preferred references are absent: validation images of one set
+may then be training images of another."""
 
 COCO_TRAIN2017 = "coco/train2017"
 COCO_TRAIN2014 = "refer_seg/images/mscoco/images/train2014"
@@ -46,13 +46,13 @@ class SetFacts:
         root: folder of its annotations, relative to `--dataset_dir`.
         folders: that it needs, relative to `--dataset_dir`.
         files: that it needs, relative to `--dataset_dir`; references are in `split_by`.
-        pictures: the folder of its pictures, relative to `--dataset_dir`.
+        image_folder: the folder of its images, relative to `--dataset_dir`.
         split_by: SPLIT_BY of refs(SPLIT_BY).p, the preferred one first.
         source: who distributes it.
         url: its home page, or the file itself.
-        pictures_from: where the pictures come from, if that is another place.
+        images_from: where the images come from, if that is another place.
         licence: as its home page states it.
-        expected: counts of the published set, by what is counted: "pictures", "annotations", or a
+        expected: counts of the published set, by what is counted: "images", "annotations", or a
             split.
         unit: what "annotations" counts.
         files_hold: what is in `files`.
@@ -61,14 +61,14 @@ class SetFacts:
     name: str
     family: str
     root: str
-    pictures: str
+    image_folder: str
     source: str
     url: str
     licence: str
     folders: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     split_by: tuple[str, ...] = ()
-    pictures_from: str = ""
+    images_from: str = ""
     expected: Mapping[str, int] = field(default_factory=dict)
     unit: str = "annotations"
     files_hold: str = "annotations in COCO's form"
@@ -76,8 +76,8 @@ class SetFacts:
     @property
     def how_to_get(self) -> str:
         """One sentence: where the set comes from."""
-        pictures = f", its pictures from {self.pictures_from}" if self.pictures_from else ""
-        return f"get {self.name} from {self.source} ({self.url}){pictures}"
+        images = f", its images from {self.images_from}" if self.images_from else ""
+        return f"get {self.name} from {self.source} ({self.url}){images}"
 
 
 def _refer(name: str, family: str, preferred: str, expected: dict[str, int]) -> SetFacts:
@@ -90,19 +90,19 @@ def _refer(name: str, family: str, preferred: str, expected: dict[str, int]) -> 
         source, url = "the R-RefCOCO project", "https://github.com/jianzongwu/robust-ref-seg"
     else:
         source, url = "the SESAME project", "https://github.com/see-say-segment/sesame"
-    pictures = SAIAPR if saiapr else COCO_TRAIN2014
+    images = SAIAPR if saiapr else COCO_TRAIN2014
     return SetFacts(
         name=name,
         family=family,
         root=f"refer_seg/{name}",
-        pictures=pictures,
+        image_folder=images,
         source=source,
         url=url,
-        licence=SEE_HOME if saiapr else f"{SEE_HOME}; pictures: terms of COCO and Flickr",
-        folders=(pictures,),
+        licence=SEE_HOME if saiapr else f"{SEE_HOME}; images: terms of COCO and Flickr",
+        folders=(images,),
         files=(f"refer_seg/{name}/instances.json",),
         split_by=(preferred, *(by for by in FALLBACK_SPLIT_BY if by != preferred)),
-        pictures_from="the ImageCLEF project (saiapr_tc-12)" if saiapr else _COCO_2014,
+        images_from="the ImageCLEF project (saiapr_tc-12)" if saiapr else _COCO_2014,
         expected=expected,
         unit="references",
     )
@@ -113,38 +113,38 @@ _ALL = (
         name="ade20k",
         family="sem_seg",
         root="ade20k",
-        pictures="ade20k/images/training",
+        image_folder="ade20k/images/training",
         source="the MIT scene parsing benchmark",
         url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
         licence=f"{SEE_HOME}: http://sceneparsing.csail.mit.edu",
         folders=("ade20k/images/training", "ade20k/annotations/training"),
-        expected={"pictures": 20_210, "annotations": 20_210},
+        expected={"images": 20_210, "annotations": 20_210},
         unit="label maps",
     ),
     SetFacts(
         name="cocostuff",
         family="sem_seg",
         root="cocostuff",
-        pictures=COCO_TRAIN2017,
+        image_folder=COCO_TRAIN2017,
         source="the COCO-Stuff project (stuffthingmaps)",
         url="https://github.com/nightrome/cocostuff",
-        licence="CC BY 4.0; pictures: terms of COCO and Flickr",
+        licence="CC BY 4.0; images: terms of COCO and Flickr",
         folders=("cocostuff/train2017", COCO_TRAIN2017),
-        pictures_from=_COCO_2017,
-        expected={"pictures": 118_287, "annotations": 118_287},
+        images_from=_COCO_2017,
+        expected={"images": 118_287, "annotations": 118_287},
         unit="label maps",
     ),
     SetFacts(
         name="mapillary",
         family="sem_seg",
         root="mapillary",
-        pictures="mapillary/training/images",
+        image_folder="mapillary/training/images",
         source="Mapillary (Vistas v2.0, after registration)",
         url="https://www.mapillary.com/dataset/vistas",
         licence="CC BY-NC-SA 4.0",
         folders=("mapillary/training/images", "mapillary/training/v2.0/labels"),
         files=("mapillary/config_v2.0.json",),
-        expected={"pictures": 18_000, "annotations": 18_000},
+        expected={"images": 18_000, "annotations": 18_000},
         unit="label maps",
         files_hold="the list of classes",
     ),
@@ -152,31 +152,31 @@ _ALL = (
         name="paco_lvis",
         family="sem_seg",
         root="vlpart/paco",
-        pictures="coco",
+        image_folder="coco",
         source="the PACO project",
         url="https://github.com/facebookresearch/paco",
-        licence=f"{SEE_HOME}; pictures: terms of COCO and Flickr",
+        licence=f"{SEE_HOME}; images: terms of COCO and Flickr",
         folders=(COCO_TRAIN2017,),
         files=("vlpart/paco/annotations/paco_lvis_v1_train.json",),
-        pictures_from=_COCO_2017,
-        expected={"pictures": 45_790},
+        images_from=_COCO_2017,
+        expected={"images": 45_790},
     ),
     SetFacts(
         name="pascal_part",
         family="sem_seg",
         root="vlpart/pascal_part",
-        pictures="vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages",
+        image_folder="vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages",
         source="the VLPart project",
         url="https://github.com/facebookresearch/VLPart",
         licence=SEE_HOME,
         folders=("vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages",),
         files=("vlpart/pascal_part/train.json",),
-        pictures_from="http://host.robots.ox.ac.uk/pascal/VOC/voc2010/",
+        images_from="http://host.robots.ox.ac.uk/pascal/VOC/voc2010/",
     ),
     _refer("refclef", "refer_seg", "unc", {}),
-    _refer("refcoco", "refer_seg", "unc_exclude_unified", {"pictures": 19_994}),
-    _refer("refcoco+", "refer_seg", "unc_exclude_unified", {"pictures": 19_992}),
-    _refer("refcocog", "refer_seg", "umd_exclude_unified", {"pictures": 25_799}),
+    _refer("refcoco", "refer_seg", "unc_exclude_unified", {"images": 19_994}),
+    _refer("refcoco+", "refer_seg", "unc_exclude_unified", {"images": 19_992}),
+    _refer("refcocog", "refer_seg", "umd_exclude_unified", {"images": 25_799}),
     _refer("R-refcoco", "neg_refer_seg", "unc_exclude_unified", {}),
     _refer("R-refcoco+", "neg_refer_seg", "unc_exclude_unified", {}),
     _refer("R-refcocog", "neg_refer_seg", "umd_exclude_unified", {}),
@@ -187,22 +187,22 @@ _ALL = (
         name="llava_instruct_150k",
         family="vqa",
         root="llava_dataset",
-        pictures=COCO_TRAIN2017,
+        image_folder=COCO_TRAIN2017,
         source="the LLaVA project",
         url="https://huggingface.co/datasets/liuhaotian/LLaVA-Instruct-150K",
-        licence=f"{SEE_HOME}; pictures: terms of COCO and Flickr",
+        licence=f"{SEE_HOME}; images: terms of COCO and Flickr",
         folders=(COCO_TRAIN2017,),
         files=("llava_dataset/llava_instruct_150k.json",),
-        pictures_from=_COCO_2017,
+        images_from=_COCO_2017,
         expected={"annotations": 157_712},
         unit="conversations",
-        files_hold="conversations about pictures",
+        files_hold="conversations about images",
     ),
     SetFacts(
         name="ReasonSeg",
         family="reason_seg",
         root="reason_seg/ReasonSeg",
-        pictures="reason_seg/ReasonSeg",
+        image_folder="reason_seg/ReasonSeg",
         source="the LISA project",
         url="https://github.com/dvlab-research/LISA#dataset",
         licence=SEE_HOME,
@@ -272,9 +272,9 @@ def needed_paths(dataset_dir: str | Path, name: str, spec: str = "") -> list[Nee
     needed = []
     for folder in facts.folders:
         what, hint = facts.unit, remedy
-        if folder.startswith(facts.pictures):
-            what = "pictures"
-            hint = f"get them from {facts.pictures_from}" if facts.pictures_from else remedy
+        if folder.startswith(facts.image_folder):
+            what = "images"
+            hint = f"get them from {facts.images_from}" if facts.images_from else remedy
         needed.append(Needed(root / folder, True, what, remedy=hint))
     needed += [Needed(root / file, False, facts.files_hold, remedy=remedy) for file in facts.files]
     if facts.split_by:

@@ -24,7 +24,7 @@ def decode_segmentation(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
             {"size": [H, W], "counts": text, bytes or a list of numbers}, a list of such dicts
             (united), or nothing at all ([], {}, None). Polygons of one or two corners enclose
             nothing.
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
 
     Returns:
         uint8[H, W] of 0 and 1.
@@ -69,7 +69,7 @@ def _checked_runs(part: dict, size: tuple[int, int]) -> dict:
     height, width = size
     given = part.get("size")
     if not isinstance(given, list | tuple) or list(given) != [height, width]:
-        raise ValueError(f"run lengths for the size {given}, in a picture of [{height}, {width}]")
+        raise ValueError(f"run lengths for the size {given}, in an image of [{height}, {width}]")
     counts = part.get("counts")
     if isinstance(counts, list):
         whole = all(isinstance(n, int) and not isinstance(n, bool) for n in counts)
@@ -88,7 +88,7 @@ def _check_counts(counts: Sequence[int], size: tuple[int, int]) -> None:
         raise ValueError("a run length is negative or no whole number")
     if sum(counts) != size[0] * size[1]:
         raise ValueError(
-            f"run lengths sum to {sum(counts)}, but the picture has {size[0] * size[1]} pixels"
+            f"run lengths sum to {sum(counts)}, but the image has {size[0] * size[1]} pixels"
         )
 
 

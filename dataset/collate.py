@@ -15,7 +15,7 @@ from utils.protocol.image_transforms import ImageViews
 from utils.protocol.tokenization import answer_labels, encode_prompt, pad_rows, seg_token_id
 
 IMAGE_ROOM = 255
-"""Positions of `model_max_length` that the picture takes."""
+"""Positions of `model_max_length` that the image takes."""
 
 __all__ = ["Batch", "Sample", "collate"]
 

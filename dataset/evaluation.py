@@ -26,7 +26,7 @@ def evaluation_set(
     false_premises: bool = False,
     polygon_fill: str = POLYGON_FILLS[0],
 ) -> Sequence[EvalItem]:
-    """Pictures with all of their questions.
+    """Images with all of their questions.
 
     Args:
         dataset_dir: the data folder.

@@ -29,7 +29,7 @@ EVALUATION_SETS = tuple(
 
 WHOLE_TEST = "overall"
 PARTS_OF_TEST = ("short", "long", WHOLE_TEST)
-"""Names for ReasonSeg's test pictures: those asked by a phrase, by a sentence, and all."""
+"""Names for ReasonSeg's test images: those asked by a phrase, by a sentence, and all."""
 
 
 class Selection(NamedTuple):

@@ -38,7 +38,7 @@ def draw_polygon(
     if exact.ndim != 2 or exact.shape[1] != 2:
         raise ValueError(f"the points of a polygon form an array {exact.shape}, not pairs of x, y")
     if not (np.abs(exact) <= FAR * max(mask.shape)).all():
-        raise ValueError("a corner of a polygon is not finite, or far outside of the picture")
+        raise ValueError("a corner of a polygon is not finite, or far outside of the image")
     corners = exact.astype(np.int32)
     cv2.polylines(mask, [corners], True, value, 1)
     fill_polygon(mask, corners, value, fill)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent / "assets"
 LONGEST, SHORTEST = 420, 260
-"""Pictures are reduced to the first in pixels; small ones are enlarged to the second."""
+"""Images are reduced to the first in pixels; small ones are enlarged to the second."""
 COLOURS = (
     (0, 200, 255),
     (255, 80, 200),
@@ -51,7 +51,7 @@ _TURNS = re.compile(
     r"(?:USER: |\[INST\] )(.*?)(?: ASSISTANT: ?| \[/INST\] ?)(.*?)(?: ?</s>|$)", re.S
 )
 _SYSTEM = re.compile(r"<<SYS>>.*?<</SYS>>\s*", re.S)
-_PICTURE = re.compile(f"(?:{IM_START_TOKEN})?{IMAGE_TOKEN}(?:{IM_END_TOKEN})?\\s*")
+_IMAGE = re.compile(f"(?:{IM_START_TOKEN})?{IMAGE_TOKEN}(?:{IM_END_TOKEN})?\\s*")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Expression:
     Args:
         turns: (question, answer) pairs, without the tokens of the prompt format.
         colour: of its mask in CSS, "" if it has none.
-        layer: its mask as an image to lay over the picture, "" if it has none.
+        layer: its mask as an image to lay over the image, "" if it has none.
     """
 
     turns: list[tuple[str, str]]
@@ -98,9 +98,9 @@ class Drawn:
         index: its number.
         source: the part of the mixture it was taken from.
         kind: see `Sample`.
-        path: of the picture.
-        size: (W, H) of the picture.
-        picture: as data URI.
+        path: of the image.
+        size: (W, H) of the image.
+        image: as data URI.
         expressions: one for each conversation.
         error: why it cannot be shown, "" if it can.
     """
@@ -110,7 +110,7 @@ class Drawn:
     kind: str = ""
     path: str = ""
     size: tuple[int, int] = (0, 0)
-    picture: str = ""
+    image: str = ""
     expressions: list[Expression] = field(default_factory=list)
     error: str = ""
 
@@ -118,11 +118,11 @@ class Drawn:
 def turns_of(prompt: str) -> list[tuple[str, str]]:
     """The (question, answer) pairs of a full prompt."""
     found = _TURNS.findall(prompt)
-    return [(_PICTURE.sub("", _SYSTEM.sub("", q)).strip(), a.strip()) for q, a in found]
+    return [(_IMAGE.sub("", _SYSTEM.sub("", q)).strip(), a.strip()) for q, a in found]
 
 
 def layer(mask: np.ndarray, size: tuple[int, int], colour: tuple[int, int, int]) -> np.ndarray:
-    """A mask as a layer to lay over the picture.
+    """A mask as a layer to lay over the image.
 
     Args:
         mask: uint8[H, W] of 0/1.
@@ -144,9 +144,9 @@ def layer(mask: np.ndarray, size: tuple[int, int], colour: tuple[int, int, int])
 
 def show(sample: Sample, index: int, source: str) -> Drawn:
     """A sample as it appears on the page."""
-    picture = fit(sample.image, LONGEST)
-    picture = enlarge(picture, max(1, round(SHORTEST / min(picture.shape[:2]))))
-    size = (picture.shape[0], picture.shape[1])
+    image = fit(sample.image, LONGEST)
+    image = enlarge(image, max(1, round(SHORTEST / min(image.shape[:2]))))
+    size = (image.shape[0], image.shape[1])
     masks = iter(sample.masks)
     expressions = []
     for number, prompt in enumerate(sample.conversations):
@@ -161,7 +161,7 @@ def show(sample: Sample, index: int, source: str) -> Drawn:
         )
     shown = (sample.image.shape[1], sample.image.shape[0])
     kind, path = sample.kind, sample.image_path
-    return Drawn(index, source, kind, path, shown, embed_png(picture), expressions)
+    return Drawn(index, source, kind, path, shown, embed_png(image), expressions)
 
 
 def draw_all(source: DrawSource, first: int, count: int) -> list[Drawn]:

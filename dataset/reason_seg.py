@@ -35,7 +35,7 @@ NAMELESS = "such thing"
 
 @dataclass(frozen=True)
 class FalsePremise:
-    """A question about something that is not in the picture.
+    """A question about something that is not in the image.
 
     Args:
         question: phrase or sentence; asked in the case in which it is written, as in the original,
@@ -76,7 +76,7 @@ def load_annotation(
 
     Args:
         json_path: the file.
-        size: (H, W) of its picture.
+        size: (H, W) of its image.
         fill: whose border pixels, one of `POLYGON_FILLS`.
 
     Raises:
@@ -92,7 +92,7 @@ def parse_annotation(
 
     Args:
         content: with shapes[{label, points}], text[...], is_sentence.
-        size: (H, W) of its picture.
+        size: (H, W) of its image.
         name: what messages call it.
         fill: see `load_annotation`.
 
@@ -138,30 +138,30 @@ def missing(premise: FalsePremise) -> str:
 
 
 def list_split(dataset_dir: str | Path, split: str) -> list[tuple[Path, Path]]:
-    """Pairs of picture and annotation of a split, by name.
+    """Pairs of image and annotation of a split, by name.
 
     Args:
         dataset_dir: the data folder (`--dataset_dir`).
         split: "train", "val", "test"; several joined by "_" as in the original's flags.
 
     Raises:
-        InputError: the folder is missing or empty, or a picture has no annotation.
+        InputError: the folder is missing or empty, or an image has no annotation.
     """
     pairs: list[tuple[Path, Path]] = []
     for name in split.split("_"):
         folder = Path(dataset_dir) / "reason_seg" / "ReasonSeg" / name
         if not folder.is_dir():
             raise InputError(f"no ReasonSeg split {name!r} at {folder}. {_HOW_TO_GET}")
-        pictures = sorted(folder.glob("*.jpg"))
-        if not pictures:
-            raise InputError(f"no pictures (*.jpg) in {folder}. {_HOW_TO_GET}")
-        bare = [picture for picture in pictures if not picture.with_suffix(".json").is_file()]
+        images = sorted(folder.glob("*.jpg"))
+        if not images:
+            raise InputError(f"no images (*.jpg) in {folder}. {_HOW_TO_GET}")
+        bare = [image for image in images if not image.with_suffix(".json").is_file()]
         if bare:
             raise InputError(
-                f"{len(bare)} pictures in {folder} have no annotation, such as {bare[0].name}: "
+                f"{len(bare)} images in {folder} have no annotation, such as {bare[0].name}: "
                 f"each NAME.jpg needs a NAME.json. {_HOW_TO_GET}"
             )
-        pairs += [(picture, picture.with_suffix(".json")) for picture in pictures]
+        pairs += [(image, image.with_suffix(".json")) for image in images]
     return pairs
 
 
@@ -198,17 +198,17 @@ class ReasonSegTrain:
         """The sample of a global index.
 
         Raises:
-            InputError: its picture or annotation is broken; the message names the file.
+            InputError: its image or annotation is broken; the message names the file.
         """
         rng = self.settings.rng(_STREAM, index)
-        picture, annotation_path = self.pairs[int(rng.integers(len(self.pairs)))]
-        image = read_image(picture)
+        image_path, annotation_path = self.pairs[int(rng.integers(len(self.pairs)))]
+        image = read_image(image_path)
         annotation = load_annotation(annotation_path, image.shape[:2], self.settings.polygon_fill)
         if annotation.false_premise and rng.random() < FALSE_PREMISE_SHARE:
             turns = self._false(annotation.false_premise, rng)
         else:
             turns = self._true(annotation, rng)
-        return make_sample(str(picture), image, turns, self.settings, annotation.kind)
+        return make_sample(str(image_path), image, turns, self.settings, annotation.kind)
 
     def _true(self, annotation: ReasonSegAnnotation, rng: np.random.Generator) -> list[Turn]:
         templates, texts = self.settings.templates, annotation.texts
@@ -242,11 +242,11 @@ class ReasonSegEval(Sequence):
 
     Args:
         dataset_dir: the data folder.
-        split: "val", "test", ...; "overall" is "test", "short"/"long" are those of its pictures
+        split: "val", "test", ...; "overall" is "test", "short"/"long" are those of its images
             that are asked by a phrase/sentence.
         false_premises: ask the false-premise questions as well.
         templates: sentences around the questions.
-        seed: of templates that are chosen by chance: those of a picture are always the same.
+        seed: of templates that are chosen by chance: those of an image are always the same.
         polygon_fill: whose border pixels the true masks have, one of `POLYGON_FILLS`.
 
     Raises:
@@ -276,8 +276,8 @@ class ReasonSegEval(Sequence):
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> EvalItem:  # type: ignore[override]
-        picture, annotation_path = self.pairs[index]
-        image = read_image(picture)
+        image_path, annotation_path = self.pairs[index]
+        image = read_image(image_path)
         annotation = load_annotation(annotation_path, image.shape[:2], self.settings.polygon_fill)
         rng, templates = self.settings.rng(_STREAM, index), self.settings.templates
         questions = [
@@ -302,4 +302,4 @@ class ReasonSegEval(Sequence):
                 )
                 for premise in annotation.false_premise
             ]
-        return EvalItem(str(picture), image, questions)
+        return EvalItem(str(image_path), image, questions)

@@ -24,7 +24,7 @@ class DrawSettings:
     """How samples are drawn and worded; the same for every data set of a training.
 
     Args:
-        num_classes_per_sample: most expressions about one picture.
+        num_classes_per_sample: most expressions about one image.
         templates: sentences around questions and answers.
         conv_type, use_im_start_end: see `build_prompt`.
         seed: of all draws, at least 0.
@@ -50,7 +50,7 @@ class DrawSettings:
 
 @dataclass(frozen=True)
 class Turn:
-    """One expression about a picture.
+    """One expression about an image.
 
     Args:
         question: the user's words, templates applied, without `<image>`.
@@ -74,7 +74,7 @@ def make_sample(
     """One conversation for each turn.
 
     Args:
-        path: of the picture.
+        path: of the image.
         image: uint8[H, W, 3], RGB.
         turns: at least one.
         kind: of the expressions that are there; a sample of absent ones only is "absent".

@@ -1,6 +1,6 @@
-"""Training draws from conversations about pictures: LLaVA-Instruct.
+"""Training draws from conversations about images: LLaVA-Instruct.
 
-On disk: `llava_dataset/NAME.json`, the pictures in `coco/train2017`.
+On disk: `llava_dataset/NAME.json`, the images in `coco/train2017`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KIND_VQA = "vqa"
 """Kind, in reports, of conversations without a mask."""
 
 _ROLES = ("human", "gpt")
-_PICTURES = "pictures"
+_IMAGES = "images"
 _FORM = "a list of {id, image, conversations[{from: human or gpt, value}]}"
 _HOW_TO_GET = SETS["llava_instruct_150k"].how_to_get
 _TOKENS = re.compile("|".join(map(re.escape, (*ADDED_TOKENS, "<s>", "</s>", "<unk>"))))
@@ -37,7 +37,7 @@ _TOKENS = re.compile("|".join(map(re.escape, (*ADDED_TOKENS, "<s>", "</s>", "<un
 class VqaTrain:
     """Training draws of whole conversations; a draw is a function of (seed, index) alone.
 
-    A sample has one conversation with all its turns, and no mask. Entries without a picture are
+    A sample has one conversation with all its turns, and no mask. Entries without an image are
     left out.
 
     Args:
@@ -51,7 +51,7 @@ class VqaTrain:
 
     def __init__(self, dataset_dir: str | Path, spec: str, settings: DrawSettings):
         self.settings = settings
-        self.pictures = Path(dataset_dir) / "coco" / "train2017"
+        self.images = Path(dataset_dir) / "coco" / "train2017"
         names = spec.split("||")
         if not all(names):
             raise InputError(
@@ -66,21 +66,21 @@ class VqaTrain:
         """The sample of a global index.
 
         Raises:
-            InputError: its picture is broken or its conversation cannot be used; the message names
+            InputError: its image is broken or its conversation cannot be used; the message names
                 the file and the entry.
         """
         rng = self.settings.rng("vqa", index)
         number = int(rng.integers(len(self.stores)))
         store = self.stores[number]
-        entry = store.get(_PICTURES, int(rng.integers(store.groups()[_PICTURES])))
+        entry = store.get(_IMAGES, int(rng.integers(store.groups()[_IMAGES])))
         try:
             turns = question_answer_turns(entry["conversations"])
         except ValueError as error:
             raise damaged(self.files[number], f"entry {entry['id']!r}: {error}", _FORM) from error
-        path = str(self.pictures / entry["image"])
+        path = str(self.images / entry["image"])
         if not os.path.isfile(path):
             raise InputError(
-                f"no picture at {path}, but {self.files[number]} names it in entry "
+                f"no image at {path}, but {self.files[number]} names it in entry "
                 f"{entry['id']!r}: {_HOW_TO_GET}"
             )
         image = read_image(path)
@@ -125,7 +125,7 @@ def question_answer_turns(conversation: Any) -> list[tuple[str, str | None]]:
         raise ValueError("no question has an answer")
     texts = [text for _, text in said[: len(said) // 2 * 2]]
     if not all(texts[1::2]):
-        raise ValueError("an answer holds nothing but the picture")
+        raise ValueError("an answer holds nothing but the image")
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 
@@ -143,8 +143,8 @@ def _open(file: Path) -> RecordStore:
     if not file.is_file():
         raise InputError(f"no conversations at {file}; {_HOW_TO_GET}")
     store = RecordStore.open([file], KIND_VQA, functools.partial(_records, file))
-    if not store.groups().get(_PICTURES):
-        raise damaged(file, "no entry has a picture", _FORM)
+    if not store.groups().get(_IMAGES):
+        raise damaged(file, "no entry has an image", _FORM)
     return store
 
 
@@ -160,7 +160,7 @@ def _records(file: Path) -> Iterator[tuple[str, dict]]:
         if not is_text(entry["image"]):
             raise damaged(file, f"the image of entry number {number} is no file name", _FORM)
         yield (
-            _PICTURES,
+            _IMAGES,
             {
                 "id": entry.get("id", number),
                 "image": entry["image"],

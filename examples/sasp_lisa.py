@@ -1,8 +1,8 @@
 """SasP on a model like LISA: a LLaVA that answers with a `<SEG>` token, and `segment_anything`.
 
-    python -m examples.sasp_lisa PICTURE "Where is the dog?" MASK.png LLAVA_FOLDER SAM.pth "[SEG]"
+    python -m examples.sasp_lisa IMAGE "Where is the dog?" MASK.png LLAVA_FOLDER SAM.pth "[SEG]"
 
-SasP undoes CLIP's centre crop; where pictures are padded to a square instead, pad them beforehand.
+SasP undoes CLIP's centre crop; where images are padded to a square instead, pad them beforehand.
 """
 
 import sys
@@ -42,8 +42,8 @@ def segment(sam, image: np.ndarray, points, labels, text=None) -> torch.Tensor:
     return logits[0, 0] > sam.mask_threshold
 
 
-def main(picture, question, mask_file, llava_folder, sam_file, seg="[SEG]") -> None:
-    image = Image.open(picture).convert("RGB")
+def main(image_path, question, mask_file, llava_folder, sam_file, seg="[SEG]") -> None:
+    image = Image.open(image_path).convert("RGB")
     processor = AutoProcessor.from_pretrained(llava_folder)
     llava = LlavaForConditionalGeneration.from_pretrained(llava_folder).eval()
     prompt = f"USER: <image>\n{question} ASSISTANT: It is {seg}."

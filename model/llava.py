@@ -1,7 +1,7 @@
-"""LLaVA on today's transformers: CLIP tower, projector, and the picture inside the text.
+"""LLaVA on today's transformers: CLIP tower, projector, and the image inside the text.
 
-Legend: B pictures, N conversations, T text tokens, V image tokens, D width of the language model,
-L = T + V - 1 positions once the picture has taken its place.
+Legend: B images, N conversations, T text tokens, V image tokens, D width of the language model,
+L = T + V - 1 positions once the image has taken its place.
 """
 
 from __future__ import annotations
@@ -120,14 +120,14 @@ def build_projector(kind: str, clip_width: int, width: int) -> nn.Sequential:
 
 @dataclass
 class SplicedPrompt:
-    """Prompts with the picture in place.
+    """Prompts with the image in place.
 
     Args:
         embeds: float[N, L, D].
         attention_mask: bool[N, L].
-        text_position: int64[N, T]: where each entry of `input_ids` went; the picture's entry
+        text_position: int64[N, T]: where each entry of `input_ids` went; the image's entry
             points at its first image token.
-        image_start: int64[N]: position of the first image token, -1 without a picture.
+        image_start: int64[N]: position of the first image token, -1 without an image.
     """
 
     embeds: torch.Tensor
@@ -143,23 +143,23 @@ def splice_image(
     image_features: torch.Tensor,
     image_index: torch.Tensor,
 ) -> SplicedPrompt:
-    """Replace the -200 of each prompt by the V features of its picture.
+    """Replace the -200 of each prompt by the V features of its image.
 
     Args:
         input_ids: int64[N, T], at most one -200 in a row.
         attention_mask: bool[N, T].
         embeddings: the token embedding table.
         image_features: float[B, V, D].
-        image_index: int64[N], the picture of each prompt.
+        image_index: int64[N], the image of each prompt.
 
     Raises:
-        InputError: a prompt with more than one picture.
+        InputError: a prompt with more than one image.
     """
     rows, length = input_ids.shape
     is_image = input_ids == IMAGE_TOKEN_INDEX
     if bool((is_image.sum(dim=1) > 1).any()):
-        raise InputError("a prompt holds more than one <image>; a conversation has one picture")
-    pictures, count, _ = image_features.shape
+        raise InputError("a prompt holds more than one <image>; a conversation has one image")
+    images, count, _ = image_features.shape
     has_image = is_image.any(dim=1)
     grow = count - 1 if bool(has_image.any()) else 0
     steps = torch.arange(length, device=input_ids.device)

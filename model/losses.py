@@ -1,6 +1,6 @@
 """The training losses: cross entropy, BCE and DICE.
 
-Legend: M masks, K trained tokens, H x W the picture, or less (`loss_size`).
+Legend: M masks, K trained tokens, H x W the image, or less (`loss_size`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DICE_SMOOTH = 1e-6
 
 
 def loss_size(size: Sequence[int], most_pixels: int) -> tuple[int, int]:
-    """The size in which the mask losses of a picture of (H, W) are computed.
+    """The size in which the mask losses of an image of (H, W) are computed.
 
     Args:
         size: (H, W).
@@ -86,22 +86,22 @@ def mask_losses(
     backward pass: nothing of that size is kept but the arguments.
 
     Args:
-        logits: per picture float32[n, h, w], h and w as `loss_size` tells.
-        truths: per picture uint8[n, H, W]; values other than 1 are background.
+        logits: per image float32[n, h, w], h and w as `loss_size` tells.
+        truths: per image uint8[n, H, W]; values other than 1 are background.
         most_pixels: bound on h * w, see `loss_size`; 0: none.
 
     Returns:
         the two means, or None if the batch has no mask.
 
     Raises:
-        ValueError: a picture has another number of masks than `[SEG]` tokens.
+        ValueError: an image has another number of masks than `[SEG]` tokens.
     """
     bce, dice = [], []
     for number, (logit, full) in enumerate(zip(logits, truths, strict=True)):
         truth = shrink_truth(full, loss_size(full.shape[1:], most_pixels))
         if logit.shape != truth.shape:
             raise ValueError(
-                f"picture {number} of the batch: {tuple(logit.shape)} mask logits, "
+                f"image {number} of the batch: {tuple(logit.shape)} mask logits, "
                 f"{tuple(truth.shape)} truth masks; one mask is needed for each [SEG]"
             )
         if len(logit) == 0:

@@ -10,13 +10,13 @@ from transformers.modeling_outputs import ModelOutput
 
 @dataclass
 class MaskPrediction:
-    """n masks of one picture.
+    """n masks of one image.
 
     Args:
         logits: float32[n, H, W]; above 0 is the object.
         scores: float32[n], SAM's predicted IoU.
         similarity: float32[n, V].
-        points: float32[n, P, 2], (x, y) in the original picture.
+        points: float32[n, P, 2], (x, y) in the original image.
         point_labels: int64[n, P].
     """
 
@@ -28,7 +28,7 @@ class MaskPrediction:
 
     @classmethod
     def none(cls, size: tuple[int, int], image_tokens: int, device: torch.device) -> MaskPrediction:
-        """No mask for a picture of (H, W)."""
+        """No mask for an image of (H, W)."""
         empty = torch.zeros((0,), device=device)
         return cls(
             logits=empty.new_zeros((0, *size)),
@@ -41,7 +41,7 @@ class MaskPrediction:
 
 @dataclass
 class ReadOutput(ModelOutput):
-    """Losses with their weights applied, and per picture mask logits float32[n, H, W]."""
+    """Losses with their weights applied, and per image mask logits float32[n, H, W]."""
 
     loss: torch.Tensor | None = None
     ce_loss: torch.Tensor | None = None

@@ -38,7 +38,7 @@ from utils.protocol.image_transforms import ImageViews, normalise_for_sam
 TOWER_FOLDER = "vision_tower"
 TOWER_PREFIX = f"model.{TOWER_FOLDER}."
 SAM_CHUNK = 8
-"""Pictures that go through SAM's image encoder at once."""
+"""Images that go through SAM's image encoder at once."""
 
 
 class ReadModel(LlamaModel):
@@ -158,7 +158,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
 
     @property
     def views(self) -> ImageViews:
-        """Which views of a picture this model wants."""
+        """Which views of an image this model wants."""
         return ImageViews(self._tower.processor, self.model.visual_model.sizes.image_size)
 
     @property
@@ -181,7 +181,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
 
     @torch.no_grad()
     def encode_sam(self, pixels: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
-        """SAM views uint8[B, 3, S, S] with the pictures' sizes (h, w) -> float[B, C, h', w']."""
+        """SAM views uint8[B, 3, S, S] with the images' sizes (h, w) -> float[B, C, h', w']."""
         chunks = [
             self.model.visual_model.encode(
                 normalise_for_sam(
@@ -201,7 +201,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
     ) -> PromptStates:
         """Run the language model over whole prompts; arguments as in `splice_image`.
 
-        What prompts about the same picture begin with runs once, see `model.shared_prefix`.
+        What prompts about the same image begin with runs once, see `model.shared_prefix`.
         """
         spliced = splice_image(
             input_ids, attention_mask, self.model.embed_tokens, image_features, image_index
@@ -229,15 +229,15 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         Args:
             seg_states: float[M, D].
             states_of_image: float[M, V, D], the image tokens each of them saw.
-            image_of_mask: int64[M], non-decreasing: the picture of each.
+            image_of_mask: int64[M], non-decreasing: the image of each.
             embeddings: float[B, C, h', w'], SAM's image embeddings.
             input_sizes: B pairs (h, w) inside the SAM view.
-            sizes: B pairs (H, W) of the original pictures.
+            sizes: B pairs (H, W) of the original images.
             params: how points are chosen; None: as the configuration says.
             mask_sizes: B pairs (h, w) that the mask logits are resized to; None: `sizes`.
 
         Returns:
-            one `MaskPrediction` for each of the B pictures.
+            one `MaskPrediction` for each of the B images.
         """
         sam, params = self.model.visual_model, params or self.config.sasp_params
         text = self.model.text_hidden_fcs[0](seg_states)
@@ -271,7 +271,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
     def _decode(
         self, embeddings: torch.Tensor, prompts: list[torch.Tensor], counts: list[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All masks at once if their prompts are equally long, else picture by picture."""
+        """All masks at once if their prompts are equally long, else image by image."""
         sam = self.model.visual_model
         repeats = torch.tensor(counts, device=embeddings.device)
         if not self.in_step and len({prompt.shape[1] for prompt in prompts if len(prompt)}) <= 1:
@@ -303,7 +303,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         batch = batch.to(self.device)
         assert batch.clip_pixels is not None and batch.sam_pixels is not None
         # First, since what the language model keeps for the backward pass adds to its memory.
-        used = self._pictures_of_masks(batch)
+        used = self._images_of_masks(batch)
         embeddings = self.encode_sam(
             batch.sam_pixels[used], [batch.sam_sizes[i] for i in used.tolist()]
         )
@@ -345,8 +345,8 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         before = states.hidden[row, states.text_position[row, column] - 1]
         return losses.token_loss(self.lm_head(before), labels[row, column])
 
-    def _pictures_of_masks(self, batch: Batch) -> torch.Tensor:
-        """int64[b], the pictures with a `[SEG]` in rising order; all of them if `in_step`."""
+    def _images_of_masks(self, batch: Batch) -> torch.Tensor:
+        """int64[b], the images with a `[SEG]` in rising order; all of them if `in_step`."""
         if self.in_step:
             return torch.arange(len(batch.original_sizes), device=self.device)
         return torch.unique(batch.image_index[(batch.input_ids == self.seg_token_id).any(dim=1)])

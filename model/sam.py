@@ -3,7 +3,7 @@
 The package's own builders fix every size, so its modules are put together here; the parameter names
 are SAM's own.
 
-Legend: B pictures, M masks, P points, C prompt width (256), S SAM frame (1024), h = w = S / 16
+Legend: B images, M masks, P points, C prompt width (256), S SAM frame (1024), h = w = S / 16
 cells. Coordinates are (x, y) in pixels.
 """
 
@@ -171,15 +171,15 @@ class SamModel(nn.Module):
         size: tuple[int, int],
         input_size: tuple[int, int],
     ) -> torch.Tensor:
-        """The prompt tokens of M masks on one picture: points, SAM's padding point, text.
+        """The prompt tokens of M masks on one image: points, SAM's padding point, text.
 
         Args:
-            points: float32[M, P, 2] in the original picture's frame; P = 0 leaves out the points
+            points: float32[M, P, 2] in the original image's frame; P = 0 leaves out the points
                 and the padding point.
             labels: int64[M, P]: 1, 0 or -1.
             text: float[M, C], the projected `[SEG]` state; None leaves it out.
-            size: (H, W) of the original picture.
-            input_size: (h, w) of the picture inside the SAM view.
+            size: (H, W) of the original image.
+            input_size: (h, w) of the image inside the SAM view.
 
         Returns:
             float[M, P + 2, C], or float[M, 1, C] without points; one token less without text.
@@ -195,7 +195,7 @@ class SamModel(nn.Module):
     def attend(
         self, embeddings: torch.Tensor, sparse: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The decoder's two-way transformer: prompt and picture look at each other.
+        """The decoder's two-way transformer: prompt and image look at each other.
 
         Args:
             embeddings: float[M, C, h, w], the image embedding for each mask.
@@ -218,7 +218,7 @@ class SamModel(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mask logits from prompts; the first of SAM's four masks ("multimask_output=False").
 
-        Unlike the package's `predict_masks`, every mask may belong to another picture, and only the
+        Unlike the package's `predict_masks`, every mask may belong to another image, and only the
         first mask's hypernetwork runs.
 
         Args:
@@ -239,12 +239,12 @@ class SamModel(nn.Module):
     def upscale(
         self, logits: torch.Tensor, input_size: tuple[int, int], size: tuple[int, int]
     ) -> torch.Tensor:
-        """Bring mask logits of one picture to its original size: to S, crop the padding, resize.
+        """Bring mask logits of one image to its original size: to S, crop the padding, resize.
 
         Args:
             logits: float[M, 1, 4h, 4w].
-            input_size: (h, w) of the picture inside the SAM view.
-            size: (H, W) of the original picture.
+            input_size: (h, w) of the image inside the SAM view.
+            size: (H, W) of the original image.
 
         Returns:
             float32[M, H, W].

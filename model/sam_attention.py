@@ -13,14 +13,14 @@ from torch.nn import functional as F
 class EncoderAttention(PackageEncoderAttention):
     """Of the image encoder: of all scores only their bias is stored.
 
-    With 4096 cells the scores of a picture are the largest thing in the encoder, and the package
+    With 4096 cells the scores of an image are the largest thing in the encoder, and the package
     holds several copies of them.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """float[B, h, w, width] -> the same; B pictures or windows of h x w cells."""
-        pictures, height, width, _ = x.shape
-        parts = self.qkv(x).view(pictures, height, width, 3, self.num_heads, -1)
+        """float[B, h, w, width] -> the same; B images or windows of h x w cells."""
+        images, height, width, _ = x.shape
+        parts = self.qkv(x).view(images, height, width, 3, self.num_heads, -1)
         cells, key, value = parts.permute(3, 0, 4, 1, 2, 5)
         along_y = get_rel_pos(height, height, self.rel_pos_h)
         along_x = get_rel_pos(width, width, self.rel_pos_w)
@@ -35,7 +35,7 @@ class EncoderAttention(PackageEncoderAttention):
             bias.flatten(4, 5).flatten(2, 3),
             scale=self.scale,
         )
-        made = made.view(pictures, self.num_heads, height, width, -1).permute(0, 2, 3, 1, 4)
+        made = made.view(images, self.num_heads, height, width, -1).permute(0, 2, 3, 1, 4)
         return self.proj(made.flatten(3))
 
 

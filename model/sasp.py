@@ -1,10 +1,10 @@
-"""SasP, "Similarity as Points": point prompts from the similarity between `[SEG]` and the picture.
+"""SasP, "Similarity as Points": point prompts from the similarity between `[SEG]` and the image.
 
 Pure functions on tensors; usable with any `<SEG>` model and any SAM. The names SasP and
 DtoC ("discrete to continuous") are the paper's.
 
 Legend: N similarity maps, V = side * side image tokens, D width of the language model, P points,
-H x W original picture. Coordinates are (x, y) in pixels of the original picture.
+H x W original image. Coordinates are (x, y) in pixels of the original image.
 """
 
 from __future__ import annotations
@@ -103,11 +103,11 @@ def similarity_to_points(
 
     Args:
         similarity: float[V] or float[N, V] over a square grid of image tokens.
-        size: (H, W) of the original picture in pixels.
+        size: (H, W) of the original image in pixels.
         params: see `SaspParams`.
 
     Returns:
-        points: float32[..., P, 2], (x, y) in pixels of the original picture.
+        points: float32[..., P, 2], (x, y) in pixels of the original image.
         labels: int64[..., P]: 1 positive, 0 negative, -1 neutral. P = 0 for `prompt="text"`.
 
     Raises:
@@ -138,7 +138,7 @@ def discrete_points(
 
     Args:
         grids: float32[N, side, side].
-        size: (H, W) of the original picture.
+        size: (H, W) of the original image.
 
     Returns:
         points float32[N, P, 2] with whole-numbered (x, y); labels int64[N, P].
@@ -165,7 +165,7 @@ def discrete_points(
     # One stable sort inside the classes, one over them; raster order remains among neutrals.
     inside = torch.where(positive, -values, torch.where(negative, values, torch.zeros_like(values)))
     rank = torch.where(positive, 0, torch.where(negative, 1, 2))
-    cells = _cells_in_picture(down, size, grids.device)
+    cells = _cells_in_image(down, size, grids.device)
     order = cells[inside[:, cells].argsort(dim=1, stable=True)]
     order = order.gather(1, rank.gather(1, order).argsort(dim=1, stable=True))
     kept = order[:, : params.num_points]
@@ -174,7 +174,7 @@ def discrete_points(
     return _cell_centres(kept, down, size), labels.gather(1, kept)
 
 
-def _cells_in_picture(down: int, size: tuple[int, int], device: torch.device) -> torch.Tensor:
+def _cells_in_image(down: int, size: tuple[int, int], device: torch.device) -> torch.Tensor:
     """Numbers int64[cells] of the cells that remain when the centre crop is undone.
 
     All of them, but for the border that a rounded-down size cuts off (`crop_padding` < 0).
@@ -185,7 +185,7 @@ def _cells_in_picture(down: int, size: tuple[int, int], device: torch.device) ->
 
 
 def _cell_centres(cells: torch.Tensor, down: int, size: tuple[int, int]) -> torch.Tensor:
-    """Cell numbers int64[N, P] of the cropped square to (x, y) in the whole picture, truncated.
+    """Cell numbers int64[N, P] of the cropped square to (x, y) in the whole image, truncated.
 
     In float32, as the original: the size of a cell is rounded to float32 before it is multiplied.
     In float64 a point lies one pixel off in 2-4 % of the image sizes, such as 200 x 1600.
@@ -209,11 +209,11 @@ def discrete_to_continuous(
 
     Args:
         grids: float32[N, side, side]; gradients flow to it.
-        points: float32[N, P, 2], whole-numbered (x, y) in the original picture.
-        size: (H, W) of the original picture.
+        points: float32[N, P, 2], whole-numbered (x, y) in the original image.
+        size: (H, W) of the original image.
 
     Returns:
-        float32[N, P, 2], (x, y) in pixels of the original picture.
+        float32[N, P, 2], (x, y) in pixels of the original image.
     """
     height, width = size
     side = grids.shape[-1]
@@ -238,7 +238,7 @@ def discrete_to_continuous(
     y_cost = squares.expand(outside_y.shape).masked_fill(outside_y, torch.inf)
     weights = (window - y_cost[..., :, None] - x_cost[..., None, :]).flatten(-2).softmax(dim=-1)
     weights = weights.unflatten(-1, (len(steps), len(steps)))
-    # Offsets, not absolute coordinates: their sums keep full precision on large pictures.
+    # Offsets, not absolute coordinates: their sums keep full precision on large images.
     offsets = torch.stack(
         [weights.sum(dim=-2) @ steps.float(), weights.sum(dim=-1) @ steps.float()], dim=-1
     )

@@ -14,7 +14,7 @@ class SegTokens:
     Args:
         row: int64[M], the conversation of each.
         column: int64[M], its place in `input_ids`.
-        state_position: int64[M], the position whose state predicts it, once the picture is in.
+        state_position: int64[M], the position whose state predicts it, once the image is in.
     """
 
     row: torch.Tensor
@@ -39,7 +39,7 @@ def image_states(states: torch.Tensor, image_start: torch.Tensor, count: int) ->
 
     Args:
         states: float[M, L, D].
-        image_start: int64[M]; -1 (no picture) gives the first V positions.
+        image_start: int64[M]; -1 (no image) gives the first V positions.
         count: V.
 
     Returns:

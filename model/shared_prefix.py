@@ -1,7 +1,7 @@
-"""What the conversations about a picture have in common runs through the language model once.
+"""What the conversations about an image have in common runs through the language model once.
 
 The states of a causal model depend on nothing behind them, so the tokens up to and including the
-picture have the same ones in every conversation that begins like that. Such conversations, a row
+image have the same ones in every conversation that begins like that. Such conversations, a row
 of T + V - 1 positions each in `model.llava.splice_image`, become one row:
 
     prefix | rest of the first conversation | rest of the second | ...
@@ -71,7 +71,7 @@ class Packing:
 
 @dataclass
 class _Row:
-    """A conversation: its tokens, where they begin in `input_ids`, and its picture's place."""
+    """A conversation: its tokens, where they begin in `input_ids`, and its image's place."""
 
     number: int
     ids: list[int]
@@ -117,13 +117,13 @@ def find_packing(
 ) -> Packing | None:
     """The packing of a batch, or None where separate rows do no more.
 
-    Conversations share a row if they are about the same picture and have the same tokens before
+    Conversations share a row if they are about the same image and have the same tokens before
     it; their prefix also takes in what they have in common behind it.
 
     Args:
         input_ids: int64[N, T], at most one -200 in a row.
         attention_mask: bool[N, T], padding on either side.
-        image_index: int64[N], the picture of each.
+        image_index: int64[N], the image of each.
         image_tokens: V.
     """
     rows = _rows(input_ids.tolist(), attention_mask.tolist())
@@ -131,9 +131,9 @@ def find_packing(
         return None
     grow = image_tokens - 1
     groups: dict[tuple[bool, tuple[int, ...]], list[_Row]] = {}
-    for row, picture in zip(rows, image_index.tolist(), strict=True):
+    for row, image in zip(rows, image_index.tolist(), strict=True):
         alone = row.image is None
-        same = (row.number,) if alone else (picture, *row.ids[: row.image])
+        same = (row.number,) if alone else (image, *row.ids[: row.image])
         groups.setdefault((alone, same), []).append(row)
     if len(groups) == len(rows):
         return None
@@ -169,7 +169,7 @@ class _Joined:
 
 
 def _join(group: list[_Row], added: int, length: int) -> _Joined:
-    """Lay out conversations in one row; `added` positions come with their picture."""
+    """Lay out conversations in one row; `added` positions come with their image."""
     shared = _common(group) + added if len(group) > 1 else 0
     prefix = torch.arange(shared)
     source, position, part = [group[0].start(length) + prefix], [prefix], [torch.zeros_like(prefix)]
@@ -185,7 +185,7 @@ def _join(group: list[_Row], added: int, length: int) -> _Joined:
 
 
 def _rows(ids: list[list[int]], mask: list[list[bool]]) -> list[_Row] | None:
-    """The conversations without their padding; None if one has gaps, or padding for a picture."""
+    """The conversations without their padding; None if one has gaps, or padding for an image."""
     rows = []
     for number, (tokens, used) in enumerate(zip(ids, mask, strict=True)):
         count = sum(used)

@@ -1,4 +1,4 @@
-"""An analysis folder made by hand: toy-like pictures, maps that are blurred truths."""
+"""An analysis folder made by hand: toy-like images, maps that are blurred truths."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SIZES = ((60, 100), (100, 60), (80, 80))
 
 
 def analysed(
-    number: int, model: int = 0, pictures: dict[str, str] | None = None, **changed
+    number: int, model: int = 0, images: dict[str, str] | None = None, **changed
 ) -> QuestionAnalysis:
     """Question `number`: every fourth is about something absent; IoU rises with the number."""
     absent = number % 4 == 3
     union = 1000
     both = 0 if absent else min(union, 10 * number + 300 * model)
     given = {
-        "picture": number,
+        "image_index": number,
         "number": 0,
         "image": f"data/toy_{number:04d}.jpg",
         "question": f"Where is thing {number}?",
@@ -43,13 +43,13 @@ def analysed(
         },
         "maps": {} if absent else {"llava": MapScore(0.5, 0.6 + 0.001 * number, 0.4)},
         "points": None if absent else PointScore(8, 4, 7, 4),
-        "pictures": pictures or {},
+        "images": images or {},
     }
     return QuestionAnalysis(**(given | changed))
 
 
 def draw_one(folder: Path, number: int, seed: int = 0) -> dict[str, str]:
-    """Pictures of question `number`, with a disc as the object."""
+    """Images of question `number`, with a disc as the object."""
     height, width = SIZES[number % 3]
     rng = np.random.default_rng([seed, number])
     image = rng.integers(60, 120, (height, width, 3), dtype=np.uint8)
@@ -78,12 +78,12 @@ def write_analysis(folder: Path, count: int, drawn: bool = True, models: int = 2
     for model in range(models):
         own = folder / f"model {model}"
         own.mkdir(parents=True)
-        names = ("picture", "marks", "clip", "llava", "sam", "sam_points", "text", "final", "truth")
+        names = ("image", "marks", "clip", "llava", "sam", "sam_points", "text", "final", "truth")
         lines = []
         for number in range(count):
-            told = {n: f"pictures/{number:05d}_00_{n}.png" for n in names}
-            pictures = draw_one(own, number, model) if drawn else told
-            lines.append(to_line(analysed(number, model, pictures)))
+            told = {n: f"images/{number:05d}_00_{n}.png" for n in names}
+            images = draw_one(own, number, model) if drawn else told
+            lines.append(to_line(analysed(number, model, images)))
         (own / QUESTIONS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
         cell = {"value": 0.5 + model / 10, "low": 0.4, "high": 0.7}
         empty = {"value": None, "low": None, "high": None}

@@ -133,14 +133,14 @@ def _write_sam(path: Path) -> Path:
     return path
 
 
-def write_reason_seg(folder: Path, pictures: dict[str, int], seed: int = 0) -> Path:
-    """Write pictures of one bright rectangle each in ReasonSeg's layout; returns the data folder.
+def write_reason_seg(folder: Path, images: dict[str, int], seed: int = 0) -> Path:
+    """Write images of one bright rectangle each in ReasonSeg's layout; returns the data folder.
 
     Args:
-        pictures: split -> number of pictures.
+        images: split -> number of images.
     """
     rng = np.random.default_rng(seed)
-    for split, count in pictures.items():
+    for split, count in images.items():
         target = folder / "reason_seg" / "ReasonSeg" / split
         target.mkdir(parents=True)
         for number in range(count):

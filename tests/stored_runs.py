@@ -29,13 +29,13 @@ class FakeAnswer:
 
 
 def make_items(folder: Path, count: int, seed: int = 0) -> list[EvalItem]:
-    """Pictures of different sizes with one to four questions; some truths hold 255."""
+    """Images of different sizes with one to four questions; some truths hold 255."""
     rng = np.random.default_rng(seed)
     items = []
     for index in range(count):
         height, width = rng.integers(6, 30, 2)
         image = rng.integers(0, 256, (height, width, 3), np.uint8)
-        path = folder / f"picture {index:02d}.png"
+        path = folder / f"image {index:02d}.png"
         Image.fromarray(image).save(path)
         questions = []
         for number in range(rng.integers(1, 5)):
@@ -80,7 +80,7 @@ class Broken(list):
 
     def __getitem__(self, index):
         if index in self.broken:
-            raise InputError(f"picture {index} <is> no picture")
+            raise InputError(f"image {index} <is> no image")
         return super().__getitem__(index)
 
 

@@ -1,4 +1,4 @@
-"""`analyze_read.py` on a micro model: files, tables, resumption, several models, own pictures."""
+"""`analyze_read.py` on a micro model: files, tables, resumption, several models, own images."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def analysis(micro_merged, micro_data, micro_parts, tmp_path, capsys):
     return start
 
 
-def test_lines_tables_and_pictures(analysis, micro_merged, micro_data):
+def test_lines_tables_and_images(analysis, micro_merged, micro_data):
     code, out, err = analysis("--layers", "0,1-2")
     assert code == 0, err
     found = list(read_analysis(analysis.folder))
@@ -61,8 +61,8 @@ def test_lines_tables_and_pictures(analysis, micro_merged, micro_data):
         assert one.layers[2] == pytest.approx(one.maps["llava"].best_s_iou)
         assert set(one.layers) == {0, 1, 2} and one.points.positive > 0
         assert set(one.correlations) == {"clip llava", "clip sam", "llava sam"}
-        assert set(one.pictures) >= {"clip", "llava", "sam", "marks", FINAL, *MASKS}
-        for name in one.pictures.values():
+        assert set(one.images) >= {"clip", "llava", "sam", "marks", FINAL, *MASKS}
+        for name in one.images.values():
             assert np.asarray(Image.open(analysis.folder / name)).size
     summary = json.loads((analysis.folder / "summary.json").read_text())
     assert summary["questions"] == 5 and set(summary["layers"]) == {"0", "1", "2"}
@@ -102,12 +102,12 @@ def test_a_second_start_analyses_nothing_again(analysis):
     whole = path.read_bytes()
     assert whole.startswith(three) and whole.count(b"\n") == 5
     path.write_bytes(whole[:-20])
-    for picture in (analysis.folder / "pictures").glob("00000_*"):
-        picture.unlink()
+    for image in (analysis.folder / "images").glob("00000_*"):
+        image.unlink()
     code, out, _ = analysis()
     assert code == 0 and "going on after 4 questions" in out
     assert path.read_bytes() == whole
-    assert not list((analysis.folder / "pictures").glob("00000_*"))
+    assert not list((analysis.folder / "images").glob("00000_*"))
     code, _, err = analysis("--layers", "1")
     assert code == 2 and "analysis of another run (layers: none there, 1 here)" in err
     assert "--out" in err and path.read_bytes() == whole
@@ -119,8 +119,8 @@ def test_a_second_start_analyses_nothing_again(analysis):
     assert code == 2 and "line 2 is not a question's analysis" in err
 
 
-def test_a_killed_analysis_goes_on_within_a_picture(analysis, tmp_path, monkeypatch):
-    folder = tmp_path / "pictures"
+def test_a_killed_analysis_goes_on_within_an_image(analysis, tmp_path, monkeypatch):
+    folder = tmp_path / "images"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for name in "abc":
@@ -210,7 +210,7 @@ def test_all_mistakes_are_told_at_once(analysis, tmp_path, micro_merged):
 
 def test_a_word_needs_the_whole_clip(analysis):
     code, _, err = analysis("--word", "block")
-    assert code == 2 and "picture tower alone" in err and "Traceback" not in err
+    assert code == 2 and "image tower alone" in err and "Traceback" not in err
 
 
 def test_names_of_models():

@@ -64,7 +64,7 @@ SCRIPTS = {
     ],
     "test_read.sh": ["", "some/model", "some/model 2 fprefcocog|val --skip_broken"],
     "demo.sh": ["", "some/model", "some/model --force_seg", "--load_in_4bit", "--web --port 0"],
-    "analyze_read.sh": ["", "some/model", "some/model --images pictures --layers 0-32"],
+    "analyze_read.sh": ["", "some/model", "some/model --images images --layers 0-32"],
     "merge_lora_weight.sh": ["runs/tiny", "runs/tiny out", "runs/tiny --checkpoint latest"],
     "quickstart.sh": ["", "--fast"],
 }

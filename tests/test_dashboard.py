@@ -1,4 +1,4 @@
-"""The page of an analysis in a real browser: order, filters, pictures."""
+"""The page of an analysis in a real browser: order, filters, images."""
 
 import json
 
@@ -31,7 +31,7 @@ def things(page) -> list[int]:
     return [int(text.split()[-1].strip('?"”')) for text in questions(page)]
 
 
-def broken_pictures(page) -> int:
+def broken_images(page) -> int:
     return page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).length")
 
 
@@ -40,7 +40,7 @@ def overflows(page) -> bool:
 
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
-def test_the_page_fits_and_its_pictures_load(visit, small, width):
+def test_the_page_fits_and_its_images_load(visit, small, width):
     seen = visit(small, width=width)
     page = seen.page
     assert things(page) == list(range(12))
@@ -48,7 +48,7 @@ def test_the_page_fits_and_its_pictures_load(visit, small, width):
     page.locator(".look img").first.scroll_into_view_if_needed()
     page.wait_for_function("[...document.images].some(i => i.complete && i.naturalWidth > 0)")
     page.wait_for_load_state("networkidle")
-    assert broken_pictures(page) == 0
+    assert broken_images(page) == 0
     first = page.locator(".shot .stack").first.bounding_box()
     assert first["width"] > 60 and first["width"] / first["height"] == pytest.approx(100 / 60, 0.05)
     assert seen.errors == [] and seen.outside == []
@@ -100,7 +100,7 @@ def test_order(visit, small):
 @pytest.mark.parametrize(
     ("columns", "width", "cards"), [(1, PHONE, 0), (10, 1000, 1), (10, 1500, 0)]
 )
-def test_pictures_stay_large_enough_whatever_is_shown(visit, small, columns, width, cards):
+def test_images_stay_large_enough_whatever_is_shown(visit, small, columns, width, cards):
     seen = visit(small, width=width)
     page = seen.page
     boxes = page.locator("[name=column]")
@@ -111,7 +111,7 @@ def test_pictures_stay_large_enough_whatever_is_shown(visit, small, columns, wid
     looks = page.locator(".made").first.locator(".look")
     widths = [looks.nth(place).bounding_box()["width"] for place in range(columns)]
     assert min(widths) > 95 and max(widths) < min(widths) + 2
-    # Tall pictures keep their shape.
+    # Tall images keep their shape.
     tall = page.locator(".asked", has_text="thing 1?").locator("xpath=../tr[2]").locator(".stack")
     box = tall.first.bounding_box()
     assert box["width"] / box["height"] == pytest.approx(60 / 100, 0.05)
@@ -122,7 +122,7 @@ def test_odd_texts_and_names_of_a_single_model(visit, tmp_path):
     folder = write_analysis(tmp_path, 0, models=1)
     own = (folder / "model 0").rename(folder / "a#1 %41?<b>")
     odd = "</script><img src=x onerror=alert(1)> \"'<!-- & 图"
-    found = analysed(0, pictures=draw_one(own, 0), question=odd, answer=odd, kind=odd)
+    found = analysed(0, images=draw_one(own, 0), question=odd, answer=odd, kind=odd)
     (own / "questions.jsonl").write_text(to_line(found) + "\n", encoding="utf-8")
     seen = visit(write_dashboard(folder).as_uri())
     page = seen.page
@@ -161,11 +161,11 @@ def test_filters_and_a_view_that_can_be_shared(visit, small):
     assert seen.errors == []
 
 
-def test_one_picture_large(visit, small):
+def test_one_image_large(visit, small):
     page = visit(small).page
     page.locator(".shot").first.click()
     large = page.locator("#large")
-    assert large.is_visible() and "picture" in large.inner_text()
+    assert large.is_visible() and "image" in large.inner_text()
     page.keyboard.press("ArrowRight")
     assert "[SEG] x CLIP" in page.inner_text("#large-caption")
     assert page.locator("#large-shot img").count() == 2
@@ -178,7 +178,7 @@ def test_one_picture_large(visit, small):
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowUp")  # nothing is above the first one
     assert "model 0: [SEG] x CLIP" in page.inner_text("#large-caption")
-    page.get_by_role("button", name="previous picture").click()
+    page.get_by_role("button", name="previous image").click()
     page.keyboard.press("ArrowLeft")
     assert page.inner_text("#large-caption") == "model 0: truth"
     page.keyboard.press("Escape")

@@ -11,7 +11,7 @@ from PIL import Image
 
 import demo
 from model import load_read
-from tests.model.babble import QUESTIONS, babbling, pictures
+from tests.model.babble import QUESTIONS, babbling, images
 from tests.small_read import write_small_read
 from utils.cli.parser import REPOSITORY
 from utils.errors import InputError
@@ -20,7 +20,7 @@ from utils.protocol.conversation import MASK_REQUEST
 
 
 class FakeReader:
-    """Sees the upper half of every picture, but no unicorn."""
+    """Sees the upper half of every image, but no unicorn."""
 
     def __init__(self):
         self.asked = []
@@ -56,8 +56,8 @@ def small_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def picture(tmp_path):
-    path = tmp_path / "a picture.png"
+def image(tmp_path):
+    path = tmp_path / "an image.png"
     Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(path)
     return path
 
@@ -97,25 +97,25 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def test_one_shot(run, picture):
-    code, out, _ = run("--image", picture, "--prompt", "the sky")
+def test_one_shot(run, image):
+    code, out, _ = run("--image", image, "--prompt", "the sky")
     assert code == 0
     assert "See:     yes" in out and "Say:     Sure" in out and "300 pixels (50.0 %)" in out
     kinds = ("mask", "overlay", "sheet", "similarity")
-    assert names(run.out) == [f"a picture_1_{kind}.png" for kind in kinds]
-    mask = np.asarray(Image.open(run.out / "a picture_1_mask.png"))
+    assert names(run.out) == [f"an image_1_{kind}.png" for kind in kinds]
+    mask = np.asarray(Image.open(run.out / "an image_1_mask.png"))
     assert mask.shape == (20, 30) and (mask[:10] == 255).all() and (mask[10:] == 0).all()
 
 
-def test_a_second_answer_overwrites_nothing(run, picture):
+def test_a_second_answer_overwrites_nothing(run, image):
     for _ in range(2):
-        run("--image", picture, "--prompt", "the sky")
+        run("--image", image, "--prompt", "the sky")
     assert len(names(run.out)) == 8
 
 
 @pytest.mark.parametrize("form", ["rle", "json"])
-def test_other_forms_of_the_mask(run, picture, form):
-    run("--image", picture, "--prompt", "the sky", "--output_format", form)
+def test_other_forms_of_the_mask(run, image, form):
+    run("--image", image, "--prompt", "the sky", "--output_format", form)
     (path,) = run.out.glob("*.json")
     data = json.loads(path.read_text())
     mask = decode_mask(data if form == "rle" else data["segments"][0]["mask"])
@@ -125,17 +125,17 @@ def test_other_forms_of_the_mask(run, picture, form):
     assert not list(run.out.glob("*_mask.png"))
 
 
-def test_what_is_absent_is_said_and_not_drawn(run, picture):
-    code, out, _ = run("--image", picture, "--prompt", "the unicorn")
+def test_what_is_absent_is_said_and_not_drawn(run, image):
+    code, out, _ = run("--image", image, "--prompt", "the unicorn")
     assert code == 0
     assert "See:     no (no [SEG] in the answer)" in out and "Say:     Sorry" in out
     assert names(run.out) == []
-    _, out, _ = run("--image", picture, "--prompt", "the unicorn", "--force_seg")
+    _, out, _ = run("--image", image, "--prompt", "the unicorn", "--force_seg")
     assert "See:     yes" in out
 
 
-def test_the_request_for_a_mask_is_offered_and_added_on_demand(run, picture):
-    one = ("--image", picture, "--prompt")
+def test_the_request_for_a_mask_is_offered_and_added_on_demand(run, image):
+    one = ("--image", image, "--prompt")
     _, out, _ = run(*one, "the unicorn")
     assert "--ask_for_mask" in out and f"'{MASK_REQUEST}'" in out
     assert run.reader.asked == ["the unicorn"]
@@ -148,18 +148,18 @@ def test_the_request_for_a_mask_is_offered_and_added_on_demand(run, picture):
     assert "See:     yes" in out and "--ask_for_mask" not in out
 
 
-def test_the_chat_tells_how_to_ask_for_a_mask(run, picture):
-    _, out, _ = run("--image", picture, typed=["the sky"])
+def test_the_chat_tells_how_to_ask_for_a_mask(run, image):
+    _, out, _ = run("--image", image, typed=["the sky"])
     assert MASK_REQUEST in out and run.reader.asked == ["the sky"]
-    _, out, _ = run("--image", picture, "--ask_for_mask", typed=["the ground"])
+    _, out, _ = run("--image", image, "--ask_for_mask", typed=["the ground"])
     assert MASK_REQUEST not in out and run.reader.asked[1:] == [f"the ground {MASK_REQUEST}"]
 
 
 @pytest.mark.slow
-def test_half_a_character_on_the_command_line_is_told(picture, tmp_path):
+def test_half_a_character_on_the_command_line_is_told(image, tmp_path):
     """A byte that is not UTF-8 comes out of `sys.argv` as a lone surrogate."""
     model = write_small_read(tmp_path / "read")
-    command = [sys.executable, "demo.py", "--pretrained_model_path", model, "--image", picture]
+    command = [sys.executable, "demo.py", "--pretrained_model_path", model, "--image", image]
     for question in (b"a \xff cat", b"a cat \xed\xa0\xbd"):
         ended = subprocess.run(
             [*command, "--prompt", question], cwd=REPOSITORY, capture_output=True, text=True
@@ -177,23 +177,23 @@ def test_bad_arguments_leave_with_the_remedy(run, tmp_path):
     assert code == 2 and "--image" in err
 
 
-def test_a_broken_picture_leaves_with_its_path(run, tmp_path):
-    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+def test_a_broken_image_leaves_with_its_path(run, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"not an image")
     code, _, err = run("--image", tmp_path / "broken.jpg", "--prompt", "the sky")
     assert code == 2 and "broken.jpg" in err and "Traceback" not in err
 
 
-def test_chat_survives_mistakes(run, picture, tmp_path):
-    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+def test_chat_survives_mistakes(run, image, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"not an image")
     typed = [
         str(tmp_path / "none.jpg"),
         str(tmp_path / "broken.jpg"),
         "",
-        f'"{picture}"',
+        f'"{image}"',
         "the sky",
         "?",
         "/image nowhere.png",
-        str(picture),
+        str(image),
         "the ground",
         "quit",
         "never asked",
@@ -206,15 +206,15 @@ def test_chat_survives_mistakes(run, picture, tmp_path):
     assert "30 x 20 pixels" in out and out.count("See:     yes") == 2
 
 
-def test_chat_about_a_given_picture_ends_with_the_input(run, picture):
-    code, out, _ = run("--image", picture, typed=["the sky"])
+def test_chat_about_a_given_image_ends_with_the_input(run, image):
+    code, out, _ = run("--image", image, typed=["the sky"])
     assert code == 0 and run.reader.asked == ["the sky"]
 
 
 def test_a_chat_encodes_an_image_once(run, small_folder, monkeypatch, tmp_path):
     """With a real reader; another image is encoded anew. Answers equal those of a fresh reader."""
     paths = [tmp_path / "one.png", tmp_path / "two.png"]
-    for path, pixels in zip(paths, pictures(2), strict=True):
+    for path, pixels in zip(paths, images(2), strict=True):
         Image.fromarray(pixels).save(path)
     reader = babbling(load_read(small_folder, device="cpu"))
     monkeypatch.setattr("model.loading.from_options.open_reader", lambda options: reader)
@@ -232,7 +232,7 @@ def test_a_chat_encodes_an_image_once(run, small_folder, monkeypatch, tmp_path):
 
     fresh, files = babbling(load_read(small_folder, device="cpu")), {0: 0, 1: 0}
     for number, question in asked:
-        image = pictures(2)[number]
+        image = images(2)[number]
         answer = fresh.segment(image, question, max_new_tokens=6, force_seg=True)
         files[number] += 1
         file = run.out / f"{paths[number].stem}_{files[number]}_answer.json"
@@ -243,10 +243,10 @@ def test_a_chat_encodes_an_image_once(run, small_folder, monkeypatch, tmp_path):
             assert np.array_equal(decode_mask(kept["mask"]), segment.mask)
 
 
-def test_a_folder_that_cannot_be_written_is_named(run, picture, tmp_path):
+def test_a_folder_that_cannot_be_written_is_named(run, image, tmp_path):
     (tmp_path / "file").write_text("")
     blocked = tmp_path / "file" / "out"
-    code, _, err = run("--image", picture, "--prompt", "the sky", "--vis_save_dir", blocked)
+    code, _, err = run("--image", image, "--prompt", "the sky", "--vis_save_dir", blocked)
     assert code == 2 and str(blocked) in err and "Traceback" not in err
 
 
@@ -272,9 +272,9 @@ def test_a_page_without_gradio_names_the_remedy(run, monkeypatch, gradio, wanted
     assert ("pip install -r requirements-web.txt" in err and gradio in err) == wanted
 
 
-def test_bad_flags_of_the_page_are_told_together(run, picture):
+def test_bad_flags_of_the_page_are_told_together(run, image):
     code, _, err = run(
-        "--web", "--image", picture, "--port", "99999", "--max_visitors", "0", "--max_megapixels", 0
+        "--web", "--image", image, "--port", "99999", "--max_visitors", "0", "--max_megapixels", 0
     )
     assert code == 2
     for part in ("excludes --image", "--port=99999", "--max_visitors=0", "--max_megapixels=0"):

@@ -77,7 +77,7 @@ def test_metrics_of_written_predictions(evaluation, capsys):
     assert metrics_of(evaluation.folder) == found
 
 
-def test_several_processes_count_each_picture_once(evaluation, tmp_path):
+def test_several_processes_count_each_image_once(evaluation, tmp_path):
     evaluation("--eval_mode", "teacher_forced")
     folder = tmp_path / "shared"
     shares = ["--eval_mode", "teacher_forced", "--world_size", "3", "--process_num"]
@@ -94,7 +94,7 @@ def test_a_second_start_asks_nothing_again(evaluation, monkeypatch):
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
     code, out, _ = evaluation("--eval_mode", "teacher_forced")
-    assert code == 0 and "going on after 2 pictures" in out
+    assert code == 0 and "going on after 2 images" in out
     assert shard.read_bytes() == whole
     code, _, err = evaluation("--eval_mode", "teacher_forced", "--val_split", "test")
     assert code == 2 and "holds the predictions of another run" in err
@@ -157,13 +157,13 @@ def test_two_ranks_under_torchrun(evaluation, micro_merged, micro_data, tmp_path
 
 
 def test_demo_with_a_model(micro_merged, micro_data, tmp_path, capsys):
-    picture = micro_data / "reason_seg" / "ReasonSeg" / "val" / "000.jpg"
-    flags = ["--pretrained_model_path", micro_merged, "--image", picture]
+    image = micro_data / "reason_seg" / "ReasonSeg" / "val" / "000.jpg"
+    flags = ["--pretrained_model_path", micro_merged, "--image", image]
     flags += ["--prompt", "the red block"]
     flags += ["--vis_save_dir", tmp_path, "--max_new_tokens", "3", "--force_seg"]
     assert demo.main([str(flag) for flag in flags]) == 0
     assert "Say:" in capsys.readouterr().out
-    size = Image.open(picture).size
+    size = Image.open(image).size
     for path in tmp_path.glob("*_mask.png"):
         assert Image.open(path).size == size
 

@@ -64,7 +64,7 @@ def read_ids(monkeypatch) -> list[list[int]]:
 
 
 def was_read(rows: list[list[int]], folder: Path, question: str, answer: str) -> bool:
-    """Whether the prompt behind its picture stands in a row, from first to last token."""
+    """Whether the prompt behind its image stands in a row, from first to last token."""
     ids = encode_prompt(build_prompt([(user_turn(question), answer)]), load_tokenizer(folder))
     told = " ".join(map(str, ids[ids.index(-200) + 2 : -1]))  # behind <im_end>, before </s>
     return any(f" {told} " in f" {' '.join(map(str, row))} " for row in rows)

@@ -102,11 +102,11 @@ def test_evaluation_on_two_ranks(interrupt, evaluate, tmp_path):
 
 def test_analysis(interrupt, evaluate, tmp_path):
     out = ["--out", str(tmp_path / "out")]
-    interrupt([sys.executable, "analyze_read.py", *evaluate, *out], "picture/s", 0.1)
+    interrupt([sys.executable, "analyze_read.py", *evaluate, *out], "image/s", 0.1)
 
 
 def test_chat(interrupt, micro_merged):
-    interrupt(["bash", "demo.sh", str(micro_merged)], "Picture (path or URL)", 0.1)
+    interrupt(["bash", "demo.sh", str(micro_merged)], "Image (path or URL)", 0.1)
 
 
 def test_doctor(interrupt, evaluate):

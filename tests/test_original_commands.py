@@ -181,8 +181,8 @@ def test_merging_evaluation_and_demo(trained, places, capsys, monkeypatch):
     assert run("python test_read.py --cmd=metrics --vis_save_path={OUT}/x", places) == 0
     assert json.loads((out / "x" / "metrics.json").read_text()) == first
 
-    picture = next(Path(places["DATA"]).glob("reason_seg/ReasonSeg/val/*.jpg"))
-    typed = iter([str(picture), "Where is it?"])
+    image = next(Path(places["DATA"]).glob("reason_seg/ReasonSeg/val/*.jpg"))
+    typed = iter([str(image), "Where is it?"])
     monkeypatch.setattr("builtins.input", lambda _: next(typed, "quit"))
     capsys.readouterr()
     command = "python demo.py --pretrained_model_path='{RUNS}/original/merged'"

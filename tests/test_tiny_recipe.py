@@ -14,7 +14,7 @@ from model.llava import load_vision_tower
 from model.sam import SamModel, load_sam_weights, sam_sizes
 from tiny import clip, llava, pretrain, sam
 from tiny.corpus import NOTHING, draw_lesson
-from tiny.pictures import clip_frame, sam_frame
+from tiny.images import clip_frame, sam_frame
 from utils.protocol.conversation import build_prompt, user_turn
 from utils.protocol.tokenization import answer_labels, encode_prompt, load_tokenizer
 
@@ -48,12 +48,12 @@ def test_the_tokenizer_spells_what_it_does_not_know():
 
 
 def test_clip_names_unseen_patches():
-    """Hidden state -2 is what LLaVA reads; a linear probe fitted on a few pictures shows it."""
+    """Hidden state -2 is what LLaVA reads; a linear probe fitted on a few images shows it."""
     tower = load_vision_tower(TINY / "clip")
     assert tower.side == clip.CELLS
-    pictures = clip_frame(80, seed=901, side=clip.SIDE)
-    states = tower(clip.normalise(pictures.pixels)).flatten(0, 1)
-    labels = clip.patch_labels(pictures, clip.patch_cover(pictures))
+    images = clip_frame(80, seed=901, side=clip.SIDE)
+    states = tower(clip.normalise(images.pixels)).flatten(0, 1)
+    labels = clip.patch_labels(images, clip.patch_cover(images))
     half = len(states) // 2
     for kind in ("colour", "shape", "size"):
         truth = torch.from_numpy(labels[kind]).flatten()

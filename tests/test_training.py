@@ -225,7 +225,7 @@ def test_weights_and_biases(train, monkeypatch):
     assert points["val/ciou"] == points["val/giou"] == [2, 4]
 
 
-def break_picture(data: Path, number: int) -> None:
+def break_image(data: Path, number: int) -> None:
     path = data / "reason_seg" / "ReasonSeg" / "train" / f"{number:03d}.jpg"
     path.write_bytes(path.read_bytes()[:100])
 
@@ -245,11 +245,11 @@ def count_broken(data: Path, seed: int, draws: int) -> int:
 def damaged_data(micro_data, tmp_path) -> Path:
     data = tmp_path / "damaged"
     shutil.copytree(micro_data, data)
-    break_picture(data, 3)
+    break_image(data, 3)
     return data
 
 
-def test_a_broken_picture_is_skipped_and_told(train, run_dir, damaged_data, capsys):
+def test_a_broken_image_is_skipped_and_told(train, run_dir, damaged_data, capsys):
     seed = next(s for s in range(100) if count_broken(damaged_data, s, 4) == 1)
     assert train("--max_steps=1", f"--seed={seed}", dataset_dir=str(damaged_data)) == 0
     said = capsys.readouterr().out
@@ -258,9 +258,9 @@ def test_a_broken_picture_is_skipped_and_told(train, run_dir, damaged_data, caps
     assert events.Scalars("train/broken_draws")[-1].value == 1
 
 
-def test_too_many_broken_pictures_stop(train, run_dir, damaged_data, capsys):
+def test_too_many_broken_images_stop(train, run_dir, damaged_data, capsys):
     for number in (0, 1, 2):
-        break_picture(damaged_data, number)
+        break_image(damaged_data, number)
     assert train("--epochs=20", "--no_eval", dataset_dir=str(damaged_data)) == 2
     captured = capsys.readouterr()
     assert "more than 1 %" in captured.err and "draws could not be read" in captured.err
@@ -352,13 +352,13 @@ def test_merging(train, run_dir, tmp_path, micro_parts):
     assert (out / "model.safetensors").is_file()
     names = json.loads((out / "config.json").read_text())
     assert names["mm_vision_tower"] == "vision_tower"
-    picture = merge_lora_weight.trial_picture()
-    answer = reader.segment(picture, "Where is the square?", max_new_tokens=4)
-    assert len(answer.token_ids) <= 4 and answer.mask.shape == picture.shape[:2]
+    image = merge_lora_weight.trial_image()
+    answer = reader.segment(image, "Where is the square?", max_new_tokens=4)
+    assert len(answer.token_ids) <= 4 and answer.mask.shape == image.shape[:2]
 
     moved = tmp_path / "moved"
     out.rename(moved)
-    again = load_read(moved, device="cpu").segment(picture, "Where is the square?", None, 4)
+    again = load_read(moved, device="cpu").segment(image, "Where is the square?", None, 4)
     assert again.token_ids == answer.token_ids
     assert (again.mask == answer.mask).all()
 

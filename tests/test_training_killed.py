@@ -100,7 +100,7 @@ def test_killed_at_twenty_moments(write_preset, tmp_path):
 
 
 def test_a_signal_saves_and_ends(write_preset, tmp_path):
-    """Also with processes that load pictures, and with the signal sent to them too."""
+    """Also with processes that load images, and with the signal sent to them too."""
     preset = write_preset(steps_per_epoch=40, epochs=1, warmup_steps=2, workers=0)
     assert finish(start(preset, "whole", "--no_eval")) == 0
     store = CheckpointStore(tmp_path / "runs" / "stopped" / "ckpt_model")
@@ -143,6 +143,6 @@ def test_a_run_folder_in_use_is_refused(write_preset, tmp_path):
     assert finish(first) == -signal.SIGKILL
     gone = time.monotonic() + 10
     while Path(f"/proc/{loader}").exists():
-        assert time.monotonic() < gone, "the process that loads pictures outlives its training"
+        assert time.monotonic() < gone, "the process that loads images outlives its training"
         time.sleep(0.05)
     assert finish(start(preset, "shared", "--no_eval", "--max_steps=2")) == 0

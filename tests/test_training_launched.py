@@ -79,7 +79,7 @@ def weights(store: CheckpointStore, pointer: str) -> dict[str, torch.Tensor]:
 
 
 def uneven_seed(data: Path) -> int:
-    """A seed with steps in which one rank has masks and the other has none (one picture each)."""
+    """A seed with steps in which one rank has masks and the other has none (one image each)."""
 
     def has_mask(source: ReasonSegTrain, index: int) -> bool:
         return any(source.draw(index).exists)
@@ -93,7 +93,7 @@ def uneven_seed(data: Path) -> int:
 
 
 def test_two_ranks_killed_and_resumed(write_preset, micro_data, tmp_path):
-    """What two ranks train after a kill equals one rank that saw the same pictures undisturbed."""
+    """What two ranks train after a kill equals one rank that saw the same images undisturbed."""
     settings = {
         "epochs": STEPS // STEPS_PER_EPOCH,
         "steps_per_epoch": STEPS_PER_EPOCH,
@@ -129,7 +129,7 @@ def test_two_ranks_killed_and_resumed(write_preset, micro_data, tmp_path):
         assert scores.get(line["step"], line["ciou"]) == pytest.approx(line["ciou"], abs=1e-6)
     assert store.load(BEST).score == finished.best_score == max(line["ciou"] for line in lines)
 
-    # One rank with two micro steps draws the same pictures with the same dropout.
+    # One rank with two micro steps draws the same images with the same dropout.
     alone = write_preset(**settings, grad_accumulation_steps=2, workers=0, exp_name="alone")
     assert train_read.main(["--config", str(alone)]) == 0
     reference = CheckpointStore(run_dir.parent / "alone" / "ckpt_model")

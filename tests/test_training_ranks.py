@@ -1,7 +1,7 @@
 """Every ZeRO stage, on any number of ranks, trains what one rank trains.
 
 A step takes the mean over its micro batches, so a run of W ranks with M micro steps is compared
-with one rank that does W * M of them: same pictures, same dropout. In float32 they differ by the
+with one rank that does W * M of them: same images, same dropout. In float32 they differ by the
 order of sums alone: losses by less than 1e-5 of their value, weights by less than 1e-3 of how far
 they moved.
 """
@@ -31,8 +31,8 @@ from utils.training.run_log import METRICS_FILE, read_lines
 
 pytestmark = pytest.mark.slow
 
-STEPS, PICTURES = 4, 6
-"""Optimiser steps, and pictures of each over all ranks."""
+STEPS, IMAGES = 4, 6
+"""Optimiser steps, and images of each over all ranks."""
 RUNS = {"zero1": (1, 2), "zero2": (2, 2), "zero3": (3, 2), "zero3_three": (3, 3)}
 """Name -> ZeRO stage and ranks."""
 
@@ -41,7 +41,7 @@ def uneven_seed(data: Path) -> int:
     """A seed with micro steps, of two ranks and of three, in which some have masks, others none."""
     for seed in range(1000):
         source = ReasonSegTrain(data, settings=DrawSettings(seed=seed))
-        masks = [any(source.draw(index).exists) for index in range(STEPS * PICTURES)]
+        masks = [any(source.draw(index).exists) for index in range(STEPS * IMAGES)]
         if all(masks) or not any(masks[:2]):
             continue
         mixed = [
@@ -72,7 +72,7 @@ def preset(tmp_path_factory, micro_settings, micro_data) -> Path:
 @pytest.fixture(scope="module")
 def alone(preset) -> Path:
     """The run of one rank."""
-    train(preset, "alone", 1, f"--grad_accumulation_steps={PICTURES}")
+    train(preset, "alone", 1, f"--grad_accumulation_steps={IMAGES}")
     return preset.parent / "runs" / "alone"
 
 
@@ -80,7 +80,7 @@ def alone(preset) -> Path:
 def several(request, preset) -> Path:
     """The run of several ranks; that of two is interrupted in the middle and continued."""
     stage, world = RUNS[request.param]
-    flags = [f"--zero_stage={stage}", f"--grad_accumulation_steps={PICTURES // world}"]
+    flags = [f"--zero_stage={stage}", f"--grad_accumulation_steps={IMAGES // world}"]
     if world == 2:
         train(preset, request.param, world, *flags, f"--max_steps={STEPS // 2 + 1}")
     train(preset, request.param, world, *flags)

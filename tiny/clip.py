@@ -18,7 +18,7 @@ from tqdm import trange
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from dataset.toy.scene import COLOURS, PLACES, SHAPES, SIZES
-from tiny.pictures import Pictures, clip_frame
+from tiny.images import Images, clip_frame
 from tiny.schedule import make_optimizer
 
 SIDE, PATCH = 112, 14
@@ -60,20 +60,20 @@ def patch_features(clip: CLIPVisionModel, pixels: torch.Tensor) -> torch.Tensor:
     return clip(pixel_values=pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
 
 
-def patch_cover(pictures: Pictures) -> np.ndarray:
+def patch_cover(images: Images) -> np.ndarray:
     """float32[M, 4, CELLS*CELLS]: the share of every patch that a thing covers."""
-    count, things = pictures.masks.shape[:2]
-    blocks = pictures.masks.reshape(count, things, CELLS, PATCH, CELLS, PATCH)
+    count, things = images.masks.shape[:2]
+    blocks = images.masks.reshape(count, things, CELLS, PATCH, CELLS, PATCH)
     return blocks.mean(axis=(3, 5), dtype=np.float32).reshape(count, things, CELLS * CELLS)
 
 
-def patch_labels(pictures: Pictures, cover: np.ndarray) -> dict[str, np.ndarray]:
+def patch_labels(images: Images, cover: np.ndarray) -> dict[str, np.ndarray]:
     """int64[M, CELLS*CELLS] per attribute; 0 is nothing (less than 30 % covered)."""
     top, shown = cover.argmax(axis=1), cover.max(axis=1) >= 0.3
     labels = {}
     for kind, names in _NAMES.items():
-        table = np.zeros((len(pictures.things), cover.shape[1]), np.int64)
-        for row, things in enumerate(pictures.things):
+        table = np.zeros((len(images.things), cover.shape[1]), np.int64)
+        for row, things in enumerate(images.things):
             for number, thing in enumerate(things):
                 value = {
                     "colour": thing.colour,
@@ -88,12 +88,12 @@ def patch_labels(pictures: Pictures, cover: np.ndarray) -> dict[str, np.ndarray]
 
 
 def train(
-    out: Path, pictures: int, unseen: int, steps: int, batch: int, lr: float, seed: int
+    out: Path, images: int, unseen: int, steps: int, batch: int, lr: float, seed: int
 ) -> dict[str, float]:
-    """Train on `pictures` drawn ones, write the folder `out`, return the accuracies on new ones."""
+    """Train on `images` drawn ones, write the folder `out`, return the accuracies on new ones."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    data, new = clip_frame(pictures, seed, SIDE), clip_frame(unseen, seed + 1, SIDE)
+    data, new = clip_frame(images, seed, SIDE), clip_frame(unseen, seed + 1, SIDE)
     cover = patch_cover(data)
     labels = patch_labels(data, cover)
     clip = build().train()
@@ -102,7 +102,7 @@ def train(
     optimizer, scheduler = make_optimizer([*clip.parameters(), *heads.parameters()], lr, steps)
     bar = trange(steps, desc="clip")
     for step in bar:
-        chosen = rng.integers(0, pictures, batch)
+        chosen = rng.integers(0, images, batch)
         states = patch_features(clip, normalise(data.pixels[chosen]))
         losses = [
             F.cross_entropy(heads[k](states).flatten(0, 1), torch.from_numpy(v[chosen]).flatten())
@@ -127,10 +127,10 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(clip: CLIPVisionModel, heads: nn.ModuleDict, pictures: Pictures) -> dict[str, float]:
-    """Accuracy on the patches of new pictures that show something, per attribute."""
-    labels = patch_labels(pictures, patch_cover(pictures))
-    states = patch_features(clip, normalise(pictures.pixels))
+def evaluate(clip: CLIPVisionModel, heads: nn.ModuleDict, images: Images) -> dict[str, float]:
+    """Accuracy on the patches of new images that show something, per attribute."""
+    labels = patch_labels(images, patch_cover(images))
+    states = patch_features(clip, normalise(images.pixels))
     result = {}
     for kind, truth in labels.items():
         right = heads[kind](states).argmax(-1).numpy() == truth

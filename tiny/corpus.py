@@ -1,4 +1,4 @@
-"""Questions and answers about toy pictures, as LLaVA is taught before READ's training.
+"""Questions and answers about toy images, as LLaVA is taught before READ's training.
 
 Plain visual question answering: no `[SEG]` and no mask. Some questions carry the wording of READ's
 evaluation, and are answered in words ("Sure, it is the red circle.").
@@ -33,7 +33,7 @@ class Lesson:
     """A question and its answer.
 
     Args:
-        question: the user's turn without the picture.
+        question: the user's turn without the image.
         answer: pieces of text; joined they are the answer.
         about: for each piece the number of the thing it speaks of, or `NOTHING`.
     """
@@ -44,7 +44,7 @@ class Lesson:
 
 
 def draw_lesson(things: Sequence[Thing], rng: np.random.Generator) -> Lesson:
-    """One lesson about a picture: half of them requests, the rest attributes, counts, lists."""
+    """One lesson about an image: half of them requests, the rest attributes, counts, lists."""
     choice = rng.random()
     if choice < 0.5:
         return _request(things, rng)

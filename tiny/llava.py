@@ -27,7 +27,7 @@ from transformers import CLIPVisionModel, LlamaConfig, LlamaModel
 from dataset.toy.scene import Thing
 from tiny.clip import SIDE, WIDTH, normalise, patch_cover, patch_features
 from tiny.corpus import NOTHING, Lesson, draw_lesson
-from tiny.pictures import clip_frame
+from tiny.images import clip_frame
 from tiny.schedule import make_optimizer
 from utils.protocol.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from utils.protocol.conversation import build_prompt, user_turn
@@ -38,7 +38,7 @@ CONTEXT = 2048
 STREAM_SCALE, NORM_SCALE = 32.0, 12.0
 """See `rescale`."""
 LESSONS = 8
-"""Questions about each picture of a batch."""
+"""Questions about each image of a batch."""
 
 
 class TinyLlava(nn.Module):
@@ -68,7 +68,7 @@ class TinyLlava(nn.Module):
 
 @dataclass
 class Branches:
-    """Several conversations per picture that share their beginning, packed into one row.
+    """Several conversations per image that share their beginning, packed into one row.
 
     Row layout: shared text, V image tokens, conversation 1, conversation 2, … A conversation sees
     the shared beginning and itself, and counts its positions from the end of the beginning: the
@@ -109,7 +109,7 @@ class Encoder:
         return encode_prompt(prompt, self.tokenizer)
 
     def conversation(self, lesson: Lesson) -> tuple[list[int], list[int], list[int]]:
-        """Tokens after the picture, next-token labels, and which piece each label belongs to."""
+        """Tokens after the image, next-token labels, and which piece each label belongs to."""
         key = (lesson.question, lesson.answer)
         if key not in self._known:
             start = len(self.shared) + 1
@@ -232,20 +232,20 @@ def draw_lessons(things: list[tuple[Thing, ...]], rng: np.random.Generator) -> l
 def train(
     out: Path,
     clip_folder: Path,
-    pictures: int,
+    images: int,
     unseen: int,
     steps: int,
     batch: int,
     lr: float,
     seed: int,
 ) -> dict[str, float]:
-    """Train on `pictures` drawn ones; `out` holds the tokenizer and gets the rest of the model."""
+    """Train on `images` drawn ones; `out` holds the tokenizer and gets the rest of the model."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     clip = CLIPVisionModel.from_pretrained(clip_folder).eval()
     tokenizer = load_tokenizer(out)
     vocabulary = len(tokenizer) - 3
-    data, new = clip_frame(pictures, seed, SIDE), clip_frame(unseen, seed + 1, SIDE)
+    data, new = clip_frame(images, seed, SIDE), clip_frame(unseen, seed + 1, SIDE)
     features = image_features(clip, data.pixels)
     cover = torch.from_numpy(patch_cover(data))
     encoder = Encoder(tokenizer)
@@ -254,7 +254,7 @@ def train(
     optimizer, scheduler = make_optimizer([*llava.parameters(), scale], lr, steps)
     bar = trange(steps, desc="llava")
     for step in bar:
-        chosen = rng.integers(0, pictures, batch)
+        chosen = rng.integers(0, images, batch)
         branches = encoder.pack(draw_lessons([data.things[i] for i in chosen], rng))
         image, text = forward(llava, encoder.shared, features[chosen], branches)
         parts = losses(llava, scale, image, text, branches, cover[chosen])
@@ -276,16 +276,16 @@ def train(
 
 @torch.no_grad()
 def evaluate(
-    llava: TinyLlava, scale: nn.Parameter, clip: CLIPVisionModel, encoder: Encoder, pictures
+    llava: TinyLlava, scale: nn.Parameter, clip: CLIPVisionModel, encoder: Encoder, images
 ) -> dict[str, float]:
-    """On new pictures: the losses, the accuracy of the first word, and where the maps peak."""
+    """On new images: the losses, the accuracy of the first word, and where the maps peak."""
     rng = np.random.default_rng(0)
     llava.eval()
-    features, cover = image_features(clip, pictures.pixels), patch_cover(pictures)
+    features, cover = image_features(clip, images.pixels), patch_cover(images)
     sums: dict[str, list[float]] = {}
-    for start in range(0, len(pictures.pixels), 25):
+    for start in range(0, len(images.pixels), 25):
         part = slice(start, start + 25)
-        branches = encoder.pack(draw_lessons(pictures.things[part], rng))
+        branches = encoder.pack(draw_lessons(images.things[part], rng))
         image, text = forward(llava, encoder.shared, features[part], branches)
         truth = torch.from_numpy(cover[part])
         parts = losses(llava, scale, image, text, branches, truth)

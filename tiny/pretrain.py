@@ -2,7 +2,7 @@
 
 Writes into --out (default: this folder), in the order tokenizer, clip, sam, llava; llava needs the
 tokenizer and clip. Steps and seeds are fixed, so the result depends on the libraries' arithmetic
-only. Prints what was measured on pictures that training did not see.
+only. Prints what was measured on images that training did not see.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Plan:
-    """How a part is trained: pictures drawn, unseen ones to measure on, steps, pictures a step."""
+    """How a part is trained: images drawn, unseen ones to measure on, steps, images a step."""
 
-    pictures: int
+    images: int
     unseen: int
     steps: int
     batch: int
@@ -32,9 +32,9 @@ class Plan:
 
 
 PLANS = {
-    "clip": Plan(pictures=10_000, unseen=500, steps=3500, batch=32, lr=1e-3, seed=21),
-    "sam": Plan(pictures=8_000, unseen=300, steps=4000, batch=16, lr=1e-3, seed=11),
-    "llava": Plan(pictures=10_000, unseen=200, steps=4500, batch=8, lr=1e-3, seed=41),
+    "clip": Plan(images=10_000, unseen=500, steps=3500, batch=32, lr=1e-3, seed=21),
+    "sam": Plan(images=8_000, unseen=300, steps=4000, batch=16, lr=1e-3, seed=11),
+    "llava": Plan(images=10_000, unseen=200, steps=4500, batch=8, lr=1e-3, seed=41),
 }
 TOKENIZER_SCENES, TOKENIZER_PIECES, TOKENIZER_SEED = 500, 640, 31
 PARTS = ("tokenizer", "clip", "sam", "llava")
@@ -44,7 +44,7 @@ def make_part(part: str, out: Path, fraction: float = 1.0) -> dict[str, float]:
     """Train one part and write it below `out`.
 
     Args:
-        fraction: of the pictures and steps; less than 1 only to try the recipe.
+        fraction: of the images and steps; less than 1 only to try the recipe.
 
     Raises:
         InputError: llava without the tokenizer or clip in `out`.
@@ -55,7 +55,7 @@ def make_part(part: str, out: Path, fraction: float = 1.0) -> dict[str, float]:
         return tokenizer.train(out / "llava", TOKENIZER_SCENES, TOKENIZER_PIECES, TOKENIZER_SEED)
     plan = PLANS[part]
     size = {
-        "pictures": max(8, int(plan.pictures * fraction)),
+        "images": max(8, int(plan.images * fraction)),
         "unseen": max(8, int(plan.unseen * fraction)),
         "steps": max(1, int(plan.steps * fraction)),
         "batch": plan.batch,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tqdm import trange
 
 from model.sam import SamModel, sam_sizes
-from tiny.pictures import Pictures, sam_frame
+from tiny.images import Images, sam_frame
 from tiny.schedule import make_optimizer
 from utils.protocol.image_transforms import normalise_for_sam
 
@@ -47,7 +47,7 @@ def predict(
 
     Args:
         pixels: float32[B, 3, S, S].
-        owner: int64[N], the picture of each prompt.
+        owner: int64[N], the image of each prompt.
         points: float32[N, P, 2], (x, y) in SAM's frame.
         labels: int64[N, P], 1 / 0 / -1.
 
@@ -68,7 +68,7 @@ def sample_points(
 
     Args:
         mask: uint8[S, S].
-        size: height and width of the picture's part.
+        size: height and width of the image's part.
 
     Returns:
         float32[POINTS, 2] (x, y) and int64[POINTS], positives first, then negatives, then -1.
@@ -96,31 +96,31 @@ def sample_points(
 
 
 def _batch(
-    pictures: Pictures, indices: np.ndarray, rng: np.random.Generator
+    images: Images, indices: np.ndarray, rng: np.random.Generator
 ) -> tuple[torch.Tensor, ...]:
-    """Pixels [B, 3, S, S]; of N prompts: picture, points, labels, truth, valid area [N, S, S]."""
+    """Pixels [B, 3, S, S]; of N prompts: image, points, labels, truth, valid area [N, S, S]."""
     owner, points, labels, truth, valid = [], [], [], [], []
     for row, index in enumerate(indices):
-        height, width = pictures.sizes[index]
-        inside = np.zeros(pictures.masks.shape[-2:], np.float32)
+        height, width = images.sizes[index]
+        inside = np.zeros(images.masks.shape[-2:], np.float32)
         inside[:height, :width] = 1
-        for number in range(len(pictures.things[index])):
-            mask = pictures.masks[index, number]
-            xy, label = sample_points(mask, pictures.sizes[index], rng)
+        for number in range(len(images.things[index])):
+            mask = images.masks[index, number]
+            xy, label = sample_points(mask, images.sizes[index], rng)
             owner.append(row)
             points.append(xy)
             labels.append(label)
             truth.append(mask.astype(np.float32))
             valid.append(inside)
     stacked = [torch.from_numpy(np.stack(v)) for v in (points, labels, truth, valid)]
-    pixels = normalise(pictures.pixels[indices], pictures.sizes[indices])
+    pixels = normalise(images.pixels[indices], images.sizes[indices])
     return pixels, torch.tensor(owner), *stacked
 
 
 def mask_losses(
     logits: torch.Tensor, truth: torch.Tensor, valid: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """BCE, DICE and the true IoU [N]; pixels beyond the picture do not count."""
+    """BCE, DICE and the true IoU [N]; pixels beyond the image do not count."""
     pixelwise = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * valid
     bce = (pixelwise.sum((1, 2)) / valid.sum((1, 2))).mean()
     p = logits.sigmoid() * valid
@@ -137,20 +137,20 @@ def intersection_over_union(
 
 
 def train(
-    out: Path, pictures: int, unseen: int, steps: int, batch: int, lr: float, seed: int
+    out: Path, images: int, unseen: int, steps: int, batch: int, lr: float, seed: int
 ) -> dict[str, float]:
-    """Train on `pictures` drawn ones, write `out`, return what was measured on new pictures."""
+    """Train on `images` drawn ones, write `out`, return what was measured on new images."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     side = SIZES["image_size"]
-    data, new = sam_frame(pictures, seed, side), sam_frame(unseen, seed + 1, side)
+    data, new = sam_frame(images, seed, side), sam_frame(unseen, seed + 1, side)
     sam = SamModel(sam_sizes(SIZES)).train()
     optimizer, scheduler = make_optimizer(sam.parameters(), lr, steps)
     bar = trange(steps, desc="sam")
     average = None
     for _ in bar:
         pixels, owner, points, labels, truth, valid = _batch(
-            data, rng.integers(0, pictures, batch), rng
+            data, rng.integers(0, images, batch), rng
         )
         logits, quality = predict(sam, pixels, owner, points, labels)
         bce, dice, iou = mask_losses(logits, truth, valid)
@@ -169,16 +169,16 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(sam: SamModel, pictures: Pictures) -> dict[str, float]:
-    """Mean IoU on new pictures with true points, for all things and for the two sizes."""
+def evaluate(sam: SamModel, images: Images) -> dict[str, float]:
+    """Mean IoU on new images with true points, for all things and for the two sizes."""
     rng = np.random.default_rng(0)
     scores, sizes = [], []
-    for start in range(0, len(pictures.pixels), 50):
-        indices = np.arange(start, min(start + 50, len(pictures.pixels)))
-        pixels, owner, points, labels, truth, valid = _batch(pictures, indices, rng)
+    for start in range(0, len(images.pixels), 50):
+        indices = np.arange(start, min(start + 50, len(images.pixels)))
+        pixels, owner, points, labels, truth, valid = _batch(images, indices, rng)
         logits, _ = predict(sam, pixels, owner, points, labels)
         scores.append(intersection_over_union(logits, truth, valid))
-        sizes += [thing.size for i in indices for thing in pictures.things[i]]
+        sizes += [thing.size for i in indices for thing in images.things[i]]
     iou, sizes = torch.cat(scores).numpy(), np.array(sizes)
     return {
         "iou": float(iou.mean()),

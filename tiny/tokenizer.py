@@ -10,7 +10,7 @@ import numpy as np
 import sentencepiece
 
 from tiny.corpus import draw_lesson
-from tiny.pictures import draw_scenes
+from tiny.images import draw_scenes
 from utils.protocol.constants import SEG_TOKEN
 from utils.protocol.conversation import POSITIVE_ANSWER, SYSTEM_LLAVA_V1
 
@@ -31,7 +31,7 @@ def corpus(scenes: int, seed: int) -> list[str]:
 
 
 def train(out: Path, scenes: int, pieces: int, seed: int) -> dict[str, float]:
-    """Train on the lessons of `scenes` pictures and write the tokenizer files into `out`."""
+    """Train on the lessons of `scenes` images and write the tokenizer files into `out`."""
     lines = corpus(scenes, seed)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

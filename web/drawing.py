@@ -19,7 +19,7 @@ from utils.reports.visualize import (
 )
 
 LONGEST = 1024
-"""Longest side of a shown picture in pixels, before a small one is enlarged."""
+"""Longest side of a shown image in pixels, before a small one is enlarged."""
 COLOURS = {
     "cyan": (0, 225, 255),
     "magenta": (255, 70, 200),
@@ -37,7 +37,7 @@ def colour_name(layer: int) -> str:
 
 
 class Canvas:
-    """A picture in the size in which it is shown.
+    """An image in the size in which it is shown.
 
     Args:
         image: uint8[H, W, 3].
@@ -54,8 +54,8 @@ class Canvas:
         """(height, width) of what is shown."""
         return self.plain.shape[:2]
 
-    def in_picture(self, x: float, y: float) -> tuple[float, float]:
-        """A place on what is shown -> (x, y) in pixels of the picture, 0 at a pixel's centre."""
+    def in_image(self, x: float, y: float) -> tuple[float, float]:
+        """A place on what is shown -> (x, y) in pixels of the image, 0 at a pixel's centre."""
         factor = self._scale * self._shrunk
         return (x + 0.5) / factor - 0.5, (y + 0.5) / factor - 0.5
 
@@ -81,7 +81,7 @@ class Canvas:
         return painted
 
     def similarity(self, values: np.ndarray) -> np.ndarray:
-        """A similarity map float32[side, side] over the picture."""
+        """A similarity map float32[side, side] over the image."""
         return heat_map(self._small, values, self._scale)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from model.inference.answer import Answer
-from model.inference.encoded_image import OpenPicture
+from model.inference.encoded_image import EncodedImage
 from model.inference.reader import Reader
 from model.read_model import ReadForCausalLM
 from model.sasp import SaspParams
@@ -37,15 +37,15 @@ class Engine:
         """The model's own."""
         return self.reader.model.config.sasp_params
 
-    def open(self, image: np.ndarray) -> OpenPicture:
+    def open(self, image: np.ndarray) -> EncodedImage:
         """See `Reader.open`."""
         return self.reader.open(image)
 
     def say(
-        self, picture: OpenPicture, question: str, max_new_tokens: int, force_seg: bool
+        self, image: EncodedImage, question: str, max_new_tokens: int, force_seg: bool
     ) -> Iterator[str | Answer]:
         """See `Reader.say`; states are kept."""
-        saying = self.reader.say(picture, question, max_new_tokens, force_seg, keep_states=True)
+        saying = self.reader.say(image, question, max_new_tokens, force_seg, keep_states=True)
         while True:
             with self.lock:
                 piece = next(saying, None)

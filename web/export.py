@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from utils.protocol.rle import encode_mask
-from utils.reports.visualize import mask_picture
+from utils.reports.visualize import mask_image
 from web.drawing import colour_name, png
 from web.polygons import rings_of
 
@@ -40,7 +40,7 @@ def export(name: str, segments: Sequence[Any], shown: Sequence[int]) -> bytes:
     for layer in shown:
         mask |= segments[layer].mask
     if name == "mask.png":
-        return png(mask_picture(mask))
+        return png(mask_image(mask))
     layers = [
         {
             "layer": layer + 1,

@@ -17,7 +17,7 @@ from utils.protocol.image_files import to_rgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 LONGEST_RATIO = 20
-"""Of the sides of a picture."""
+"""Of the sides of an image."""
 LOGIT_BYTES = 4 << 30
 """For the masks of one answer, before they are reduced to a bit a pixel."""
 FEWEST_TOKENS = 32
@@ -30,8 +30,8 @@ class Limits:
     """How much a visitor may send.
 
     Args:
-        upload_bytes: of a picture's file.
-        pixels: of a picture.
+        upload_bytes: of an image's file.
+        pixels: of an image.
         question: characters.
         new_tokens: of an answer.
     """
@@ -42,16 +42,16 @@ class Limits:
     new_tokens: int = 512
 
     def tokens(self, size: tuple[int, int]) -> int:
-        """Most tokens of an answer about a picture of (H, W): each may become a mask."""
+        """Most tokens of an answer about an image of (H, W): each may become a mask."""
         masks = LOGIT_BYTES // (4 * size[0] * size[1])
         return min(self.new_tokens, max(FEWEST_TOKENS, masks))
 
 
 def read_upload(path: str | Path, limits: Limits) -> np.ndarray:
-    """A visitor's picture as uint8[H, W, 3]; its size is known before it is decoded.
+    """A visitor's image as uint8[H, W, 3]; its size is known before it is decoded.
 
     Raises:
-        InputError: no picture, none of the formats, too large, too long, animated, or damaged.
+        InputError: no image, none of the formats, too large, too long, animated, or damaged.
     """
     try:
         if Path(path).stat().st_size > limits.upload_bytes:
@@ -62,23 +62,23 @@ def read_upload(path: str | Path, limits: Limits) -> np.ndarray:
         with Image.open(path, formats=FORMATS) as image:
             _check_size(*image.size, limits)
             if getattr(image, "is_animated", False):
-                raise InputError("The picture is an animation. Please send a single picture.")
+                raise InputError("The image is an animation. Please send a single image.")
             return to_rgb(image)
     except Image.DecompressionBombError as error:
-        raise InputError(_too_large("The picture", limits)) from error
+        raise InputError(_too_large("The image", limits)) from error
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(
-            "This file cannot be read as a picture. Please send an intact "
+            "This file cannot be read as an image. Please send an intact "
             f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]} file."
         ) from error
 
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.pixels:
-        raise InputError(_too_large(f"The picture of {width} x {height} pixels", limits))
+        raise InputError(_too_large(f"The image of {width} x {height} pixels", limits))
     if max(width, height) > LONGEST_RATIO * min(width, height):
         raise InputError(
-            f"The picture of {width} x {height} pixels is too narrow: one side may be at most "
+            f"The image of {width} x {height} pixels is too narrow: one side may be at most "
             f"{LONGEST_RATIO} times the other. Please cut it."
         )
 
@@ -96,7 +96,7 @@ def read_question(question: Any, limits: Limits) -> str:
     """
     text = question.strip() if isinstance(question, str) else ""
     if not text:
-        raise InputError("Please type a question about the picture.")
+        raise InputError("Please type a question about the image.")
     if len(text) > limits.question:
         raise InputError(
             f"The question has {len(text):,} characters. Please ask with at most "
@@ -143,7 +143,7 @@ def read_number(value: Any, name: str) -> float:
 
 
 def read_place(place: Any, size: tuple[int, int]) -> tuple[float, float]:
-    """(x, y) of a click inside a shown picture of (H, W).
+    """(x, y) of a click inside a shown image of (H, W).
 
     Raises:
         InputError: no place in it.
@@ -152,7 +152,7 @@ def read_place(place: Any, size: tuple[int, int]) -> tuple[float, float]:
         raise InputError("The click has no place.")
     x, y = (read_number(value, "The place of the click") for value in place)
     if not (0 <= x < size[1] and 0 <= y < size[0]):
-        raise InputError("The click is outside the picture.")
+        raise InputError("The click is outside the image.")
     return x, y
 
 

@@ -20,8 +20,8 @@ from web.visitors import Visitors
 
 TITLE = "READ: reasoning to attend"
 INTRODUCTION = (
-    "Ask about a picture in a sentence, and get an answer in words and a mask. The similarity of "
-    "<code>[SEG]</code> to the picture says where to look; its high and low places become points "
+    "Ask about an image in a sentence, and get an answer in words and a mask. The similarity of "
+    "<code>[SEG]</code> to the image says where to look; its high and low places become points "
     "for SAM."
 )
 EXAMPLES = ("Which object can roll?", "Where is the green triangle?", "What is red and round?")
@@ -78,14 +78,14 @@ class Page:
     # --- what stands where ----------------------------------------------------------------------
 
     def _ask_part(self, force_seg: bool) -> None:
-        self.picture = gr.Image(
-            label="Picture",
+        self.image = gr.Image(
+            label="Image",
             type="filepath",
             image_mode=None,
             sources=["upload", "clipboard"],
             buttons=[],
             height=260,
-            elem_id="picture",
+            elem_id="image",
         )
         self.question = gr.Textbox(
             label="Question",
@@ -111,7 +111,7 @@ class Page:
             self.force = gr.Checkbox(force_seg, label="Always make a mask", min_width=150)
             self.ask = gr.Button("Ask", variant="primary", min_width=120, elem_id="ask")
         self.status = gr.HTML(parts.note(parts.WAITING), elem_id="status", padding=False)
-        gr.HTML("<h2>Talk about this picture</h2>", elem_id="talk_head", padding=False)
+        gr.HTML("<h2>Talk about this image</h2>", elem_id="talk_head", padding=False)
         self.talk = gr.HTML(parts.talk([]), elem_id="talk", padding=False)
 
     def _answer_part(self, params: SaspParams, side: int) -> None:
@@ -146,9 +146,9 @@ class Page:
         self.files = gr.HTML("", elem_id="files", padding=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=280):
-                gr.HTML("<h2>Similarity of [SEG] to the picture</h2>", padding=False)
+                gr.HTML("<h2>Similarity of [SEG] to the image</h2>", padding=False)
                 self.similarity = gr.Image(
-                    label="Similarity of [SEG] to the picture",
+                    label="Similarity of [SEG] to the image",
                     show_label=False,
                     format="png",
                     interactive=False,
@@ -209,9 +209,9 @@ class Page:
             "show_progress": "hidden",
         }
         gr.on(
-            [self.picture.change],
+            [self.image.change],
             self._opened,
-            [self.picture],
+            [self.image],
             result,
             show_progress="hidden",
             **private,
@@ -219,7 +219,7 @@ class Page:
         gr.on(
             [self.ask.click, self.question.submit],
             self._asked,
-            [self.picture, self.question, self.mask, self.force, self.points, *settings],
+            [self.image, self.question, self.mask, self.force, self.points, *settings],
             result,
             show_progress="minimal",
             show_progress_on=[self.status],
@@ -244,10 +244,10 @@ class Page:
             button.click(None, None, self.question, js=f"() => {text!r}", api_visibility="private")
         self.blocks.unload(self._left)
 
-    def _opened(self, request: gr.Request, picture: Any) -> Updates:
+    def _opened(self, request: gr.Request, image: Any) -> Updates:
         session = None
         try:
-            source = self.uploads.path(picture)
+            source = self.uploads.path(image)
             if source is None:
                 self.visitors.leave(request.session_hash)
                 return self._everything(None, parts.note(parts.WAITING))
@@ -261,7 +261,7 @@ class Page:
     def _asked(
         self,
         request: gr.Request,
-        picture: Any,
+        image: Any,
         question: Any,
         mask: Any,
         force: Any,
@@ -269,9 +269,9 @@ class Page:
         *settings: Any,
     ) -> Iterator[Updates]:
         try:
-            source = self.uploads.path(picture)
+            source = self.uploads.path(image)
             if source is None:
-                raise InputError("Please open a picture first.")
+                raise InputError("Please open an image first.")
             session = self._enter(request)
             session.open(source)
             for words in session.ask(question, _named(settings), bool(force), bool(mask)):

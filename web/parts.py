@@ -9,7 +9,7 @@ from utils.protocol.conversation import asks_for_mask
 from utils.reports.answer_files import summary
 from web.session import Session
 
-WAITING = "Open a picture and ask about it."
+WAITING = "Open an image and ask about it."
 NO_TALK = "Questions and answers. Another question reuses what is known already."
 PENDING = "\N{HORIZONTAL ELLIPSIS}"
 FILES = {"mask.png": "Mask (PNG)", "mask_rle.json": "COCO RLE", "polygons.json": "Polygons"}

@@ -72,7 +72,7 @@ def serving(
         host: name or address of the interface.
         port: None: a free one.
         limits: of what visitors may send.
-        most_visitors: whose pictures are kept at a time.
+        most_visitors: whose images are kept at a time.
         force_seg: whether the page's "Always make a mask" is on at first.
         names: further names that the page is reached by; see `web.hosts`.
 

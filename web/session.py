@@ -1,6 +1,6 @@
-"""What one visitor has open: a picture, the talk about it, and the last answer's masks.
+"""What one visitor has open: an image, the talk about it, and the last answer's masks.
 
-Points and places are (x, y) in pixels of the original picture.
+Points and places are (x, y) in pixels of the original image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from model.inference.answer import Answer, Segment, answer_of, segments_of
-from model.inference.encoded_image import OpenPicture
+from model.inference.encoded_image import EncodedImage
 from model.inference.seg_states import SegStates, masks_at, masks_of
 from model.sasp import NEGATIVE, NEUTRAL, POSITIVE, SaspParams
 from utils.errors import InputError
@@ -29,9 +29,9 @@ from web.limits import Limits
 from web.uploads import remove
 
 NEAR = 0.04
-"""How far from a click a point may be that it removes, in parts of the picture's longer side."""
+"""How far from a click a point may be that it removes, in parts of the image's longer side."""
 MODES = ("positive", "negative", "remove")
-SET_ASIDE = "There is no answer to change. Please open a picture and ask about it."
+SET_ASIDE = "There is no answer to change. Please open an image and ask about it."
 NO_LOGITS = np.zeros((0, 0), np.float32)
 
 
@@ -49,7 +49,7 @@ class Edits:
 
 
 class Session:
-    """One visitor's picture and answer. Methods may be called from any thread.
+    """One visitor's image and answer. Methods may be called from any thread.
 
     Args:
         engine: shared by all visitors.
@@ -77,12 +77,12 @@ class Session:
             self.answer: Answer | None = None
             self.shown: list[int] = []
             self.chosen = 0
-            self._opened: OpenPicture | None = None
+            self._opened: EncodedImage | None = None
             self._states: SegStates | None = None
             self._base: list[Segment] = []
             self._edits: dict[int, Edits] = {}
 
-    # --- a picture, and questions about it ------------------------------------------------------
+    # --- an image, and questions about it ------------------------------------------------------
 
     def open(self, source: str) -> None:
         """Open an uploaded file; the one that is open stays as it is.
@@ -106,7 +106,7 @@ class Session:
         force_seg: bool = False,
         ask_for_mask: bool = False,
     ) -> Iterator[str]:
-        """Ask about the open picture; the answer is there when the iterator ends.
+        """Ask about the open image; the answer is there when the iterator ends.
 
         `asking` is the question that is being asked, `talk` what was asked and answered.
 
@@ -120,14 +120,14 @@ class Session:
             the words so far.
 
         Raises:
-            InputError: no picture, or the question or a setting cannot be used.
+            InputError: no image, or the question or a setting cannot be used.
         """
         text = allowed.read_question(question, self.limits)
         self.asking = text = with_mask_request(text) if ask_for_mask else text
         params = self._params(settings)
         opened = self._opened
         if opened is None:
-            raise InputError("Please open a picture first.")
+            raise InputError("Please open an image first.")
         answer = None
         for piece in self.engine.say(opened, text, self.limits.tokens(opened.size), force_seg):
             if isinstance(piece, Answer):
@@ -136,7 +136,7 @@ class Session:
                 yield piece
         with self._lock:
             if answer is None or opened is not self._opened:
-                raise InputError("Another picture was opened meanwhile. Please ask again.")
+                raise InputError("Another image was opened meanwhile. Please ask again.")
             self.talk.append((text, answer.text))
             self._states, self._edits, self.chosen = answer.states, {}, 0
             self.shown = list(range(len(answer.segments)))
@@ -162,18 +162,18 @@ class Session:
         """Add a point to the chosen layer, or remove the nearest one.
 
         Args:
-            place: (x, y) on the shown picture.
+            place: (x, y) on the shown image.
             mode: one of `MODES`.
 
         Raises:
-            InputError: no answer, no such mode, no place in the picture, or no point near it.
+            InputError: no answer, no such mode, no place in the image, or no point near it.
         """
         if mode not in MODES:
             raise InputError(f"A click can be {', '.join(MODES)}.")
         with self._lock:
             if self.canvas is None or not self._base:
                 raise InputError(SET_ASIDE)
-            x, y = self.canvas.in_picture(*allowed.read_place(place, self.canvas.size))
+            x, y = self.canvas.in_image(*allowed.read_place(place, self.canvas.size))
             edits = self._edits.setdefault(self.chosen, Edits())
             if mode == "remove":
                 self._remove_near(x, y, edits)
@@ -231,7 +231,7 @@ class Session:
         added = np.array(edits.added, np.float32).reshape(-1, 3)
         points = np.concatenate([base.points[kept], added[:, :2]])
         labels = np.concatenate([base.point_labels[kept], added[:, 2].astype(np.int64)])
-        one = SegStates(states.picture, states.seg_states[layer : layer + 1])
+        one = SegStates(states.image, states.seg_states[layer : layer + 1])
         with self.engine.lock:
             prediction = masks_at(
                 self.engine.model,
@@ -263,7 +263,7 @@ class Session:
     # --- what is seen ---------------------------------------------------------------------------
 
     def overlay(self, with_points: bool = True) -> np.ndarray | None:
-        """uint8[h, w, 3]: the picture with the shown masks and the points of the chosen layer."""
+        """uint8[h, w, 3]: the image with the shown masks and the points of the chosen layer."""
         with self._lock:
             if self.canvas is None or self.answer is None:
                 return None

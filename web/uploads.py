@@ -16,7 +16,7 @@ MOST_BYTES = 2 << 30
 
 
 KEPT = 16
-"""Pictures of a visitor that a browser may still be fetching."""
+"""Images of a visitor that a browser may still be fetching."""
 
 
 class Uploads:
@@ -35,7 +35,7 @@ class Uploads:
         """Path of the file that a browser names, None if it names none.
 
         Args:
-            sent: {"path": ...} as gradio's pictures send it.
+            sent: {"path": ...} as gradio's images send it.
 
         Raises:
             InputError: it is no file that was uploaded.
@@ -44,7 +44,7 @@ class Uploads:
             return None
         name = sent.get("path") if isinstance(sent, dict) else None
         if not self.holds(name):
-            raise InputError("This picture was not uploaded here. Please open it again.")
+            raise InputError("This image was not uploaded here. Please open it again.")
         return str(name)
 
     def holds(self, name: Any) -> bool:
@@ -71,7 +71,7 @@ class Uploads:
         """
         folder = self.folder / secrets.token_hex(16)
         folder.mkdir()
-        path = folder / "picture.png"
+        path = folder / "image.png"
         path.write_bytes(content)
         earlier.append(path)
         while len(earlier) > KEPT:

@@ -9,12 +9,12 @@ file, fault, remedy. What is checked follows from the same flags that training t
 * neither of them: all of the published mixture, ReasonSeg's validation split, and whatever else is
   there (ReasonSeg's test split, sets of your own below `own/`).
 
-Without `--deep` annotation files are read and compared with the files on disk, and a few pictures
-of each set are decoded; with it every picture, label map and mask is. `--cache` also writes the
+Without `--deep` annotation files are read and compared with the files on disk, and a few images
+of each set are decoded; with it every image, label map and mask is. `--cache` also writes the
 indexes of big annotation files, which the first training would otherwise do.
 
 Exit code: 0 everything that is needed can be used, 1 something is missing or broken, 2 bad flags.
-Less pictures than the published set has are shown, and are no fault.
+Less images than the published set has are shown, and are no fault.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         default = f" (default: {getattr(DataFlags, name)})" if name.endswith("_data") else ""
         parser.add_argument(f"--{name}", metavar="VALUE", help=helps[name] + default)
     parser.add_argument("--config", metavar="FILE.yaml", help="take these flags from a preset")
-    parser.add_argument("--deep", action="store_true", help="decode every picture and mask")
+    parser.add_argument("--deep", action="store_true", help="decode every image and mask")
     parser.add_argument(
         "--workers",
         type=int,

@@ -122,7 +122,7 @@ def examine(
 def quick(dataset_dir: str | Path, wanted: Sequence[Wanted]) -> list[Finding]:
     """What keeps a run from starting, as far as that is seen within seconds.
 
-    Folders and files that have to be there, listings of folders, a few pictures of each set;
+    Folders and files that have to be there, listings of folders, a few images of each set;
     annotation files of up to a megabyte are read whole, of others the first and last bytes.
 
     Returns:
@@ -154,18 +154,18 @@ def _rows(want: Wanted) -> list[tuple[SetReport, str, Check]]:
             )
             for split in want.splits
         ]
-    report = _report(facts, want.name, "pictures", "annotations")
+    report = _report(facts, want.name, "images", "annotations")
     if want.name in _CHECKS:
         return [(report, "", _CHECKS[want.name])]
     check = partial(refer.refer_seg, name=want.name, splits=want.splits, split_by=want.split_by)
     return [(report, "", check)]
 
 
-def _report(facts: SetFacts, name: str, pictures: str, annotations: str) -> SetReport:
+def _report(facts: SetFacts, name: str, images: str, annotations: str) -> SetReport:
     return SetReport(
         name,
         facts,
         unit=facts.unit,
-        expected_pictures=facts.expected.get(pictures),
+        expected_images=facts.expected.get(images),
         expected_annotations=facts.expected.get(annotations),
     )

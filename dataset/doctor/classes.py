@@ -29,10 +29,10 @@ def ade20k(exam: Examination) -> None:
 
 
 def cocostuff(exam: Examination) -> None:
-    """182 classes from 0, 255 is ignored; the pictures are shared with other sets."""
+    """182 classes from 0, 255 is ignored; the images are shared with other sets."""
     values = [*range(len(load_classes("cocostuff"))), IGNORE_LABEL]
-    pictures, labels = exam.root / "coco/train2017", exam.root / "cocostuff/train2017"
-    label_maps(exam, pictures, labels, values, shared=True)
+    images, labels = exam.root / "coco/train2017", exam.root / "cocostuff/train2017"
+    label_maps(exam, images, labels, values, shared=True)
 
 
 def mapillary(exam: Examination) -> None:
@@ -61,45 +61,49 @@ def _mapillary_classes(exam: Examination, path: Path, content: Any) -> int:
 
 
 def label_maps(
-    exam: Examination, pictures: Path, labels: Path, values: Collection[int], shared: bool = False
+    exam: Examination,
+    image_folder: Path,
+    labels: Path,
+    values: Collection[int],
+    shared: bool = False,
 ) -> None:
-    """Pictures NAME.jpg with label maps NAME.png.
+    """Images NAME.jpg with label maps NAME.png.
 
     Args:
         values: pixel values that have a meaning.
-        shared: other sets use the folder of pictures too; those without a label map are no fault.
+        shared: other sets use the folder of images too; those without a label map are no fault.
     """
-    images, maps = exam.names(pictures, ".jpg"), exam.names(labels, ".png")
-    exam.report.pictures, exam.report.annotations = len(images), len(maps)
+    images, maps = exam.names(image_folder, ".jpg"), exam.names(labels, ".png")
+    exam.report.images, exam.report.annotations = len(images), len(maps)
     if not images or not maps:
-        for folder, found, suffix in ((pictures, images, ".jpg"), (labels, maps, ".png")):
+        for folder, found, suffix in ((image_folder, images, ".jpg"), (labels, maps, ".png")):
             if not found and exam.shelf.files(folder):
                 exam.add("missing", folder, f"the folder holds no *{suffix}")
         return
     bare = sorted(images.keys() - maps.keys())
     if shared and bare:
-        problem = f"{len(bare)} pictures have no label map in {labels}, such as {bare[0]}.jpg"
-        exam.add("unused", pictures, problem, "nothing to do if other sets use them")
+        problem = f"{len(bare)} images have no label map in {labels}, such as {bare[0]}.jpg"
+        exam.add("unused", image_folder, problem, "nothing to do if other sets use them")
     elif not shared:
-        exam.there(((labels / f"{name}.png", "its picture is there") for name in bare), "label map")
+        exam.there(((labels / f"{name}.png", "its image is there") for name in bare), "label map")
     for name in sorted(maps.keys() - images.keys()):
-        problem = f"the label map has no picture of its name in {pictures}"
-        exam.add("orphan", labels / f"{name}.png", problem, "add the picture or remove the file")
+        problem = f"the label map has no image of its name in {image_folder}"
+        exam.add("orphan", labels / f"{name}.png", problem, "add the image or remove the file")
     both = sorted(images.keys() & maps.keys())
     if exam.level == Level.QUICK:
         both = samples(both)
     known = tuple(values)
-    good = set(exam.there((pictures / f"{name}.jpg", "") for name in both))
+    good = set(exam.there((image_folder / f"{name}.jpg", "") for name in both))
     jobs = []
     for path in exam.there(((labels / f"{name}.png", "") for name in both), "label map"):
-        picture = pictures / f"{path.stem}.jpg"
-        if picture in good:
-            jobs.append((str(picture), str(path), known))
+        image = image_folder / f"{path.stem}.jpg"
+        if image in good:
+            jobs.append((str(image), str(path), known))
     exam.decode(decode.label_map, jobs, "label maps", few=True)
 
 
 def paco_lvis(exam: Examination) -> None:
-    """Objects and parts on COCO pictures."""
+    """Objects and parts on COCO images."""
     path = exam.root / "vlpart/paco/annotations/paco_lvis_v1_train.json"
     coco_parts(exam, path, [exam.root / "coco", exam.root / "coco/train2017"])
 
@@ -115,19 +119,19 @@ def coco_parts(exam: Examination, path: Path, folders: list[Path]) -> None:
 
     Args:
         path: of the file.
-        folders: of the pictures; in all but the first a picture lies under its bare name.
+        folders: of the images; in all but the first an image lies under its bare name.
     """
     table = CocoTable(exam, path, ("images", "annotations", "categories"))
     if not table.is_read:
         return
-    exam.report.pictures, exam.report.annotations = len(table.images), table.usable
+    exam.report.images, exam.report.annotations = len(table.images), table.usable
     if not table.usable:
         exam.add("broken", path, "holds no annotation that can be used", COPY_AGAIN)
     good = {}
     for name, size in table.images.values():
         good[_first(exam, [folders[0] / name, *(f / Path(name).name for f in folders[1:])])] = size
-    kept = exam.there((picture, f"{path.name} names it") for picture in good)
-    exam.decode_pictures({picture: good[picture] for picture in kept})
+    kept = exam.there((image, f"{path.name} names it") for image in good)
+    exam.decode_images({image: good[image] for image in kept})
     exam.decode(decode.mask, table.masks(), "masks")
 
 
@@ -139,14 +143,14 @@ def _first(exam: Examination, paths: list[Path]) -> Path:
 class CocoTable:
     """A COCO file, read entry by entry; what is wrong with entries goes into one tally.
 
-    Only pictures and categories stay in memory, and what is asked for of the annotations.
+    Only images and categories stay in memory, and what is asked for of the annotations.
 
     Args:
         exam: takes the findings.
         path: of the file.
         keys: lists that have to be in it; with `categories` among them an annotation needs its
             category, which is named "object" or "object:part".
-        keep: ids of annotations of which it is noted whose picture they are about.
+        keep: ids of annotations of which it is noted whose image they are about.
     """
 
     def __init__(
@@ -156,7 +160,7 @@ class CocoTable:
         self.images: dict[Any, tuple[str, tuple[int, int]]] = {}
         """id -> (file name, (H, W))."""
         self.kept: dict[Any, Any] = {}
-        """id of an annotation of `keep` -> id of its picture."""
+        """id of an annotation of `keep` -> id of its image."""
         self._tally = Tally(exam, path, COPY_AGAIN)
         self._classed = "categories" in keys
         self._keep, self._classes = keep, set[Any]()
@@ -246,7 +250,7 @@ class CocoTable:
         """How messages name an entry."""
         if "segmentation" in entry or "image_id" in entry:
             return f"annotation {entry['id']}"
-        noun = "picture" if "file_name" in entry else "entry"
+        noun = "image" if "file_name" in entry else "entry"
         return f"{noun} {entry['id']}" + (f" ({entry['name']!r})" if "name" in entry else "")
 
     def _close(self, found: set[str]) -> None:
@@ -263,6 +267,6 @@ class CocoTable:
             if image not in self.images:
                 self._good -= 1
                 if "images" in found:
-                    orphans.note("its picture is not in the file's `images`", f"annotation {who}")
+                    orphans.note("its image is not in the file's `images`", f"annotation {who}")
         self._tally.close()
         orphans.close()

@@ -1,4 +1,4 @@
-"""Decoding of pictures, label maps and masks by many processes, with a progress bar.
+"""Decoding of images, label maps and masks by many processes, with a progress bar.
 
 Jobs go to the processes in chunks, a bounded number of them at a time, so that memory does not grow
 with the size of a set. A file that ends the process which decodes it is found as well.
@@ -50,7 +50,7 @@ class Decoded(NamedTuple):
     """Result of one job.
 
     Args:
-        size: (H, W) of the picture, or None if it cannot be read.
+        size: (H, W) of the image, or None if it cannot be read.
         troubles: what was found.
     """
 
@@ -58,8 +58,8 @@ class Decoded(NamedTuple):
     troubles: list[Trouble]
 
 
-def picture(path: str) -> Decoded:
-    """Decode a picture as training would."""
+def image(path: str) -> Decoded:
+    """Decode an image as training would."""
     try:
         return Decoded(read_image(path).shape[:2], [])
     except InputError as error:
@@ -67,9 +67,9 @@ def picture(path: str) -> Decoded:
 
 
 def label_map(job: tuple[str, str, tuple[int, ...]]) -> Decoded:
-    """Decode (picture, label map, the values that have a meaning)."""
+    """Decode (image, label map, the values that have a meaning)."""
     path, labels, allowed = job
-    size, troubles = picture(path)
+    size, troubles = image(path)
     if size is None:
         return Decoded(None, troubles)
     try:
@@ -87,9 +87,9 @@ def label_map(job: tuple[str, str, tuple[int, ...]]) -> Decoded:
 
 
 def reason_seg(job: tuple[str, str]) -> Decoded:
-    """Decode (picture, annotation) of ReasonSeg and draw the mask."""
+    """Decode (image, annotation) of ReasonSeg and draw the mask."""
     path, annotation = job
-    size, troubles = picture(path)
+    size, troubles = image(path)
     if size is None:
         return Decoded(None, troubles)
     try:
@@ -100,11 +100,11 @@ def reason_seg(job: tuple[str, str]) -> Decoded:
 
 
 def reason_seg_text(job: tuple[str, str]) -> Decoded:
-    """As `reason_seg`, but of the picture only the head is read."""
+    """As `reason_seg`, but of the image only the head is read."""
     path, annotation = job
     size = upright_size(path)
     if size is None:
-        return picture(path)
+        return image(path)
     try:
         load_annotation(annotation, size)
     except InputError as error:
@@ -113,7 +113,7 @@ def reason_seg_text(job: tuple[str, str]) -> Decoded:
 
 
 def upright_size(path: str | Path) -> tuple[int, int] | None:
-    """(H, W) of a picture as its head tells, turned as its EXIF tag says; None if it cannot."""
+    """(H, W) of an image as its head tells, turned as its EXIF tag says; None if it cannot."""
     try:
         with Image.open(path) as opened:
             turned = opened.getexif().get(_ORIENTATION, 1) in _TURNED
@@ -157,7 +157,7 @@ def _start_worker() -> None:
 
 
 class Decoder:
-    """Runs jobs; remembers the pictures that several sets share.
+    """Runs jobs; remembers the images that several sets share.
 
     Args:
         workers: processes; below 2: this process does it.
@@ -166,16 +166,14 @@ class Decoder:
 
     def __init__(self, workers: int, show: bool):
         self.workers, self.show, self.prefix = workers, show, ""
-        self._pictures: dict[str, Decoded] = {}
+        self._images: dict[str, Decoded] = {}
 
-    def pictures(self, paths: Iterable[Path], name: str) -> list[tuple[str, Decoded]]:
-        """Decode pictures, each once in the life of this object."""
+    def images(self, paths: Iterable[Path], name: str) -> list[tuple[str, Decoded]]:
+        """Decode images, each once in the life of this object."""
         asked = [str(path) for path in paths]
-        fresh = [path for path in dict.fromkeys(asked) if path not in self._pictures]
-        self._pictures.update(
-            zip(fresh, self.run(picture, fresh, f"{name}: pictures"), strict=True)
-        )
-        return [(path, self._pictures[path]) for path in asked]
+        fresh = [path for path in dict.fromkeys(asked) if path not in self._images]
+        self._images.update(zip(fresh, self.run(image, fresh, f"{name}: images"), strict=True))
+        return [(path, self._images[path]) for path in asked]
 
     def run(
         self, work: Callable[[Any], Decoded], jobs: Collection | Jobs, name: str

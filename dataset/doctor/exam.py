@@ -1,4 +1,4 @@
-"""The tools of a check: needed paths, JSON files, pictures and where findings go."""
+"""The tools of a check: needed paths, JSON files, images and where findings go."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Examination:
         report: takes the findings.
         level: how thorough.
         shelf: listings of folders.
-        decoder: decodes pictures.
+        decoder: decodes images.
     """
 
     def __init__(self, root: Path, report: SetReport, level: Level, shelf: Shelf, decoder: Decoder):
@@ -152,17 +152,17 @@ class Examination:
             problem = "begins or ends in the middle of a JSON text"
             self.add("broken", path, problem, f"expected {expects}; {COPY_AGAIN}")
 
-    def there(self, pictures: Iterable[tuple[Path, str]], what: str = "picture") -> list[Path]:
+    def there(self, images: Iterable[tuple[Path, str]], what: str = "image") -> list[Path]:
         """Those of (path, why it should be there) that exist and are not empty; others are found.
 
         Folders that are absent altogether have been found before.
         """
         good = []
-        for path, why in dict(pictures).items():
+        for path, why in dict(images).items():
             size = self.shelf.size(path)
             if size is None:
                 if self.shelf.files(path.parent) is not None or not self._reported(path):
-                    remedy = self._pictures_from() if what == "picture" else ""
+                    remedy = self._images_from() if what == "image" else ""
                     self.add("missing", path, f"the {what} does not exist; {why}", remedy)
             elif size == 0:
                 self.add("broken", path, f"the {what} is empty (0 bytes)", COPY_AGAIN)
@@ -170,28 +170,28 @@ class Examination:
                 good.append(path)
         return good
 
-    def _pictures_from(self) -> str:
-        """The remedy for a picture; "" where pictures come with the set."""
+    def _images_from(self) -> str:
+        """The remedy for an image; "" where images come with the set."""
         facts = self.report.facts
-        return f"get it from {facts.pictures_from}" if facts and facts.pictures_from else ""
+        return f"get it from {facts.images_from}" if facts and facts.images_from else ""
 
     def _reported(self, path: Path) -> bool:
         known = {finding.path for finding in self.report.findings}
         return any(str(parent) in known for parent in path.parents)
 
-    def decode_pictures(self, sizes: dict[Path, tuple[int, int] | None]) -> None:
-        """Decode pictures (a few, unless the check is deep) and compare them with (H, W)."""
+    def decode_images(self, sizes: dict[Path, tuple[int, int] | None]) -> None:
+        """Decode images (a few, unless the check is deep) and compare them with (H, W)."""
         paths = list(sizes) if self.level == Level.DEEP else samples(list(sizes))
-        results = self.decoder.pictures(paths, self.report.name)
+        results = self.decoder.images(paths, self.report.name)
         for path, (_, decoded) in zip(paths, results, strict=True):
             self.take(decoded)
             wanted = sizes[path]
             if decoded.size is not None and wanted is not None and decoded.size != wanted:
                 problem = (
-                    f"the picture is {decoded.size[1]} x {decoded.size[0]} pixels, its annotations "
+                    f"the image is {decoded.size[1]} x {decoded.size[0]} pixels, its annotations "
                     f"say {wanted[1]} x {wanted[0]}"
                 )
-                self.add("broken", path, problem, "take pictures and annotations of one source")
+                self.add("broken", path, problem, "take images and annotations of one source")
 
     def decode(
         self,

@@ -25,23 +25,23 @@ def own(exam: Examination, name: str, wanted: tuple[str, ...]) -> None:
         wanted: splits that have to be there.
     """
     folder = exam.root / OWN_FOLDER / name
-    exam.report.found, exam.report.unit = folder.is_dir(), "pictures with questions"
+    exam.report.found, exam.report.unit = folder.is_dir(), "images with questions"
     if not exam.report.found:
         remedy = "make the folder (docs/own_data.md shows its forms) or correct the name"
         exam.add("missing", folder, "the folder does not exist", remedy)
         return
     others = [] if wanted and exam.level == Level.QUICK else split_names(folder)
-    exam.report.pictures = 0
+    exam.report.images = 0
     with tempfile.TemporaryDirectory(prefix="read-doctor-") as scratch:
         for split in dict.fromkeys((*wanted, *others)):
             exam.report.splits[split] = _split(exam, folder, split, Path(scratch))
-            exam.report.pictures += exam.report.splits[split]
+            exam.report.images += exam.report.splits[split]
     if not exam.report.splits:
         exam.add("missing", folder, "holds no split", "docs/own_data.md shows the forms")
 
 
 def _split(exam: Examination, folder: Path, split: str, scratch: Path) -> int:
-    """Check one split; returns the number of its pictures that are in order as far as known."""
+    """Check one split; returns the number of its images that are in order as far as known."""
     complaints = Complaints()
     opened: Split | None
     try:
@@ -53,7 +53,7 @@ def _split(exam: Examination, folder: Path, split: str, scratch: Path) -> int:
     whole = range(count) if exam.level == Level.DEEP else some
     looked = some if exam.level == Level.QUICK else range(count)
     jobs = [(str(folder), opened, position, position in whole) for position in looked]
-    for decoded in exam.decoder.run(picture, jobs, f"{exam.report.name}: {split}"):
+    for decoded in exam.decoder.run(image, jobs, f"{exam.report.name}: {split}"):
         for trouble in decoded.troubles:
             complaints.add(trouble.problem)
     for message in complaints.told():
@@ -61,8 +61,8 @@ def _split(exam: Examination, folder: Path, split: str, scratch: Path) -> int:
     return count
 
 
-def picture(job: tuple[str, Split, int, bool]) -> Decoded:
-    """Load (folder, split, position, whether to decode the picture and draw all its masks)."""
+def image(job: tuple[str, Split, int, bool]) -> Decoded:
+    """Load (folder, split, position, whether to decode the image and draw all its masks)."""
     folder, split, position, whole = job
     problems: dict[str, None] = {}
     size = None
@@ -80,6 +80,6 @@ def picture(job: tuple[str, Split, int, bool]) -> Decoded:
 
 
 def _blank(path: Path) -> np.ndarray:
-    """A picture of the size that the file's head tells, without its pixels."""
+    """An image of the size that the file's head tells, without its pixels."""
     size = upright_size(path)
     return read_image(path) if size is None else np.broadcast_to(np.uint8(0), (*size, 3))

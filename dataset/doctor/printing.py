@@ -24,7 +24,7 @@ _COLOURS = {
     "head": "1",
 }
 _WIDTH = 100
-_HEAD = ("data set", "state", "pictures", "published", "annotations", "published")
+_HEAD = ("data set", "state", "images", "published", "annotations", "published")
 _FAULTS = ("missing", "broken", "orphan")
 
 
@@ -56,8 +56,8 @@ def _set_as_json(report: SetReport) -> dict[str, Any]:
         "family": facts.family if facts else None,
         "state": report.state,
         "found": report.found,
-        "pictures": report.pictures,
-        "expected_pictures": report.expected_pictures,
+        "images": report.images,
+        "expected_images": report.expected_images,
         "annotations": report.annotations,
         "expected_annotations": report.expected_annotations,
         "partial": report.partial,
@@ -66,7 +66,7 @@ def _set_as_json(report: SetReport) -> dict[str, Any]:
         **{kind: report.count(kind) for kind in _FAULTS},
         "source": facts.source if facts else None,
         "url": facts.url if facts else None,
-        "pictures_from": facts.pictures_from if facts else None,
+        "images_from": facts.images_from if facts else None,
         "licence": facts.licence if facts else None,
         "findings": [
             {**dataclasses.asdict(finding), "severity": finding.severity}
@@ -80,9 +80,9 @@ def as_text(
 ) -> str:
     """Table, sources, findings and a last line that says whether all is well."""
     paint = Painter(colours)
-    told = "every picture and mask decoded"
+    told = "every image and mask decoded"
     if level < Level.DEEP:
-        told = "a few pictures decoded; --deep decodes all"
+        told = "a few images decoded; --deep decodes all"
     parts = [
         f"Data sets in {dataset_dir} ({told})",
         _table(reports, paint),
@@ -101,7 +101,7 @@ def _number(value: int | None) -> str:
 def _table(reports: Sequence[SetReport], paint: Painter) -> str:
     rows = []
     for report in reports:
-        counts = [report.pictures, report.expected_pictures]
+        counts = [report.images, report.expected_images]
         counts += [report.annotations, report.expected_annotations]
         cells = [_number(count) for count in counts]
         if not report.found:
@@ -141,15 +141,15 @@ def _sources(reports: Sequence[SetReport], paint: Painter) -> str:
     grouped: dict[tuple[str, ...], list[str]] = {}
     for report in reports:
         if (facts := report.facts) is not None:
-            key = (facts.source, facts.url, facts.pictures_from, facts.licence)
+            key = (facts.source, facts.url, facts.images_from, facts.licence)
             names = grouped.setdefault(key, [])
             names += [facts.name] if facts.name not in names else []
     if not grouped:
         return ""
     lines = [paint("head", "Where to get them")]
-    for (source, url, pictures, licence), names in grouped.items():
+    for (source, url, images, licence), names in grouped.items():
         lines += [f"  {', '.join(names)}: {source}", f"      {url}"]
-        lines += [f"      pictures: {pictures}"] if pictures else []
+        lines += [f"      images: {images}"] if images else []
         lines.append(f"      licence: {licence}")
     return "\n".join(lines)
 

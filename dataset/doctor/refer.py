@@ -1,4 +1,4 @@
-"""Checks of referring sets: references, the annotations they name, pictures and masks."""
+"""Checks of referring sets: references, the annotations they name, images and masks."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def refer_seg(exam: Examination, name: str, splits: tuple[str, ...], split_by: s
     table = CocoTable(exam, instances, ("images", "annotations"), named)
     if not table.is_read:
         return
-    exam.report.pictures = len(table.images)
+    exam.report.images = len(table.images)
     if references is None or not table.is_complete:
         return
-    pictures, used = _follow(exam, *references, table)
-    folder = exam.root / SETS[name].pictures
-    sizes = {folder / table.images[number][0]: table.images[number][1] for number in pictures}
+    image_ids, used = _follow(exam, *references, table)
+    folder = exam.root / SETS[name].image_folder
+    sizes = {folder / table.images[number][0]: table.images[number][1] for number in image_ids}
     good = exam.there((path, f"{references[0].name} names it") for path in sizes)
-    exam.decode_pictures({path: sizes[path] for path in good})
+    exam.decode_images({path: sizes[path] for path in good})
     exam.decode(decode.mask, table.masks(used), "masks")
 
 
@@ -59,7 +59,7 @@ def _references(exam: Examination, name: str, split_by: str | None) -> tuple[Pat
         path = there[0]
         if number:
             problem = f"stands in for refs({candidates[0][0]}).p, which is missing"
-            remedy = f"validation pictures may be in the training split; {exam.how_to_get}"
+            remedy = f"validation images may be in the training split; {exam.how_to_get}"
             exam.add("substitute", path, problem, remedy)
         return _read(exam, path)
     return None
@@ -93,27 +93,27 @@ def _splits(exam: Examination, path: Path, references: list, splits: tuple[str, 
 
 
 def _follow(exam: Examination, path: Path, references: list, table: CocoTable) -> tuple[list, set]:
-    """Ids of the pictures and of the annotations that references name."""
+    """Ids of the images and of the annotations that references name."""
     orphans = Tally(
         exam, path, "take refs and instances.json of one and the same release", kind="orphan"
     )
-    pictures: dict[Any, None] = {}
+    image_ids: dict[Any, None] = {}
     used: set[Any] = set()
     for number, entry in enumerate(references):
         who = f"reference {number if entry['ref_id'] is None else entry['ref_id']}"
         if entry["image_id"] in table.images:
-            pictures[entry["image_id"]] = None
+            image_ids[entry["image_id"]] = None
         else:
-            orphans.note("its picture is not in instances.json", who)
+            orphans.note("its image is not in instances.json", who)
         for one in _objects(entry):
             if one not in table.kept:
                 orphans.note("its annotation is not in instances.json", f"{who} (ann_id {one})")
             elif table.kept[one] != entry["image_id"]:
-                orphans.note("its annotation is about another picture", f"{who} (ann_id {one})")
+                orphans.note("its annotation is about another image", f"{who} (ann_id {one})")
             else:
                 used.add(one)
     orphans.close()
-    return list(pictures), used
+    return list(image_ids), used
 
 
 def _objects(reference: dict) -> list:

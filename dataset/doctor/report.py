@@ -40,11 +40,11 @@ class Level(IntEnum):
     """How thorough a check is."""
 
     QUICK = 0
-    """Existence, listings, heads of big files, a few pictures: seconds, for the start of a run."""
+    """Existence, listings, heads of big files, a few images: seconds, for the start of a run."""
     FULL = 1
-    """All annotation files are read and compared with the files on disk; a few pictures."""
+    """All annotation files are read and compared with the files on disk; a few images."""
     DEEP = 2
-    """Every picture, label map and mask is decoded as well."""
+    """Every image, label map and mask is decoded as well."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class SetReport:
         name: of the row.
         facts: of the set; None for a set of the user's own.
         found: its folder exists.
-        pictures, annotations: how many were counted; None: not counted.
+        images, annotations: how many were counted; None: not counted.
         unit: what `annotations` counts.
-        expected_pictures, expected_annotations: of the published set, where known.
+        expected_images, expected_annotations: of the published set, where known.
         splits: those that were checked -> what was counted in them, of sets that have several.
         findings: all of them, in the order of the checks.
     """
@@ -92,10 +92,10 @@ class SetReport:
     name: str
     facts: SetFacts | None
     found: bool = False
-    pictures: int | None = None
+    images: int | None = None
     annotations: int | None = None
     unit: str = "annotations"
-    expected_pictures: int | None = None
+    expected_images: int | None = None
     expected_annotations: int | None = None
     splits: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -113,7 +113,7 @@ class SetReport:
     def partial(self) -> bool:
         """Whether it holds less than the published set."""
         counts = (
-            (self.pictures, self.expected_pictures),
+            (self.images, self.expected_images),
             (self.annotations, self.expected_annotations),
         )
         return any(has is not None and full is not None and has < full for has, full in counts)

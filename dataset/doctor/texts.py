@@ -13,32 +13,32 @@ from dataset.vqa import question_answer_turns
 
 
 def reason_seg(exam: Examination, split: str) -> None:
-    """Pictures NAME.jpg with NAME.json beside them."""
+    """Images NAME.jpg with NAME.json beside them."""
     folder = exam.root / "reason_seg/ReasonSeg" / split
     images, tables = exam.names(folder, ".jpg"), exam.names(folder, ".json")
-    exam.report.pictures, exam.report.annotations = len(images), len(tables)
+    exam.report.images, exam.report.annotations = len(images), len(tables)
     if not images and exam.shelf.files(folder):
         exam.add("missing", folder, "the folder holds no *.jpg")
         return
     for name in sorted(tables.keys() - images.keys()):
-        remedy = "add the picture or remove the file"
-        exam.add("orphan", folder / f"{name}.json", "the annotation has no picture", remedy)
+        remedy = "add the image or remove the file"
+        exam.add("orphan", folder / f"{name}.json", "the annotation has no image", remedy)
     names = sorted(images)
     good = exam.there((folder / f"{name}.jpg", "") for name in names)
     files = set(
-        exam.there(((folder / f"{n}.json", "its picture is there") for n in names), "annotation")
+        exam.there(((folder / f"{n}.json", "its image is there") for n in names), "annotation")
     )
     jobs = [(str(path), str(path.with_suffix(".json"))) for path in good]
     jobs = [job for job in jobs if Path(job[1]) in files]
     if exam.level == Level.FULL:
-        exam.decode_pictures(dict.fromkeys(good))
+        exam.decode_images(dict.fromkeys(good))
         exam.decode(decode.reason_seg_text, jobs, "annotations", least=Level.FULL)
     else:
         exam.decode(decode.reason_seg, jobs, "annotations", few=True)
 
 
 def conversations(exam: Examination, name: str) -> None:
-    """A list of conversations about pictures of COCO.
+    """A list of conversations about images of COCO.
 
     Args:
         name: of the file in llava_dataset/, without ".json".
@@ -49,7 +49,7 @@ def conversations(exam: Examination, name: str) -> None:
         if not exam.report.found:
             exam.add("missing", path, "the file does not exist", "correct --vqa_data")
     tally = Tally(exam, path, f"remove the entry, or {COPY_AGAIN}")
-    pictures: dict[Path, str] = {}
+    images: dict[Path, str] = {}
     folder = exam.root / COCO_TRAIN2017
     count = 0
 
@@ -62,7 +62,7 @@ def conversations(exam: Examination, name: str) -> None:
         if problem := _conversation_problem(entry):
             tally.note(problem, who)
         elif entry.get("image"):
-            pictures[folder / entry["image"]] = f"{path.name} names it"
+            images[folder / entry["image"]] = f"{path.name} names it"
 
     found = exam.json_lists(path, "a list of {id, image, conversations}", take)
     if found is None:
@@ -72,11 +72,11 @@ def conversations(exam: Examination, name: str) -> None:
         exam.add("broken", path, "holds no list", wanted)
         return
     tally.close()
-    exam.report.annotations, exam.report.pictures = count, len(pictures)
-    if not pictures:
-        exam.add("broken", path, "no conversation about a picture can be used", COPY_AGAIN)
-    good = exam.there(pictures.items())
-    exam.decode_pictures(dict.fromkeys(good))
+    exam.report.annotations, exam.report.images = count, len(images)
+    if not images:
+        exam.add("broken", path, "no conversation about an image can be used", COPY_AGAIN)
+    good = exam.there(images.items())
+    exam.decode_images(dict.fromkeys(good))
 
 
 def _conversation_problem(entry: Any) -> str:

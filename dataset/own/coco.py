@@ -1,4 +1,4 @@
-"""COCO with sentences, from one JSON document to a record for each picture."""
+"""COCO with sentences, from one JSON document to a record for each image."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ KIND_EXPRESSION, KIND_CLASS = "expression", "class"
 
 
 def coco_records(content: dict, name: str, complaints: Complaints) -> Iterator[dict]:
-    """A record for each picture about which something is asked.
+    """A record for each image about which something is asked.
 
-    Annotations of one picture with the same sentence are one object in several parts. If an
-    annotation has no sentence, all of its category in the picture are asked for by name.
+    Annotations of one image with the same sentence are one object in several parts. If an
+    annotation has no sentence, all of its category in the image are asked for by name.
 
     Args:
         content: {"images": [...], "annotations": [...], "categories": [...]}.
@@ -45,7 +45,7 @@ def coco_records(content: dict, name: str, complaints: Complaints) -> Iterator[d
             identity = _identity(image, "id", where)
             if identity in found:
                 raise InputError(
-                    f"{where}: id {identity!r} is given twice; give every picture its own"
+                    f"{where}: id {identity!r} is given twice; give every image its own"
                 )
             broken.add(identity)
             found[identity] = _image(image, identity, name, where)
@@ -58,8 +58,8 @@ def coco_records(content: dict, name: str, complaints: Complaints) -> Iterator[d
                 _add(found[identity], annotation, where)
             elif identity not in broken:
                 raise InputError(
-                    f"{where}: no picture has the id {identity!r}; correct image_id, or add the "
-                    "picture to images"
+                    f"{where}: no image has the id {identity!r}; correct image_id, or add the "
+                    "image to images"
                 )
     for record in found.values():
         for category, where in dict(record["unnamed"]).items():
@@ -139,7 +139,7 @@ def _texts(given: Any, key: str, where: str) -> list:
 
 
 def _size(image: dict, where: str) -> list[int] | None:
-    """[H, W] if the picture has them."""
+    """[H, W] if the image has them."""
     if image.get("height") is None or image.get("width") is None:
         return None
     size = [image["height"], image["width"]]

@@ -1,6 +1,6 @@
 """The three forms in which a split of one's own data can lie on disk (docs/own_data.md).
 
-`open_split` finds out which one it is; what it returns gives pictures with their questions.
+`open_split` finds out which one it is; what it returns gives images with their questions.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from dataset.reason_seg import ReasonSegAnnotation, load_annotation, parse_annot
 from utils.errors import InputError
 from utils.protocol.image_files import read_image
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 _INDEX = "own-1"
-_GROUP = "pictures"
+_GROUP = "images"
 
 Read = Callable[[Path], np.ndarray]
-"""File of a picture -> uint8[H, W, 3]."""
+"""File of an image -> uint8[H, W, 3]."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a picture.
+    """A question about an image.
 
     Args:
         text: phrase or sentence.
@@ -59,8 +59,8 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture and what the data ask about it.
+class Image:
+    """An image and what the data ask about it.
 
     Args:
         path: of the file.
@@ -82,11 +82,11 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def load(self, position: int, read: Read = read_image) -> Picture:
-        """A picture with its questions; `read` decodes its file.
+    def load(self, position: int, read: Read = read_image) -> Image:
+        """An image with its questions; `read` decodes its file.
 
         Raises:
-            InputError: broken picture or annotation; the message names it.
+            InputError: broken image or annotation; the message names it.
         """
         ...
 
@@ -118,7 +118,7 @@ def open_split(folder: Path, split: str) -> Split:
     there = ", ".join(split_names(folder)) or "none"
     raise InputError(
         f"no split {split!r} in {folder} (there: {there}): expected {table.name}, or a folder "
-        f"{split}/ of pictures with a JSON file each; {HOW}"
+        f"{split}/ of images with a JSON file each; {HOW}"
     )
 
 
@@ -157,15 +157,15 @@ def split_names(folder: Path) -> list[str]:
 
 
 class FolderSplit:
-    """`SPLIT/` with pictures and one JSON each, in ReasonSeg's form.
+    """`SPLIT/` with images and one JSON each, in ReasonSeg's form.
 
     Args:
         folder: the split's.
 
-        complaints: takes pictures without JSON, JSON without picture, two pictures of one name.
+        complaints: takes images without JSON, JSON without image, two images of one name.
 
     Raises:
-        InputError: no pictures.
+        InputError: no images.
     """
 
     def __init__(self, folder: Path, complaints: Complaints):
@@ -174,33 +174,31 @@ class FolderSplit:
             files = sorted(path.name for path in folder.iterdir() if path.is_file())
         except OSError as error:
             raise InputError(f"cannot read {folder} ({error}): check its permissions") from error
-        pictures = [name for name in files if Path(name).suffix.lower() in PICTURES]
-        stems = Counter(Path(name).stem for name in pictures)
+        images = [name for name in files if Path(name).suffix.lower() in IMAGES]
+        stems = Counter(Path(name).stem for name in images)
         tables = {Path(name).stem for name in files if name.endswith(".json")}
-        if not pictures:
-            raise InputError(f"no pictures ({', '.join(PICTURES)}) in {folder}; {HOW}")
-        for name in pictures:
+        if not images:
+            raise InputError(f"no images ({', '.join(IMAGES)}) in {folder}; {HOW}")
+        for name in images:
             if (stem := Path(name).stem) not in tables:
                 complaints.add(f"{folder / name} has no annotation {stem}.json beside it; {HOW}")
         for stem in (stem for stem, count in stems.items() if count > 1):
-            complaints.add(f"{folder}: several pictures are called {stem}; rename them")
+            complaints.add(f"{folder}: several images are called {stem}; rename them")
         for stem in sorted(tables - stems.keys()):
-            complaints.add(f"{folder / stem}.json has no picture beside it; {HOW}")
-        self.names = np.array([name for name in pictures if Path(name).stem in tables])
+            complaints.add(f"{folder / stem}.json has no image beside it; {HOW}")
+        self.names = np.array([name for name in images if Path(name).stem in tables])
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def load(self, position: int, read: Read = read_image) -> Picture:
+    def load(self, position: int, read: Read = read_image) -> Image:
         path = self.folder / str(self.names[position])
         image = read(path)
         table = path.with_suffix(".json")
-        return _as_picture(path, image, load_annotation(table, image.shape[:2]), str(table))
+        return _as_image(path, image, load_annotation(table, image.shape[:2]), str(table))
 
 
-def _as_picture(
-    path: Path, image: np.ndarray, annotation: ReasonSegAnnotation, where: str
-) -> Picture:
+def _as_image(path: Path, image: np.ndarray, annotation: ReasonSegAnnotation, where: str) -> Image:
     """ReasonSeg's form: one mask, several ways to ask for it."""
 
     def mask() -> np.ndarray:
@@ -214,7 +212,7 @@ def _as_picture(
         Question(asked(p.question, where), p.is_sentence, "", mask, p.answer)
         for p in annotation.false_premise
     ]
-    return Picture(path, image, present, absent, synonyms=True)
+    return Image(path, image, present, absent, synonyms=True)
 
 
 class TableSplit:
@@ -230,23 +228,23 @@ class TableSplit:
     def __init__(self, folder: Path, split: str, table: Path, store: RecordStore):
         self.folder, self.split, self.table, self.store = folder, split, table, store
         if not len(self):
-            raise InputError(f"{table} asks nothing about any picture; {HOW}")
+            raise InputError(f"{table} asks nothing about any image; {HOW}")
 
     def __len__(self) -> int:
         return self.store.groups().get(_GROUP, 0)
 
-    def load(self, position: int, read: Read = read_image) -> Picture:
+    def load(self, position: int, read: Read = read_image) -> Image:
         record = self.store.get(_GROUP, position)
         where = record["where"]
         path = self._find(record["image"], where)
         image = read(path)
         size = image.shape[:2]
         if "entry" in record:
-            return _as_picture(path, image, parse_annotation(record["entry"], size, where), where)
+            return _as_image(path, image, parse_annotation(record["entry"], size, where), where)
         if record["size"] not in (None, list(size)):
             raise InputError(
                 f"{where}: {path} has (height, width) {size}, the file says "
-                f"{tuple(record['size'])}; correct width and height, or the picture"
+                f"{tuple(record['size'])}; correct width and height, or the image"
             )
         parts = record["segmentations"]
         present = [
@@ -260,7 +258,7 @@ class TableSplit:
         ]
         nothing = partial(np.zeros, size, np.uint8)
         absent = [Question(t, looks_like_sentence(t), "", nothing) for t in record["absent"]]
-        return Picture(path, image, present, absent, synonyms=False)
+        return Image(path, image, present, absent, synonyms=False)
 
     def _find(self, given: str, where: str) -> Path:
         path = inside(given, where)
@@ -269,8 +267,8 @@ class TableSplit:
             if os.path.isfile(self.folder / parent / path):
                 return self.folder / parent / path
         raise InputError(
-            f"{where}: no picture {given} in {self.folder / 'images'}, nor in {self.folder} or its "
-            f"{self.split}/; correct the path or copy the picture there"
+            f"{where}: no image {given} in {self.folder / 'images'}, nor in {self.folder} or its "
+            f"{self.split}/; correct the path or copy the image there"
         )
 
 
@@ -288,7 +286,7 @@ def _united(segmentations: Sequence, size: tuple[int, int], where: str) -> np.nd
 
 
 def _records(table: Path, complaints: Complaints) -> Iterator[tuple[str, dict]]:
-    """What a draw needs, picture by picture; what is wrong goes into `complaints`."""
+    """What a draw needs, image by image; what is wrong goes into `complaints`."""
     content = read_json(table, "one of the forms in docs/own_data.md", HOW, ("utf-8", "cp1252"))
     if isinstance(content, list):
         for number, entry in enumerate(content):

@@ -1,15 +1,15 @@
-"""A folder of pictures with questions, for looking at a model rather than measuring it.
+"""A folder of images with questions, for looking at a model rather than measuring it.
 
 Either `questions.jsonl` says what is asked, a line of JSON a question:
 
-    image     path of the picture, relative to the folder
+    image     path of the image, relative to the folder
     question  as it is asked, without a template
     words     what is compared with CLIP's patches; may be left out: the question
-    mask      path of the true mask, a picture of the same size that is 0 outside the object; may be
+    mask      path of the true mask, an image of the same size that is 0 outside the object; may be
               left out: the truth is not known
     kind      group in reports; may be left out
 
-or each picture `NAME.jpg` (.png, ...) has a file `NAME.txt` beside it, with a question a line.
+or each image `NAME.jpg` (.png, ...) has a file `NAME.txt` beside it, with a question a line.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from dataset.json_files import is_sayable
-from dataset.own.formats import PICTURES
+from dataset.own.formats import IMAGES
 from utils.errors import InputError
 from utils.protocol.batch import EvalItem, EvalQuestion
 from utils.protocol.constants import IGNORE_LABEL
@@ -50,8 +50,8 @@ class _Asked:
     kind: str = ""
 
 
-class PictureFolder(Sequence):
-    """The pictures of a folder with their questions, as evaluation items, decoded when asked for.
+class ImageFolder(Sequence):
+    """The images of a folder with their questions, as evaluation items, decoded when asked for.
 
     Without a mask, the truth is 255 everywhere: no pixel counts.
 
@@ -109,7 +109,7 @@ class PictureFolder(Sequence):
             ) from error
         if mask.shape != size:
             raise InputError(
-                f"{one.where}: the mask {path} has (height, width) {mask.shape}, its picture "
+                f"{one.where}: the mask {path} has (height, width) {mask.shape}, its image "
                 f"{size}; they have to be equal"
             )
         return (mask > 0).astype(np.uint8)
@@ -143,9 +143,9 @@ def _entry(line: str, where: str) -> _Asked:
 
 def _read_texts(folder: Path) -> list[_Asked]:
     try:
-        names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+        names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in IMAGES)
     except OSError as error:
-        raise InputError(f"no folder of pictures at {folder} ({error}): {HOW}") from error
+        raise InputError(f"no folder of images at {folder} ({error}): {HOW}") from error
     asked = []
     for name in names:
         path = (folder / name).with_suffix(".txt")

@@ -65,7 +65,7 @@ def inside(given: Any, where: str) -> PurePosixPath:
         InputError: it is absolute, has "..", or is no path at all.
     """
     if not isinstance(given, str) or not given or not given.isprintable():
-        raise InputError(f"{where}: {given!r} is not the path of a picture; {HOW}")
+        raise InputError(f"{where}: {given!r} is not the path of an image; {HOW}")
     path = PurePosixPath(given)
     if path.is_absolute() or PureWindowsPath(given).drive or ".." in path.parts or "\\" in given:
         raise InputError(

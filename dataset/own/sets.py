@@ -9,7 +9,7 @@ import numpy as np
 
 from dataset.catalog import OWN_FOLDER
 from dataset.flag_checks import own_names
-from dataset.own.formats import Picture, Question, Split, open_split
+from dataset.own.formats import Image, Question, Split, open_split
 from dataset.own.rules import HOW, plain_name
 from dataset.reason_seg import FALSE_PREMISE_SHARE, NAMELESS
 from dataset.sampling import KIND_ABSENT, DrawSettings, Turn, choose, make_sample
@@ -51,30 +51,30 @@ class OwnTrain:
     def __init__(
         self, dataset_dir: str | Path, name: str, settings: DrawSettings, split: str = "train"
     ):
-        self.pictures = open_own(dataset_dir, name, split)
+        self.images = open_own(dataset_dir, name, split)
         self.stream = f"{OWN_FOLDER}/{name}/{split}"
         self.settings = settings
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def draw(self, index: int) -> Sample:
         """The sample of a global index; 255 in a mask counts as background.
 
         Raises:
-            InputError: its picture or annotation is broken; the message names the file.
+            InputError: its image or annotation is broken; the message names the file.
         """
         rng = self.settings.rng(self.stream, index)
-        picture = self.pictures.load(int(rng.integers(len(self.pictures))))
-        deny = bool(picture.absent) and rng.random() < FALSE_PREMISE_SHARE
-        questions = picture.absent if deny or not picture.present else picture.present
+        image = self.images.load(int(rng.integers(len(self.images))))
+        deny = bool(image.absent) and rng.random() < FALSE_PREMISE_SHARE
+        questions = image.absent if deny or not image.present else image.present
         chosen = [
             questions[i] for i in choose(rng, len(questions), self.settings.num_classes_per_sample)
         ]
-        absent = questions is picture.absent
+        absent = questions is image.absent
         turns = [self._turn(question, absent, rng) for question in chosen]
-        path, kind = str(picture.path), KIND_ABSENT if absent else chosen[0].kind
-        return make_sample(path, picture.image, turns, self.settings, kind)
+        path, kind = str(image.path), KIND_ABSENT if absent else chosen[0].kind
+        return make_sample(path, image.image, turns, self.settings, kind)
 
     def _turn(self, question: Question, absent: bool, rng: np.random.Generator) -> Turn:
         templates = self.settings.templates
@@ -119,19 +119,19 @@ class OwnEval(Sequence):
         seed: int = 42,
         false_premises: bool = True,
     ):
-        self.pictures = open_own(dataset_dir, name, split)
+        self.images = open_own(dataset_dir, name, split)
         self.templates, self.seed, self.false_premises = templates, seed, false_premises
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> EvalItem:  # type: ignore[override]
-        picture = self.pictures.load(range(len(self))[index])
+        image = self.images.load(range(len(self))[index])
         rng = np.random.default_rng([self.seed, range(len(self))[index]])
-        return EvalItem(str(picture.path), picture.image, self._questions(picture, rng))
+        return EvalItem(str(image.path), image.image, self._questions(image, rng))
 
-    def _questions(self, picture: Picture, rng: np.random.Generator) -> list[EvalQuestion]:
-        present = picture.present[:1] if picture.synonyms else picture.present
+    def _questions(self, image: Image, rng: np.random.Generator) -> list[EvalQuestion]:
+        present = image.present[:1] if image.synonyms else image.present
         questions = [
             EvalQuestion(
                 self.templates.question(question.text, question.is_sentence, rng),
@@ -142,7 +142,7 @@ class OwnEval(Sequence):
             )
             for question in present
         ]
-        for question in picture.absent if self.false_premises else []:
+        for question in image.absent if self.false_premises else []:
             ignored = question.mask() == IGNORE_LABEL
             questions.append(
                 EvalQuestion(

@@ -1,4 +1,4 @@
-"""Refs and annotations of a referring set, put together by picture; and refs as JSON.
+"""Refs and annotations of a referring set, put together by image; and refs as JSON.
 
 `python -m dataset.refer_index FILE.p [OUT.json]` writes what `refs(SPLIT_BY).p` holds as JSON,
 which is then read instead of the pickle.
@@ -23,11 +23,11 @@ _MOST_BROKEN = 20
 
 
 class ReferIndex:
-    """The pictures of a referring set by split, each with its refs; picklable, cheap to fork.
+    """The images of a referring set by split, each with its refs; picklable, cheap to fork.
 
-    A picture's record: `image_id`; `file_name`, `height`, `width` as in instances.json; `refs`,
+    An image's record: `image_id`; `file_name`, `height`, `width` as in instances.json; `refs`,
     each with `ref_id`, `ann_ids` (empty: no object) and `sentences` of [text, absent, gt_sent or
-    None]; `segmentations` by annotation id. `problem`, in a picture or a ref, says why it cannot be
+    None]; `segmentations` by annotation id. `problem`, in an image or a ref, says why it cannot be
     used: refs without their annotation are kept, so that an evaluation does not lose them silently.
 
     Args:
@@ -42,18 +42,18 @@ class ReferIndex:
         self.refs, self.instances = refs_file(refs), instances
         self.store = RecordStore.open([self.refs, instances], KIND, self._build)
         self.splits = {
-            name.removeprefix("pictures/"): count
+            name.removeprefix("images/"): count
             for name, count in self.store.groups().items()
-            if name.startswith("pictures/")
+            if name.startswith("images/")
         }
-        """Split -> number of its pictures."""
+        """Split -> number of its images."""
 
-    def picture(self, split: str, position: int) -> dict:
-        """The record of a picture; pictures are in the order in which the refs name them."""
-        return self.store.get(f"pictures/{split}", position)
+    def image(self, split: str, position: int) -> dict:
+        """The record of an image; images are in the order in which the refs name them."""
+        return self.store.get(f"images/{split}", position)
 
     def with_objects(self, split: str) -> list[int]:
-        """Positions of the pictures that are asked for at least one thing that is there."""
+        """Positions of the images that are asked for at least one thing that is there."""
         return self.store.get("about", 0)["with_objects"][split]
 
     def about(self) -> dict:
@@ -67,15 +67,15 @@ class ReferIndex:
         by_split: dict[str, dict[Any, list[dict]]] = {}
         for ref in refs:
             if ref["sentences"]:
-                pictures = by_split.setdefault(ref["split"], {})
-                pictures.setdefault(ref["image_id"], []).append(ref)
+                by_image = by_split.setdefault(ref["split"], {})
+                by_image.setdefault(ref["image_id"], []).append(ref)
         with_objects: dict[str, list[int]] = {}
         sentences = absent = broken = 0
         examples: list[str] = []
-        for split, pictures in by_split.items():
+        for split, by_image in by_split.items():
             present = with_objects.setdefault(split, [])
-            for position, (image_id, its_refs) in enumerate(pictures.items()):
-                record = _picture(image_id, images.get(image_id), its_refs, annotations)
+            for position, (image_id, its_refs) in enumerate(by_image.items()):
+                record = _image(image_id, images.get(image_id), its_refs, annotations)
                 asked = [s for ref in record["refs"] for s in ref["sentences"]]
                 sentences += len(asked)
                 absent += sum(s[1] for s in asked)
@@ -86,7 +86,7 @@ class ReferIndex:
                     broken += problem is not None
                     if problem is not None and len(examples) < _MOST_BROKEN:
                         examples.append(f"ref {ref['ref_id']}: {problem}")
-                yield f"pictures/{split}", record
+                yield f"images/{split}", record
         about = {"refs": len(refs), "sentences": sentences, "absent": absent, "broken": broken}
         yield "about", {**about, "examples": examples, "with_objects": with_objects}
 
@@ -138,7 +138,7 @@ def _damaged(path: Path, reason: str) -> InputError:
     )
 
 
-def _picture(image_id: Any, image: dict | None, refs: list[dict], annotations: dict) -> dict:
+def _image(image_id: Any, image: dict | None, refs: list[dict], annotations: dict) -> dict:
     record: dict[str, Any] = {"image_id": image_id, "refs": []}
     if image is None:
         record["problem"] = f"its image_id {image_id} is not among the images"

@@ -35,7 +35,7 @@ _MOST_ATTEMPTS = 20
 
 
 class ReferSet:
-    """A referring set on disk: its index, its pictures and their masks.
+    """A referring set on disk: its index, its images and their masks.
 
     Args:
         dataset_dir: the data folder.
@@ -51,13 +51,13 @@ class ReferSet:
         if name not in SOURCES:
             raise InputError(f"no referring set {name!r}: choose among {', '.join(SOURCES)}")
         self.source = SOURCES[name]
-        self.pictures = Path(dataset_dir) / self.source.pictures
+        self.images = Path(dataset_dir) / self.source.image_folder
         folder = Path(dataset_dir) / self.source.root
         self.refs = _find_refs(folder, self.source, split_by)
         self.index = ReferIndex(self.refs, folder / "instances.json")
 
     def image(self, record: dict) -> tuple[str, np.ndarray]:
-        """Path of a picture, and the picture uint8[H, W, 3] in the size of its annotations.
+        """Path of an image, and the image uint8[H, W, 3] in the size of its annotations.
 
         Raises:
             InputError: it is missing, broken, of another size, or unknown to instances.json.
@@ -65,12 +65,12 @@ class ReferSet:
         if "problem" in record:
             refs = ", ".join(str(ref["ref_id"]) for ref in record["refs"])
             raise self._broken(f"ref {refs}", record["problem"])
-        path = self.pictures / record["file_name"]
+        path = self.images / record["file_name"]
         image = read_image(path)
         size = (record["height"], record["width"])
         if image.shape[:2] != size:
             raise InputError(
-                f"the picture {path} has {image.shape[1]} x {image.shape[0]} pixels, but "
+                f"the image {path} has {image.shape[1]} x {image.shape[0]} pixels, but "
                 f"{self.index.instances} says {size[1]} x {size[0]}: copy both again from their "
                 f"source: {self.source.how_to_get}"
             )
@@ -128,14 +128,14 @@ def _find_refs(folder: Path, source: SetFacts, split_by: str | None) -> Path:
 
 
 def _expressions(record: dict) -> list[tuple[dict, str, bool, str | None]]:
-    """(ref, text, absent, gt_sent) of each sentence about a picture, in order."""
+    """(ref, text, absent, gt_sent) of each sentence about an image, in order."""
     return [(ref, *sentence) for ref in record["refs"] for sentence in ref["sentences"]]
 
 
 class ReferSegTrain:
     """Training draws from referring sets; a draw is a function of (seed, index) alone.
 
-    A draw takes a set, a picture of its training split, and up to `num_classes_per_sample` of the
+    A draw takes a set, an image of its training split, and up to `num_classes_per_sample` of the
     sentences about it. Absent objects get a correction in fprefcoco* where the annotation says
     what is there instead, and a denial otherwise.
 
@@ -156,25 +156,25 @@ class ReferSegTrain:
                 raise _no_split(one, "train")
 
     def __len__(self) -> int:
-        """Pictures over all sets."""
+        """Images over all sets."""
         return sum(one.index.splits["train"] for one in self.sets)
 
     def draw(self, index: int) -> Sample:
         """The sample of a global index.
 
         Raises:
-            InputError: its picture or annotation is broken; the message names the file.
+            InputError: its image or annotation is broken; the message names the file.
         """
         rng = self.settings.rng(self.stream, index)
         for _ in range(_MOST_ATTEMPTS):
             one = self.sets[int(rng.integers(len(self.sets)))]
-            record = one.index.picture("train", int(rng.integers(one.index.splits["train"])))
+            record = one.index.image("train", int(rng.integers(one.index.splits["train"])))
             asked = [entry for entry in _expressions(record) if entry[1]]
             if asked:
                 break
         else:
             raise InputError(
-                f"{_MOST_ATTEMPTS} pictures in a row have no sentence to ask, the last one in "
+                f"{_MOST_ATTEMPTS} images in a row have no sentence to ask, the last one in "
                 f"{one.index.refs}: {one.source.how_to_get}"
             )
         path, image = one.image(record)
@@ -194,7 +194,7 @@ class ReferSegTrain:
 
 
 class ReferSegEval(Sequence):
-    """Every sentence of a split, by picture, in the order of the refs file.
+    """Every sentence of a split, by image, in the order of the refs file.
 
     Args:
         dataset_dir: the data folder.
@@ -202,13 +202,13 @@ class ReferSegEval(Sequence):
         split: "val", "testA", "testB", "test", "train", as the refs file has them.
         split_by: see `ReferSet`.
         templates: of the questions, and of the answers that a teacher-forced evaluation gives;
-            drawn from (seed, picture, question).
+            drawn from (seed, image, question).
         seed: of the templates.
-        false_premises: ask for absent objects as well; without them, pictures about which nothing
+        false_premises: ask for absent objects as well; without them, images about which nothing
             else is asked are left out.
 
     Raises:
-        InputError: unknown set or split, missing or damaged files; for an item: its picture or an
+        InputError: unknown set or split, missing or damaged files; for an item: its image or an
             annotation is missing or broken. Nothing is left out silently.
     """
 
@@ -235,7 +235,7 @@ class ReferSegEval(Sequence):
         return len(self.positions)
 
     def __getitem__(self, index: int) -> EvalItem:  # type: ignore[override]
-        record = self.set.index.picture(self.split, int(self.positions[index]))
+        record = self.set.index.image(self.split, int(self.positions[index]))
         path, image = self.set.image(record)
         masks: dict[int, np.ndarray] = {}
         questions: list[EvalQuestion] = []

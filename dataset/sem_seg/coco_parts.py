@@ -23,12 +23,12 @@ from dataset.annotation_index import RecordStore
 from dataset.catalog import SETS
 from dataset.coco_masks import decode_segmentation
 from dataset.json_files import damaged, is_sayable, is_text, read_json
-from dataset.sem_seg.label_maps import ClassName, ClassPicture
+from dataset.sem_seg.label_maps import ClassName, LabelledImage
 from utils.errors import InputError
 from utils.protocol.image_files import read_image
 
 _KIND = "parts"
-_CLASSES, _PICTURES = "classes", "pictures"
+_CLASSES, _IMAGES = "classes", "images"
 _FORM = (
     "COCO's JSON with images[{id, file_name, height, width}], categories[{id, name}], "
     "annotations[{image_id, category_id, segmentation}]"
@@ -36,28 +36,28 @@ _FORM = (
 
 
 class CocoParts:
-    """Pictures with the masks of objects and parts, read from an index of the annotation file.
+    """Images with the masks of objects and parts, read from an index of the annotation file.
 
     Args:
         name: of the set, for messages.
         annotations: the JSON file.
-        pictures: `file_name` is looked for in the first folder as it is, then its last part in
+        images: `file_name` is looked for in the first folder as it is, then its last part in
             the second.
 
     Raises:
-        InputError: the annotations are missing or damaged, or no picture has any.
+        InputError: the annotations are missing or damaged, or no image has any.
     """
 
-    def __init__(self, name: str, annotations: Path, pictures: tuple[Path, Path]):
-        self.name, self.annotations, self.pictures = name, annotations, pictures
+    def __init__(self, name: str, annotations: Path, images: tuple[Path, Path]):
+        self.name, self.annotations, self.images = name, annotations, images
         how_to_get = SETS[name].how_to_get
         if not annotations.is_file():
             raise InputError(f"no annotations at {annotations}; {how_to_get}")
         build = functools.partial(_records, annotations, how_to_get)
         self.store = RecordStore.open([annotations], _KIND, build)
-        self._length = self.store.groups().get(_PICTURES, 0)
+        self._length = self.store.groups().get(_IMAGES, 0)
         if not self._length:
-            raise damaged(annotations, "no picture has an annotation", _FORM)
+            raise damaged(annotations, "no image has an annotation", _FORM)
         self.classes: list[ClassName] = [
             name if isinstance(name, str) else (name[0], name[1])
             for name in self.store.get(_CLASSES, 0)["names"]
@@ -67,31 +67,31 @@ class CocoParts:
         return self._length
 
     def path(self, file_name: str) -> str:
-        """Where the picture of an entry is.
+        """Where the image of an entry is.
 
         Raises:
             InputError: in neither folder; the message names the annotations too.
         """
         places = [
-            os.path.join(self.pictures[0], file_name),
-            os.path.join(self.pictures[1], os.path.basename(file_name)),
+            os.path.join(self.images[0], file_name),
+            os.path.join(self.images[1], os.path.basename(file_name)),
         ]
         for place in places:
             if os.path.isfile(place):
                 return place
         raise InputError(
-            f"no picture at {places[-1]}, but {self.annotations} names {file_name!r}: "
+            f"no image at {places[-1]}, but {self.annotations} names {file_name!r}: "
             f"{SETS[self.name].how_to_get}"
         )
 
-    def load(self, number: int) -> ClassPicture:
-        """Decode a picture; its masks are drawn when asked for.
+    def load(self, number: int) -> LabelledImage:
+        """Decode an image; its masks are drawn when asked for.
 
         Raises:
-            InputError: the picture is missing, broken or of another size than annotated; the
+            InputError: the image is missing, broken or of another size than annotated; the
                 message names the file.
         """
-        record = self.store.get(_PICTURES, number)
+        record = self.store.get(_IMAGES, number)
         path = self.path(record["file_name"])
         image = read_image(path)
         height, width = image.shape[:2]
@@ -102,7 +102,7 @@ class CocoParts:
             )
         present = [entry[0] for entry in record["annotations"]]
         parted = {self.classes[n][0] for n in present if isinstance(self.classes[n], tuple)}
-        return ClassPicture(
+        return LabelledImage(
             path,
             image,
             present,
@@ -117,7 +117,7 @@ class CocoParts:
 
 
 def paco_lvis(dataset_dir: str | Path) -> CocoParts:
-    """PACO-LVIS: objects and parts; pictures of COCO's train2017.
+    """PACO-LVIS: objects and parts; images of COCO's train2017.
 
     Raises:
         InputError: see `CocoParts`.
@@ -128,18 +128,18 @@ def paco_lvis(dataset_dir: str | Path) -> CocoParts:
 
 
 def pascal_part(dataset_dir: str | Path) -> CocoParts:
-    """PASCAL-Part: parts; pictures of PASCAL VOC 2010.
+    """PASCAL-Part: parts; images of PASCAL VOC 2010.
 
     Raises:
         InputError: see `CocoParts`.
     """
     root = Path(dataset_dir) / "vlpart/pascal_part"
-    pictures = root / "VOCdevkit/VOC2010/JPEGImages"
-    return CocoParts("pascal_part", root / "train.json", (pictures, pictures))
+    images = root / "VOCdevkit/VOC2010/JPEGImages"
+    return CocoParts("pascal_part", root / "train.json", (images, images))
 
 
 def _mask_of(annotations: Path, record: dict, position: int) -> np.ndarray:
-    """The mask of one annotation of a picture, uint8[H, W]."""
+    """The mask of one annotation of an image, uint8[H, W]."""
     height, width = record["size"]
     _, annotation_id, segmentation = record["annotations"][position]
     try:
@@ -150,7 +150,7 @@ def _mask_of(annotations: Path, record: dict, position: int) -> np.ndarray:
 
 
 def _records(path: Path, how_to_get: str) -> Iterator[tuple[str, dict]]:
-    """What the index holds: the class names, and every picture that has annotations."""
+    """What the index holds: the class names, and every image that has annotations."""
     content = read_json(path, _FORM, how_to_get)
     try:
         classes: dict[ClassName, int] = {}
@@ -172,12 +172,12 @@ def _records(path: Path, how_to_get: str) -> Iterator[tuple[str, dict]]:
         yield _CLASSES, {"names": list(classes)}
         for image in content["images"]:
             if found[image["id"]]:
-                yield _PICTURES, {**_picture(image), "annotations": found[image["id"]]}
+                yield _IMAGES, {**_image(image), "annotations": found[image["id"]]}
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise damaged(path, f"{type(error).__name__}: {error}", _FORM) from error
 
 
-def _picture(image: dict) -> dict:
+def _image(image: dict) -> dict:
     size = [image["height"], image["width"]]
     if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in size):
         raise ValueError(f"image {image['id']!r} has the size {size}")

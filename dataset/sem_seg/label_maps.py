@@ -6,7 +6,7 @@ On disk, below the data folder:
     coco/train2017/*.jpg                cocostuff/train2017/*.png
     mapillary/training/images/*.jpg     mapillary/training/v2.0/labels/*.png, config_v2.0.json
 
-A picture and its label map have the same name; one without the other is never drawn.
+An image and its label map have the same name; one without the other is never drawn.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ClassName = str | tuple[str, str]
 
 _VALUES = 256
 _LABEL_MODES = ("L", "P")
-_BROKEN_PICTURE = (
+_BROKEN_IMAGE = (
     *(OSError, EOFError, ValueError, SyntaxError, TypeError, LookupError, ArithmeticError),
     *(struct.error, Image.DecompressionBombError),
 )
@@ -49,11 +49,11 @@ _CONFIG_FORM = "Mapillary's JSON with labels[{readable, ...}]"
 
 
 @dataclass(frozen=True)
-class ClassPicture:
-    """One picture and what is annotated in it. Classes are positions in the source's `classes`.
+class LabelledImage:
+    """One image and what is annotated in it. Classes are positions in the source's `classes`.
 
     Args:
-        path: of the picture.
+        path: of the image.
         image: uint8[H, W, 3], RGB.
         present: the class of each annotation; in a label map, each class is one annotation.
         absent: classes that can be called absent, ascending. A class that is not annotated but
@@ -70,7 +70,7 @@ class ClassPicture:
 
 
 class ClassSource(Protocol):
-    """Pictures whose classes are annotated."""
+    """Images whose classes are annotated."""
 
     @property
     def name(self) -> str: ...
@@ -80,7 +80,7 @@ class ClassSource(Protocol):
 
     def __len__(self) -> int: ...
 
-    def load(self, number: int) -> ClassPicture: ...
+    def load(self, number: int) -> LabelledImage: ...
 
 
 def load_classes(name: str) -> list[str]:
@@ -89,54 +89,54 @@ def load_classes(name: str) -> list[str]:
 
 
 class LabelMaps:
-    """Pictures with a label map each: one class number a pixel.
+    """Images with a label map each: one class number a pixel.
 
     Args:
         name: of the set, for messages.
-        pictures: folder of *.jpg.
+        images: folder of *.jpg.
         labels: folder of *.png, 8 bits, grey or with a palette (the index counts).
         meaning: pixel value -> class name, or None for a value that is ignored. Any other value
             in a label map is an error. Values of one name are one class.
         unclear: ignored pixel value -> class that cannot be called absent where the value is.
 
     Raises:
-        InputError: a folder is missing, or there is not one picture with a label map.
+        InputError: a folder is missing, or there is not one image with a label map.
     """
 
     def __init__(
         self,
         name: str,
-        pictures: Path,
+        images: Path,
         labels: Path,
         meaning: Mapping[int, str | None],
         unclear: Mapping[int, str] | None = None,
     ):
         self.name = name
-        self.pictures, self.labels = pictures, labels
+        self.images, self.labels = images, labels
         self.classes: list[str] = list(dict.fromkeys(filter(None, meaning.values())))
         place = {class_name: number for number, class_name in enumerate(self.classes)}
         self._known = frozenset(meaning)
         self._class_of = {value: place[kept] for value, kept in meaning.items() if kept is not None}
         self._unclear = {value: place[other] for value, other in (unclear or {}).items()}
-        self.names = paired_names(pictures, labels, SETS[name].how_to_get)
+        self.names = paired_names(images, labels, SETS[name].how_to_get)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def paths(self, number: int) -> tuple[Path, Path]:
-        """The picture and the label map."""
+        """The image and the label map."""
         name = os.fsdecode(bytes(self.names[number]))
-        return self.pictures / f"{name}.jpg", self.labels / f"{name}.png"
+        return self.images / f"{name}.jpg", self.labels / f"{name}.png"
 
-    def load(self, number: int) -> ClassPicture:
-        """Decode a picture and its label map.
+    def load(self, number: int) -> LabelledImage:
+        """Decode an image and its label map.
 
         Raises:
-            InputError: a file is broken, or the label map does not fit its picture or its
+            InputError: a file is broken, or the label map does not fit its image or its
                 class list; the message names the file.
         """
-        picture, label_path = self.paths(number)
-        image = read_image(picture)
+        image_path, label_path = self.paths(number)
+        image = read_image(image_path)
         labels = read_label_map(label_path, image.shape[:2])
         histogram = cv2.calcHist([labels], [0], None, [_VALUES], [0, _VALUES])
         values = np.flatnonzero(histogram).tolist()
@@ -154,8 +154,8 @@ class LabelMaps:
         untold = {self._unclear[value] for value in values if value in self._unclear}
         not_absent = present.keys() | untold
         classes = sorted(present)
-        return ClassPicture(
-            str(picture),
+        return LabelledImage(
+            str(image_path),
             image,
             classes,
             [number for number in range(len(self.classes)) if number not in not_absent],
@@ -225,7 +225,7 @@ def mapillary(dataset_dir: str | Path) -> LabelMaps:
     return LabelMaps("mapillary", training / "images", training / "v2.0/labels", meaning)
 
 
-def paired_names(pictures: Path, labels: Path, how_to_get: str) -> np.ndarray:
+def paired_names(images: Path, labels: Path, how_to_get: str) -> np.ndarray:
     """Names, without suffix, of the *.jpg of a folder that have a *.png in the other.
 
     Returns:
@@ -234,10 +234,10 @@ def paired_names(pictures: Path, labels: Path, how_to_get: str) -> np.ndarray:
     Raises:
         InputError: a folder cannot be read, or there is no pair.
     """
-    found = _names(pictures, b".jpg", how_to_get) & _names(labels, b".png", how_to_get)
+    found = _names(images, b".jpg", how_to_get) & _names(labels, b".png", how_to_get)
     if not found:
         raise InputError(
-            f"no picture NAME.jpg in {pictures} has a label map NAME.png in {labels}; {how_to_get}"
+            f"no image NAME.jpg in {images} has a label map NAME.png in {labels}; {how_to_get}"
         )
     return np.array(sorted(found))
 
@@ -255,30 +255,30 @@ def read_label_map(path: str | Path, size: tuple[int, int]) -> np.ndarray:
 
     Args:
         path: a PNG, 8 bits a pixel, grey or with a palette.
-        size: (H, W) of its picture.
+        size: (H, W) of its image.
 
     Returns:
         uint8[H, W].
 
     Raises:
-        InputError: missing or damaged file, another size or kind of picture; the message names it.
+        InputError: missing or damaged file, another size or kind of image; the message names it.
     """
     try:
         with Image.open(path) as label_map:
             if label_map.mode not in _LABEL_MODES:
                 raise InputError(
-                    f"the label map {path} is a picture of mode {label_map.mode!r}: expected one "
+                    f"the label map {path} is an image of mode {label_map.mode!r}: expected one "
                     "number of 8 bits a pixel, grey or with a palette"
                 )
             if label_map.size != (size[1], size[0]):
                 raise InputError(
                     f"the label map {path} is {label_map.size[0]} x {label_map.size[1]} pixels, "
-                    f"its picture {size[1]} x {size[0]}: copy both again from one source"
+                    f"its image {size[1]} x {size[0]}: copy both again from one source"
                 )
             return np.array(label_map)
     except FileNotFoundError as error:
         raise InputError(f"no label map at {path}: check the path") from error
-    except _BROKEN_PICTURE as error:
+    except _BROKEN_IMAGE as error:
         raise InputError(
             f"cannot read the label map {path} ({type(error).__name__}: {error}): expected an "
             "intact PNG; copy it again from its source"

@@ -11,8 +11,8 @@ from dataset.sampling import DrawSettings, Turn, choose, make_sample
 from dataset.sem_seg.coco_parts import paco_lvis, pascal_part
 from dataset.sem_seg.label_maps import (
     ClassName,
-    ClassPicture,
     ClassSource,
+    LabelledImage,
     ade20k,
     cocostuff,
     mapillary,
@@ -30,7 +30,7 @@ OF_SHARE = 0.5
 """Share of the parts that are called "the tail of the dog"; the others are "dog tail"."""
 
 MOST_ATTEMPTS = 50
-"""Pictures that are tried until one has a class to ask for."""
+"""Images that are tried until one has a class to ask for."""
 
 KIND_CLASS = "class"
 """Kind, in reports, of questions about a class or a part."""
@@ -48,7 +48,7 @@ SOURCES: dict[str, Callable[[str | Path], ClassSource]] = {
 class SemSegTrain:
     """Training draws of classes and parts; a draw is a function of (seed, index) alone.
 
-    A draw takes a source uniformly, then one of its pictures, then up to `num_classes_per_sample`
+    A draw takes a source uniformly, then one of its images, then up to `num_classes_per_sample`
     of its annotations (of a label map: classes). They are asked as they are, or absent classes of
     the same source in their place: `DENIAL_SHARE` and `CORRECTION_SHARE` of the samples. No absent
     class is asked twice in a sample; an annotation for which none is left is asked as it is.
@@ -79,26 +79,26 @@ class SemSegTrain:
         """The sample of a global index.
 
         Raises:
-            InputError: its picture or annotation is broken, or `MOST_ATTEMPTS` pictures have no
+            InputError: its image or annotation is broken, or `MOST_ATTEMPTS` images have no
                 class to ask for; the message names the file.
         """
         rng = self.settings.rng("sem_seg", index)
         for _ in range(MOST_ATTEMPTS):
             source = self.sources[int(rng.integers(len(self.sources)))]
-            picture = source.load(int(rng.integers(len(source))))
-            turns = self._turns(source, picture, rng)
+            image = source.load(int(rng.integers(len(source))))
+            turns = self._turns(source, image, rng)
             if turns:
-                return make_sample(picture.path, picture.image, turns, self.settings, KIND_CLASS)
+                return make_sample(image.path, image.image, turns, self.settings, KIND_CLASS)
         raise InputError(
-            f"{MOST_ATTEMPTS} pictures in a row show no class to ask for, the last one of "
-            f"{source.name}: {picture.path}; check that its annotations are complete"
+            f"{MOST_ATTEMPTS} images in a row show no class to ask for, the last one of "
+            f"{source.name}: {image.path}; check that its annotations are complete"
         )
 
     def _turns(
-        self, source: ClassSource, picture: ClassPicture, rng: np.random.Generator
+        self, source: ClassSource, image: LabelledImage, rng: np.random.Generator
     ) -> list[Turn]:
-        things = self._chosen(picture, rng)
-        absent = [picture.absent[n] for n in choose(rng, len(picture.absent), len(things))]
+        things = self._chosen(image, rng)
+        absent = [image.absent[n] for n in choose(rng, len(image.absent), len(things))]
         templates, names = self.settings.templates, self.settings.class_names
         once = self.settings.premise_draw == "sample"
         luck = rng.random() if once else 0.0
@@ -118,20 +118,20 @@ class SemSegTrain:
         return turns
 
     def _chosen(
-        self, picture: ClassPicture, rng: np.random.Generator
+        self, image: LabelledImage, rng: np.random.Generator
     ) -> list[tuple[int, np.ndarray]]:
         """Classes and masks of what is asked; what has no pixel is passed over."""
-        groups = [[position] for position in range(len(picture.present))]
+        groups = [[position] for position in range(len(image.present))]
         if self.settings.part_masks == "union":
-            of_class: dict[int, list[int]] = {number: [] for number in sorted(picture.present)}
-            for position, number in enumerate(picture.present):
+            of_class: dict[int, list[int]] = {number: [] for number in sorted(image.present)}
+            for position, number in enumerate(image.present):
                 of_class[number].append(position)
             groups = list(of_class.values())
         chosen: list[tuple[int, np.ndarray]] = []
         for place in choose(rng, len(groups), len(groups)):
-            mask = np.bitwise_or.reduce([picture.mask(position) for position in groups[place]])
+            mask = np.bitwise_or.reduce([image.mask(position) for position in groups[place]])
             if mask.any():
-                chosen.append((picture.present[groups[place][0]], mask))
+                chosen.append((image.present[groups[place][0]], mask))
             if len(chosen) == self.settings.num_classes_per_sample:
                 break
         return chosen

@@ -99,7 +99,7 @@ def box_of(mask: np.ndarray) -> list[int]:
 
 @dataclass
 class CocoFile:
-    """A COCO annotation file that grows picture by picture.
+    """A COCO annotation file that grows image by image.
 
     Args:
         categories: (supercategory, name) pairs; ids count from 1.
@@ -114,7 +114,7 @@ class CocoFile:
         self.ids = {name: number for number, (_, name) in enumerate(self.categories, start=1)}
 
     def add_image(self, image_id: int, file_name: str, size: tuple[int, int]) -> None:
-        """A picture of (H, W) pixels."""
+        """An image of (H, W) pixels."""
         height, width = size
         self.images.append(
             {"id": image_id, "file_name": file_name, "height": height, "width": width, "license": 1}

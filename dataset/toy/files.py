@@ -1,4 +1,4 @@
-"""Files of the toy world: pictures, JSON, pickles, and the mark on the folders it owns."""
+"""Files of the toy world: images, JSON, pickles, and the mark on the folders it owns."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _JPEG_QUALITY = 95
 
 
 def world_rng(seed: int, stream: int, index: int) -> np.random.Generator:
-    """The generator of one picture and all that is said about it."""
+    """The generator of one image and all that is said about it."""
     return np.random.default_rng([seed, stream, index])
 
 
 def draw_scenes(
     seed: int, stream: int, count: int
 ) -> Iterator[tuple[int, np.random.Generator, Scene]]:
-    """(index, generator, scene) of each picture of a pool."""
+    """(index, generator, scene) of each image of a pool."""
     for index in range(count):
         rng = world_rng(seed, stream, index)
         yield index, rng, sample_scene(rng)
 
 
-def save_picture(image: np.ndarray, path: Path) -> None:
+def save_image(image: np.ndarray, path: Path) -> None:
     """uint8[H, W, 3], RGB, as JPEG without loss of colour resolution."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path, quality=_JPEG_QUALITY, subsampling=0)
@@ -43,10 +43,10 @@ def save_picture(image: np.ndarray, path: Path) -> None:
 def save_labels(labels: np.ndarray, path: Path, palette: bytes | None = None) -> None:
     """uint8[H, W] as PNG: grey values, or numbers of colours if there is a palette."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(labels)
+    image = Image.fromarray(labels)
     if palette is not None:
-        picture.putpalette(palette)
-    picture.save(path)
+        image.putpalette(palette)
+    image.save(path)
 
 
 def save_json(content: Any, path: Path) -> None:

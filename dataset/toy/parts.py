@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset.toy.coco import CocoFile
-from dataset.toy.files import draw_scenes, save_json, save_picture
+from dataset.toy.files import draw_scenes, save_image, save_json
 from dataset.toy.scene import COLOURS, SHAPES, Scene, Thing
 
 PACO_FILE = Path("annotations") / "paco_lvis_v1_train.json"
@@ -50,9 +50,7 @@ def paco_file() -> CocoFile:
     return CocoFile([*objects, *parts])
 
 
-def add_paco_picture(
-    file: CocoFile, image_id: int, file_name: str, index: int, scene: Scene
-) -> None:
+def add_paco_image(file: CocoFile, image_id: int, file_name: str, index: int, scene: Scene) -> None:
     """Every thing with its parts; now and then a part without pixels in the file."""
     file.add_image(image_id, file_name, scene.masks.shape[1:])
     for number, (thing, mask) in enumerate(zip(scene.things, scene.masks, strict=True)):
@@ -71,12 +69,12 @@ def add_paco_picture(
 def write_pascal_part(root: Path, count: int, seed: int, stream: int, bar: tqdm) -> None:
     """`train.json` and `VOCdevkit/VOC2010/JPEGImages`; left and right of a shape are its parts.
 
-    Two things of one shape in a picture are two annotations of one category.
+    Two things of one shape in an image are two annotations of one category.
     """
     file = CocoFile((shape, f"{shape}:{part}") for shape in SHAPES for part in PASCAL_PARTS)
     for index, _, scene in draw_scenes(seed, stream, count):
         image_id, name = index + 1, f"2008_{index + 1:06d}.jpg"
-        save_picture(scene.image, root / "VOCdevkit" / "VOC2010" / "JPEGImages" / name)
+        save_image(scene.image, root / "VOCdevkit" / "VOC2010" / "JPEGImages" / name)
         file.add_image(image_id, name, scene.masks.shape[1:])
         for thing, mask in zip(scene.things, scene.masks, strict=True):
             for part in PASCAL_PARTS:

@@ -1,6 +1,6 @@
-"""What can be asked about a toy picture, and what is true of it.
+"""What can be asked about a toy image, and what is true of it.
 
-A query is a condition on one thing. It is asked about a picture as true only if exactly one thing
+A query is a condition on one thing. It is asked about an image as true only if exactly one thing
 meets it, and as a false premise only if none does: no question is ambiguous.
 """
 

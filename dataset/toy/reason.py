@@ -1,11 +1,11 @@
 """ReasonSeg's part of the toy world.
 
-    {train,val,test}/NAME.{jpg,json}    80 / 10 / 10 per cent of the pictures
+    {train,val,test}/NAME.{jpg,json}    80 / 10 / 10 per cent of the images
 
 * JSON: `shapes`, `text`, `is_sentence`, `false_premise_QA`, and the extra key `kind` (that of the
   first sentence: direct, colour, shape, size, position or reasoning; evenly spread).
-* train: three sentences of one thing and three false premises a picture.
-* val, test: one sentence and one false premise a picture, *matched*: every sentence is asked as
+* train: three sentences of one thing and three false premises an image.
+* val, test: one sentence and one false premise an image, *matched*: every sentence is asked as
   often where it is true as where it is false, so wording alone tells nothing about presence.
 """
 
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dataset.toy.files import save_json, save_picture, world_rng
+from dataset.toy.files import save_image, save_json, world_rng
 from dataset.toy.questions import KINDS, Question, absent, answerable, ask, deny
 from dataset.toy.scene import Scene, sample_scene
 from utils.errors import InputError
@@ -30,7 +30,7 @@ _ATTEMPTS = 50
 
 
 def split_sizes(images: int) -> dict[str, int]:
-    """How many pictures each split gets."""
+    """How many images each split gets."""
     part = max(images // 10, min(_MIN_EVAL, images // 3))
     return {"train": images - 2 * part, "val": part, "test": part}
 
@@ -40,10 +40,10 @@ def write_reason_seg(root: Path, images: int, seed: int, bar: tqdm) -> None:
 
     Args:
         root: folder of the splits.
-        images: number of pictures over all splits.
+        images: number of images over all splits.
 
     Raises:
-        InputError: too few pictures for matched questions.
+        InputError: too few images for matched questions.
     """
     for number, (split, count) in enumerate(split_sizes(images).items()):
         if split == "train":
@@ -104,7 +104,7 @@ def _false_premise(question: Question, scene: Scene, rng: np.random.Generator) -
 
 
 def _write_matched_split(folder: Path, count: int, key: Sequence[int], bar: tqdm) -> None:
-    """Draw pictures with one true question each, then hand every question on as a false premise."""
+    """Draw images with one true question each, then hand every question on as a false premise."""
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng([*key, attempt])
         drawn = [
@@ -115,7 +115,7 @@ def _write_matched_split(folder: Path, count: int, key: Sequence[int], bar: tqdm
         if giver is not None:
             break
     else:
-        raise InputError(f"no matched false premises for {count} pictures; give more --images")
+        raise InputError(f"no matched false premises for {count} images; give more --images")
     for index, (scene, question) in enumerate(drawn):
         premise = _false_premise(drawn[giver[index]][1], scene, rng)
         _write(folder, index, scene, _target(scene, question), question, [question.text], [premise])
@@ -125,7 +125,7 @@ def _write_matched_split(folder: Path, count: int, key: Sequence[int], bar: tqdm
 def match_false_premises(
     scenes: Sequence[Scene], questions: Sequence[Question], rng: np.random.Generator
 ) -> list[int] | None:
-    """For each picture, the number of the question that is false there; each question once.
+    """For each image, the number of the question that is false there; each question once.
 
     A perfect matching by augmenting paths; None if there is none.
     """
@@ -137,12 +137,12 @@ def match_false_premises(
     giver: list[int | None] = [None] * count
 
     def place(question: int, seen: set[int]) -> bool:
-        for picture in allowed[question]:
-            if picture not in seen:
-                seen.add(picture)
-                holder = giver[picture]
+        for image in allowed[question]:
+            if image not in seen:
+                seen.add(image)
+                holder = giver[image]
                 if holder is None or place(holder, seen):
-                    giver[picture] = question
+                    giver[image] = question
                     return True
         return False
 
@@ -177,5 +177,5 @@ def _write(
         "kind": first.query.kind,
     }
     name = f"toy_{index:06d}"
-    save_picture(scene.image, folder / f"{name}.jpg")
+    save_image(scene.image, folder / f"{name}.jpg")
     save_json(annotation, folder / f"{name}.json")

@@ -1,7 +1,7 @@
 """Toy referring expressions, as refclef, RefCOCO/+/g, R-RefCOCO/+/g and FP-RefCOCO/+/g keep them.
 
 Each set is a folder with `instances.json` (COCO) and `refs(SPLIT_BY).p`, a pickle of plain dicts.
-All but refclef speak about the same pictures; a picture is in the same split everywhere.
+All but refclef speak about the same images; an image is in the same split everywhere.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset.toy.coco import CocoFile
-from dataset.toy.files import draw_scenes, save_json, save_pickle, save_picture, world_rng
+from dataset.toy.files import draw_scenes, save_image, save_json, save_pickle, world_rng
 from dataset.toy.questions import KINDS, QUERIES, Query, absent, answerable
 from dataset.toy.scene import SHAPES, Thing
 
@@ -43,8 +43,8 @@ _EMPTY_EVERY, _EMPTY_AT = 25, 2
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture of a pool.
+class Image:
+    """An image of a pool.
 
     Args:
         file_name: below the folder of the pool.
@@ -61,28 +61,28 @@ class Picture:
 
 
 def split_of(index: int, train: int, evaluation: int) -> str:
-    """Pictures come in the order of `SPLITS`: `train`, then `evaluation` in each other split."""
+    """Images come in the order of `SPLITS`: `train`, then `evaluation` in each other split."""
     return "train" if index < train else SPLITS[1 + (index - train) // evaluation]
 
 
 def draw_pool(
     folder: Path, clef: bool, counts: tuple[int, int], seed: int, stream: int, bar: tqdm
-) -> tuple[list[Picture], CocoFile]:
-    """Write the pictures of a pool, and annotate them.
+) -> tuple[list[Image], CocoFile]:
+    """Write the images of a pool, and annotate them.
 
     Args:
-        folder: for the pictures.
+        folder: for the images.
         clef: name files and write segmentations as in refclef, not as in COCO.
-        counts: pictures for training, and in each other split.
+        counts: images for training, and in each other split.
     """
     train, evaluation = counts
-    file, pictures = CocoFile(("toy", shape) for shape in SHAPES), []
+    file, images = CocoFile(("toy", shape) for shape in SHAPES), []
     for index, _, scene in draw_scenes(seed, stream, train + 3 * evaluation):
         image_id = (2053 if clef else 9) + 37 * index
         name = f"COCO_train2014_{image_id:012d}.jpg"
         if clef:
             name = f"{image_id // 1000:02d}/images/{image_id}.jpg"
-        save_picture(scene.image, folder / name)
+        save_image(scene.image, folder / name)
         file.add_image(image_id, name, scene.masks.shape[1:])
         form = "list" if clef else None
         ids = [
@@ -93,19 +93,19 @@ def draw_pool(
         if index < train and index % _EMPTY_EVERY == _EMPTY_AT:
             empty = file.add(image_id, SHAPES[0], np.zeros_like(scene.masks[0]), "empty")
         split = split_of(index, train, evaluation)
-        pictures.append(Picture(image_id, name, split, scene.things, tuple(ids), empty))
+        images.append(Image(image_id, name, split, scene.things, tuple(ids), empty))
         bar.update()
-    return pictures, file
+    return images, file
 
 
 def write_set(
-    folder: Path, name: str, pictures: Sequence[Picture], file: CocoFile, seed: int, stream: int
+    folder: Path, name: str, images: Sequence[Image], file: CocoFile, seed: int, stream: int
 ) -> None:
     """`instances.json` and `refs(SPLIT_BY).p` of a set."""
     categories = {a["id"]: a["category_id"] for a in file.annotations}
     writer = _RefWriter(name, categories, world_rng(seed, stream, list(SPLIT_BY).index(name)))
-    for picture in pictures:
-        writer.add_picture(picture)
+    for image in images:
+        writer.add_image(image)
     save_json(file.content(), folder / "instances.json")
     save_pickle(writer.refs, folder / f"refs({SPLIT_BY[name]}).p")
 
@@ -134,23 +134,23 @@ class _RefWriter:
     def negatives(self) -> bool:
         return self.name.startswith("R-")
 
-    def add_picture(self, picture: Picture) -> None:
-        """Two things are spoken of; some pictures have more to say."""
-        for target in self.rng.permutation(len(picture.things))[:2]:
-            self._add_thing(picture, int(target))
+    def add_image(self, image: Image) -> None:
+        """Two things are spoken of; some images have more to say."""
+        for target in self.rng.permutation(len(image.things))[:2]:
+            self._add_thing(image, int(target))
         if self.negatives:
-            self._add_several(picture)
+            self._add_several(image)
             if self.rng.random() < 0.3:
-                query = self._false_query(picture.things, int(self.rng.integers(2)))
-                self._add(picture, [-1], [self._sentence(query.missing, exist=False)])
+                query = self._false_query(image.things, int(self.rng.integers(2)))
+                self._add(image, [-1], [self._sentence(query.missing, exist=False)])
         elif self.name == "refcocog":
-            self._add_several(picture)
-        if picture.empty_id is not None and self.name in ("refclef", "refcocog"):
-            query = self._pick(absent(picture.things, "direct"))
-            self._add(picture, picture.empty_id, [self._sentence(query.missing)])
+            self._add_several(image)
+        if image.empty_id is not None and self.name in ("refclef", "refcocog"):
+            query = self._pick(absent(image.things, "direct"))
+            self._add(image, image.empty_id, [self._sentence(query.missing)])
 
-    def _add_thing(self, picture: Picture, target: int) -> None:
-        things, plain = picture.things, not (self.negatives or self.false_premises)
+    def _add_thing(self, image: Image, target: int) -> None:
+        things, plain = image.things, not (self.negatives or self.false_premises)
         kinds = self._kinds() if plain else self._false_kinds()
         true = [
             query
@@ -166,9 +166,9 @@ class _RefWriter:
         else:
             entries = [self._true_entry(self._pick(true))]
             entries += self._false_entries(things, target)
-        ann_id = picture.ann_ids[target]
+        ann_id = image.ann_ids[target]
         listed = self.negatives or (self.name == "refcocog" and self.rng.random() < 0.2)
-        self._add(picture, [ann_id] if listed else ann_id, entries)
+        self._add(image, [ann_id] if listed else ann_id, entries)
 
     def _kinds(self) -> tuple[str, ...]:
         """Kinds of query: RefCOCO+ has no words of place, RefCOCOg describes more."""
@@ -199,15 +199,15 @@ class _RefWriter:
         alike = [q for q in queries if any(getattr(things[target], n) == v for n, v in q.wanted)]
         return self._pick(alike or queries)
 
-    def _add_several(self, picture: Picture) -> None:
+    def _add_several(self, image: Image) -> None:
         """Two or more things that share a shape or a colour."""
         for attribute, plural in (("shape", "the {}s"), ("colour", "the {} objects")):
-            values = [getattr(thing, attribute) for thing in picture.things]
+            values = [getattr(thing, attribute) for thing in image.things]
             shared = [value for value in dict.fromkeys(values) if values.count(value) > 1]
             if shared:
-                ids = [i for i, v in zip(picture.ann_ids, values, strict=True) if v == shared[0]]
+                ids = [i for i, v in zip(image.ann_ids, values, strict=True) if v == shared[0]]
                 extra = {"exist": True} if self.negatives else {}
-                self._add(picture, ids, [self._sentence(plural.format(shared[0]), **extra)])
+                self._add(image, ids, [self._sentence(plural.format(shared[0]), **extra)])
                 return
 
     def _text(self, query: Query) -> str:
@@ -230,19 +230,19 @@ class _RefWriter:
             **extra,
         }
 
-    def _add(self, picture: Picture, ann_id: int | list[int], sentences: list[dict]) -> None:
+    def _add(self, image: Image, ann_id: int | list[int], sentences: list[dict]) -> None:
         first = ann_id[0] if isinstance(ann_id, list) else ann_id
-        split = picture.split
+        split = image.split
         if self.name.endswith("g") and split.startswith("test"):
             split = "test"
-        # The published refs carry the annotation's number in the name of the picture.
-        stem, dot, ending = picture.file_name.rpartition("/")[2].rpartition(".")
+        # The published refs carry the annotation's number in the name of the image.
+        stem, dot, ending = image.file_name.rpartition("/")[2].rpartition(".")
         self.refs.append(
             {
                 "ref_id": len(self.refs),
                 "ann_id": ann_id,
                 "category_id": self.categories.get(first, -1),
-                "image_id": picture.image_id,
+                "image_id": image.image_id,
                 "split": split,
                 "file_name": f"{stem}_{max(first, 0)}{dot}{ending}",
                 "sent_ids": [sentence["sent_id"] for sentence in sentences],

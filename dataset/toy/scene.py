@@ -1,11 +1,11 @@
-"""The toy world's pictures: a textured ground with two to four partly overlapping shapes.
+"""The toy world's images: a textured ground with two to four partly overlapping shapes.
 
 Made for tests and for the quick start: small enough for two CPU cores, yet with everything that
 a segmentation by words needs (several kinds, colours, sizes, places, overlap). The rules that keep
 it learnable: at most one thing in each quarter of the central square, no two things alike in both
 colour and shape, and two clearly different sizes.
 
-Coordinates are (x, y) in pixels of the picture.
+Coordinates are (x, y) in pixels of the image.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "star")
 SIZES: dict[str, tuple[float, float]] = {"small": (0.125, 0.15), "large": (0.215, 0.25)}
-"""Outer radius as a share of the picture's shorter side."""
+"""Outer radius as a share of the image's shorter side."""
 PLACES: dict[str, tuple[int, int]] = {
     "top left": (-1, -1),
     "top right": (1, -1),
@@ -61,7 +61,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture and what is on it.
+    """An image and what is on it.
 
     Args:
         image: uint8[H, W, 3], RGB.

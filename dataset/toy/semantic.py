@@ -1,4 +1,4 @@
-"""Toy pictures with label maps, as ADE20K, COCO-Stuff and Mapillary Vistas 2.0 keep them.
+"""Toy images with label maps, as ADE20K, COCO-Stuff and Mapillary Vistas 2.0 keep them.
 
 The first two have fixed class names: a circle is a ball there, a square a box or a book, a triangle
 a tent, a star a flower. Mapillary's names come from its own file and are the toy world's.
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from dataset.toy.files import draw_scenes, save_json, save_labels, save_picture
+from dataset.toy.files import draw_scenes, save_image, save_json, save_labels
 from dataset.toy.scene import COLOURS, SHAPES, Scene
 
 ADE20K_VALUES = {"circle": 120, "square": 42, "triangle": 115, "star": 67}
@@ -39,7 +39,7 @@ def write_ade20k(root: Path, count: int, seed: int, stream: int, bar: tqdm) -> N
         ground = ADE20K_WALL if index % 3 == 2 else 0
         labels = _paint_labels(scene, [ADE20K_VALUES[t.shape] for t in scene.things], ground)
         name = f"ADE_train_{index + 1:08d}"
-        save_picture(scene.image, root / "images" / "training" / f"{name}.jpg")
+        save_image(scene.image, root / "images" / "training" / f"{name}.jpg")
         save_labels(labels, root / "annotations" / "training" / f"{name}.png")
         bar.update()
 
@@ -85,7 +85,7 @@ def write_mapillary(root: Path, count: int, seed: int, stream: int, bar: tqdm) -
         name = "".join(_LETTERS[i] for i in rng.integers(len(_LETTERS), size=22))
         ground = "Ground" if index % 3 == 2 else "Unlabeled"
         labels = _paint_labels(scene, values, MAPILLARY_NAMES.index(ground))
-        save_picture(scene.image, root / "training" / "images" / f"{name}.jpg")
+        save_image(scene.image, root / "training" / "images" / f"{name}.jpg")
         save_labels(labels, root / "training" / "v2.0" / "labels" / f"{name}.png", palette)
         bar.update()
 

@@ -1,4 +1,4 @@
-"""Toy conversations about a picture in words, as LLaVA-Instruct keeps them."""
+"""Toy conversations about an image in words, as LLaVA-Instruct keeps them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _IMAGE = "<image>"
 
 
 def conversation_entry(image_id: int, file_name: str, things: Sequence[Thing], rng) -> dict:
-    """An entry of `llava_instruct_150k.json`: two to four turns, the picture in the first.
+    """An entry of `llava_instruct_150k.json`: two to four turns, the image in the first.
 
     Args:
         rng: `numpy.random.Generator`.

@@ -3,17 +3,17 @@
 Every data set of training and evaluation in its real layout, drawn anywhere in seconds; DIR becomes
 `--dataset_dir`. A stand-in, not a benchmark: flat shapes on a textured ground and a closed set of
 sentences. What it keeps of the real sets: folders, files and keys, names, splits, every form of
-annotation, pictures shared between sets, questions that need reasoning, and false premises.
+annotation, images shared between sets, questions that need reasoning, and false premises.
 
 | `--sets` | folders below DIR | written by |
 |---|---|---|
 | sem_seg | ade20k, cocostuff + coco, mapillary | semantic.py |
-| | vlpart/paco (pictures in coco), vlpart/pascal_part | parts.py |
+| | vlpart/paco (images in coco), vlpart/pascal_part | parts.py |
 | refer_seg, neg_refer_seg, correct_refer_seg | refer_seg/NAME, refer_seg/images | refer.py |
-| vqa | llava_dataset (pictures in coco) | vqa.py |
+| vqa | llava_dataset (images in coco) | vqa.py |
 | reason_seg | reason_seg/ReasonSeg | reason.py |
 
-ReasonSeg gets N pictures, every other source N / 10 (at least `MIN_SHARE`). Everything is a
+ReasonSeg gets N images, every other source N / 10 (at least `MIN_SHARE`). Everything is a
 function of the seed, to the byte (with the same versions of the libraries), and a set does not
 depend on which others are written.
 """
@@ -27,7 +27,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dataset.toy import parts, reason, refer, semantic
-from dataset.toy.files import draw_scenes, make_room, save_json, save_labels, save_picture
+from dataset.toy.files import draw_scenes, make_room, save_image, save_json, save_labels
 from dataset.toy.vqa import conversation_entry
 from utils.errors import InputError, cli
 from utils.process.run_lock import LOCK_FILE, RunLock
@@ -51,16 +51,16 @@ FOLDERS: dict[str, tuple[str, ...]] = {
 }
 """Folders of a toy world, each with what is written into it."""
 _ADE20K, _COCO, _MAPILLARY, _PASCAL, _REFER_COCO, _REFER_CLEF = range(10, 16)
-"""Streams of chance, one for each pool of pictures."""
+"""Streams of chance, one for each pool of images."""
 
 
 def share_of(images: int) -> int:
-    """How many pictures every source other than ReasonSeg gets for training."""
+    """How many images every source other than ReasonSeg gets for training."""
     return max(MIN_SHARE, images // 10)
 
 
 def evaluation_share(images: int) -> int:
-    """How many pictures each further split of the referring sets gets."""
+    """How many images each further split of the referring sets gets."""
     return max(2, share_of(images) // 10)
 
 
@@ -87,7 +87,7 @@ def write_world(out: str | Path, images: int, seed: int, sets: Sequence[str] = S
 
     Args:
         out: becomes the `--dataset_dir` of training; a toy world already there is replaced.
-        images: number of ReasonSeg's pictures over all splits, at least `MIN_IMAGES`.
+        images: number of ReasonSeg's images over all splits, at least `MIN_IMAGES`.
         seed: at least 0.
         sets: of `SETS`.
 
@@ -117,7 +117,7 @@ def write_world(out: str | Path, images: int, seed: int, sets: Sequence[str] = S
 def _write_sets(out: Path, images: int, seed: int, sets: Sequence[str]) -> None:
     wanted = folders_of(sets)
     make_room(out, wanted, FOLDERS)
-    with tqdm(total=_pictures(wanted, images), desc="toy world", unit="picture") as bar:
+    with tqdm(total=_images(wanted, images), desc="toy world", unit="image") as bar:
         if "reason_seg" in sets:
             reason.write_reason_seg(out / REASON_SEG, images, seed, bar)
         count = share_of(images)
@@ -132,8 +132,8 @@ def _write_sets(out: Path, images: int, seed: int, sets: Sequence[str]) -> None:
             _write_referring(out / "refer_seg", images, seed, sets, bar)
 
 
-def _pictures(wanted: Sequence[str], images: int) -> int:
-    """How many pictures are drawn in all."""
+def _images(wanted: Sequence[str], images: int) -> int:
+    """How many images are drawn in all."""
     pools = sum(name in wanted for name in ("ade20k", "coco", "mapillary", "vlpart/pascal_part"))
     clef, others = "refer_seg/refclef" in wanted, "refer_seg/images" in wanted
     referring = (clef + others) * (share_of(images) + 3 * evaluation_share(images))
@@ -141,18 +141,18 @@ def _pictures(wanted: Sequence[str], images: int) -> int:
 
 
 def _write_coco(out: Path, count: int, seed: int, sets: Sequence[str], bar: tqdm) -> None:
-    """`coco/train2017`, and what COCO-Stuff, PACO and LLaVA-Instruct say about its pictures."""
+    """`coco/train2017`, and what COCO-Stuff, PACO and LLaVA-Instruct say about its images."""
     paco, conversations = parts.paco_file(), []
     for index, rng, scene in draw_scenes(seed, _COCO, count):
         image_id = 30 + 37 * index
         name = f"{image_id:012d}"
-        save_picture(scene.image, out / "coco" / "train2017" / f"{name}.jpg")
+        save_image(scene.image, out / "coco" / "train2017" / f"{name}.jpg")
         entry = conversation_entry(image_id, f"{name}.jpg", scene.things, rng)
         conversations.append(entry)
         if "sem_seg" in sets:
             labels = semantic.cocostuff_labels(scene, index)
             save_labels(labels, out / "cocostuff" / "train2017" / f"{name}.png")
-            parts.add_paco_picture(paco, image_id, f"train2017/{name}.jpg", index, scene)
+            parts.add_paco_image(paco, image_id, f"train2017/{name}.jpg", index, scene)
         bar.update()
     if "sem_seg" in sets:
         save_json(paco.content(), out / "vlpart" / "paco" / parts.PACO_FILE)
@@ -161,7 +161,7 @@ def _write_coco(out: Path, count: int, seed: int, sets: Sequence[str], bar: tqdm
 
 
 def _write_referring(root: Path, images: int, seed: int, sets: Sequence[str], bar: tqdm) -> None:
-    """The pictures of COCO 2014 and of refclef, and the sets about them."""
+    """The images of COCO 2014 and of refclef, and the sets about them."""
     counts = share_of(images), evaluation_share(images)
     folder = root / refer.COCO_IMAGES
     pool = refer.draw_pool(folder, False, counts, seed, _REFER_COCO, bar)
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the data sets")
     parser.add_argument(
-        "--images", type=int, default=2500, help="ReasonSeg's pictures; a tenth for every other set"
+        "--images", type=int, default=2500, help="ReasonSeg's images; a tenth for every other set"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sets", default="||".join(SETS), help="which ones; default: all")

@@ -2,7 +2,7 @@
 
 The language model and SAM's image encoder do not run again: a setting costs SAM's mask decoder
 (the paper's ablation of the prompt). Settings with equally long prompts go through it together,
-also those of several pictures. Legend: see `model.sasp` and `model.sam`; A settings, M masks.
+also those of several images. Legend: see `model.sasp` and `model.sam`; A settings, M masks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from model.inference.answer import Answer
 from model.inference.memory_limit import is_out_of_memory
-from model.inference.seg_states import PictureStates, SegStates
+from model.inference.seg_states import ImageFeatures, SegStates
 from model.read_model import ReadForCausalLM
 from model.sasp import (
     SaspParams,
@@ -61,10 +61,10 @@ _Choice = tuple[SaspParams, bool]
 
 
 @dataclass
-class _Picture:
-    """Answers about a picture: `counts[n]` masks for the n-th, all their states in one row."""
+class _ImageSums:
+    """Answers about an image: `counts[n]` masks for the n-th, all their states in one row."""
 
-    states: PictureStates
+    states: ImageFeatures
     seg_states: torch.Tensor
     counts: list[int]
     truths: list[np.ndarray]
@@ -98,25 +98,25 @@ class Ablation:
         ]
 
     def __call__(
-        self, pictures: Sequence[tuple[Sequence[Answer], Sequence[np.ndarray]]]
+        self, images: Sequence[tuple[Sequence[Answer], Sequence[np.ndarray]]]
     ) -> list[list[list[Outcome]]]:
-        """Outcomes of answers about some pictures.
+        """Outcomes of answers about some images.
 
         Args:
-            pictures: for each its answers, with their states (`Reader.stream(...,
+            images: for each its answers, with their states (`Reader.stream(...,
                 keep_states=True)`), and for each answer a true mask uint8[H, W] (0/1/255; 255 does
                 not count).
 
         Returns:
-            for each picture, for each answer, A outcomes in the order of the settings.
+            for each image, for each answer, A outcomes in the order of the settings.
 
         Raises:
             InputError: memory does not suffice for one mask.
         """
-        shown = [found for answers, truths in pictures if (found := _shown(answers, truths))]
+        shown = [found for answers, truths in images if (found := _shown(answers, truths))]
         made = iter(self._guarded(shown)) if shown else iter(())
         outcomes = []
-        for answers, truths in pictures:
+        for answers, truths in images:
             mine = iter(next(made)) if any(answer.states for answer in answers) else iter(())
             outcomes.append(
                 [
@@ -129,10 +129,10 @@ class Ablation:
     def _no_mask(self, truth: np.ndarray) -> list[Outcome]:
         return [(False, 0, int(np.count_nonzero(truth == 1)))] * len(self.settings)
 
-    def _guarded(self, pictures: Sequence[_Picture]) -> list[list[list[Outcome]]]:
+    def _guarded(self, images: Sequence[_ImageSums]) -> list[list[list[Outcome]]]:
         while True:
             try:
-                return self._outcomes(pictures)
+                return self._outcomes(images)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -146,17 +146,17 @@ class Ablation:
                 torch.cuda.empty_cache()
 
     @torch.no_grad()
-    def _outcomes(self, pictures: Sequence[_Picture]) -> list[list[list[Outcome]]]:
-        prompts = [self._prompts(picture) for picture in pictures]
-        low = self._decode(pictures, prompts)
-        return [self._count(picture, low[n]) for n, picture in enumerate(pictures)]
+    def _outcomes(self, images: Sequence[_ImageSums]) -> list[list[list[Outcome]]]:
+        prompts = [self._prompts(image) for image in images]
+        low = self._decode(images, prompts)
+        return [self._count(image, low[n]) for n, image in enumerate(images)]
 
-    def _prompts(self, picture: _Picture) -> list[torch.Tensor]:
+    def _prompts(self, image: _ImageSums) -> list[torch.Tensor]:
         """SAM's prompt tokens float[M, K, C] for each setting."""
-        sam, states = self.model.model.visual_model, picture.states
-        text = self.model.model.text_hidden_fcs[0](picture.seg_states)
+        sam, states = self.model.model.visual_model, image.states
+        text = self.model.model.text_hidden_fcs[0](image.seg_states)
         maps = similarity_map(
-            states.image_states.expand(len(picture.seg_states), -1, -1), picture.seg_states
+            states.image_states.expand(len(image.seg_states), -1, -1), image.seg_states
         )
         made = self._points(maps, states.size)
         tokens: dict[_Choice, torch.Tensor] = {}
@@ -192,33 +192,33 @@ class Ablation:
         return made
 
     def _decode(
-        self, pictures: Sequence[_Picture], prompts: Sequence[Sequence[torch.Tensor]]
+        self, images: Sequence[_ImageSums], prompts: Sequence[Sequence[torch.Tensor]]
     ) -> list[list[torch.Tensor]]:
-        """Low-resolution logits float[M, 1, 4h, 4w] for each picture, for each setting."""
+        """Low-resolution logits float[M, 1, 4h, 4w] for each image, for each setting."""
         by_length: dict[int, list[tuple[int, int]]] = {}
-        for n, of_picture in enumerate(prompts):
-            for setting, tokens in enumerate(of_picture):
+        for n, of_image in enumerate(prompts):
+            for setting, tokens in enumerate(of_image):
                 by_length.setdefault(tokens.shape[1], []).append((n, setting))
-        low: list[list[torch.Tensor]] = [[torch.empty(0)] * len(self.settings) for _ in pictures]
+        low: list[list[torch.Tensor]] = [[torch.empty(0)] * len(self.settings) for _ in images]
         sam = self.model.model.visual_model
-        cells = pictures[0].states.embedding.shape[-2:].numel()
+        cells = images[0].states.embedding.shape[-2:].numel()
         rows = max(1, int(self.share * CELLS_AT_ONCE) // cells)
         for places in by_length.values():
             tokens = torch.cat([prompts[n][setting] for n, setting in places])
             counts = [len(prompts[n][setting]) for n, setting in places]
             owner = torch.tensor([n for n, _ in places]).repeat_interleave(torch.tensor(counts))
             parts = [
-                sam.decode(torch.cat([pictures[n].states.embedding for n in mine]), some)[0]
+                sam.decode(torch.cat([images[n].states.embedding for n in mine]), some)[0]
                 for mine, some in zip(owner.split(rows), tokens.split(rows), strict=True)
             ]
             for (n, setting), part in zip(places, torch.cat(parts).split(counts), strict=True):
                 low[n][setting] = part
         return low
 
-    def _count(self, picture: _Picture, low: Sequence[torch.Tensor]) -> list[list[Outcome]]:
-        """Outcomes of a picture's answers from the logits of each setting."""
-        sam, states = self.model.model.visual_model, picture.states
-        truth = _Truth(torch.from_numpy(np.stack(picture.truths)).to(low[0].device))
+    def _count(self, image: _ImageSums, low: Sequence[torch.Tensor]) -> list[list[Outcome]]:
+        """Outcomes of an image's answers from the logits of each setting."""
+        sam, states = self.model.model.visual_model, image.states
+        truth = _Truth(torch.from_numpy(np.stack(image.truths)).to(low[0].device))
         height, width = states.size
         masks = max(
             1, int(self.share * PIXELS_AT_ONCE) // max(height * width, sam.sizes.image_size**2)
@@ -229,18 +229,18 @@ class Ablation:
             some = low[start : start + step]
             logits = sam.upscale(torch.cat(list(some)), states.sam_size, states.size)
             made = (logits > 0).unflatten(0, (len(some), -1))
-            found += truth.outcomes(_union(made, picture.counts))
+            found += truth.outcomes(_union(made, image.counts))
         return [list(row) for row in zip(*found, strict=True)]
 
 
-def _shown(answers: Sequence[Answer], truths: Sequence[np.ndarray]) -> _Picture | None:
+def _shown(answers: Sequence[Answer], truths: Sequence[np.ndarray]) -> _ImageSums | None:
     """The answers that hold a `[SEG]`, None without any."""
     kept = [(a.states, t) for a, t in zip(answers, truths, strict=True) if a.states is not None]
     if not kept:
         return None
     states: list[SegStates] = [state for state, _ in kept]
-    return _Picture(
-        states[0].picture,
+    return _ImageSums(
+        states[0].image,
         torch.cat([state.seg_states for state in states]),
         [len(state.seg_states) for state in states],
         [truth for _, truth in kept],

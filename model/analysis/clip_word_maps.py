@@ -23,7 +23,7 @@ TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
 
 class WordClip:
-    """A whole CLIP that compares words with the patches of a picture.
+    """A whole CLIP that compares words with the patches of an image.
 
     Args:
         clip: both towers.
@@ -58,7 +58,7 @@ class WordClip:
 
 
 def load_word_clip(tower: VisionTower) -> WordClip:
-    """The whole CLIP of which the model has the picture tower.
+    """The whole CLIP of which the model has the image tower.
 
     Raises:
         InputError: its folder has no text tower or no tokenizer.
@@ -68,7 +68,7 @@ def load_word_clip(tower: VisionTower) -> WordClip:
         kind = AutoConfig.from_pretrained(source).model_type
         if kind != "clip":
             raise InputError(
-                f"the CLIP folder {source} holds a picture tower alone ({kind}); word x CLIP needs "
+                f"the CLIP folder {source} holds an image tower alone ({kind}); word x CLIP needs "
                 "the whole CLIP, such as openai/clip-vit-large-patch14-336 (--vision_tower)"
             )
         if folder.is_dir() and not any(

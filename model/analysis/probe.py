@@ -1,6 +1,6 @@
 """Everything that `[SEG]` has to do with about a question: maps, points, masks, in one pass.
 
-The language model answers once, SAM's image encoder runs once a picture; the rest is made from what
+The language model answers once, SAM's image encoder runs once an image; the rest is made from what
 the answers leave behind (`model.inference.seg_states`).
 """
 
@@ -31,7 +31,7 @@ PROMPTS = ("text", "discrete", "points")
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """A question about a picture.
+    """A question about an image.
 
     Args:
         text: the user's turn.
@@ -55,7 +55,7 @@ class Seen:
         maps: name in `utils.analysis.records.MAPS` -> map; without a `[SEG]` "word" at most.
         layers: number of the layer -> `[SEG]` x LLaVA there.
         masks: name in `utils.analysis.records.MASKS` -> bool[H, W].
-        points: float32[P, 2], (x, y) in pixels of the original picture.
+        points: float32[P, 2], (x, y) in pixels of the original image.
         labels: int64[P]: 1 positive, 0 negative, -1 none.
     """
 
@@ -90,7 +90,7 @@ class Analyst:
     batch_questions: int = 16
 
     def stream(self, items: Iterable[tuple[np.ndarray, list[Question]]]) -> Iterator[list[Seen]]:
-        """Look at each item, a picture uint8[H, W, 3] with its questions.
+        """Look at each item, an image uint8[H, W, 3] with its questions.
 
         Raises:
             InputError: see `Reader.stream`.
@@ -121,7 +121,7 @@ class Analyst:
     def _look(
         self, image: np.ndarray, questions: list[Question], answers: list[Answer]
     ) -> list[Seen]:
-        """Everything about the answers to one picture's questions."""
+        """Everything about the answers to one image's questions."""
         seen = [self._masks_and_maps(answer) for answer in answers]
         box = clip_box(image.shape[:2], self._clip_side)
         if self.word is not None and questions:
@@ -145,7 +145,7 @@ class Analyst:
             names = (*PROMPTS, "sam_points") if self.first_sam is not None else PROMPTS
             seen.masks = dict.fromkeys(names, answer.mask)
             return seen
-        model, size, inside = self.reader.model, states.picture.size, states.picture.sam_size
+        model, size, inside = self.reader.model, states.image.size, states.image.sam_size
         params = model.config.sasp_params
         made = {p: masks_of(model, states, replace(params, prompt=p)) for p in PROMPTS}
         seen.masks = {prompt: _union(masks) for prompt, masks in made.items()}
@@ -157,7 +157,7 @@ class Analyst:
             seen.masks["sam_points"] = _union(alone)
         seen.points = chosen.points.flatten(0, 1).cpu().numpy()
         seen.labels = chosen.point_labels.flatten().cpu().numpy()
-        first = SegStates(states.picture, states.seg_states[:1])
+        first = SegStates(states.image, states.seg_states[:1])
         crop = clip_box(size, self._clip_side)
         frame = sam_box(size, inside, model.model.visual_model.sizes.image_size)
         seen.maps = {
@@ -178,7 +178,7 @@ class Analyst:
             states = seen[chosen[0]].answer.states
             assert states is not None
             dialogues = [_dialogue(wording, questions[n].text, seen[n].answer) for n in chosen]
-            features = states.picture.clip_features
+            features = states.image.clip_features
             maps = layer_maps(self.reader.model, features, dialogues, self.layers)
             yield from ((seen[n], _arrays(found)[0]) for n, found in zip(chosen, maps, strict=True))
 

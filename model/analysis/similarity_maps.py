@@ -1,4 +1,4 @@
-"""Similarity maps between `[SEG]` and the picture, at every place where both can be compared.
+"""Similarity maps between `[SEG]` and the image, at every place where both can be compared.
 
 All are plain dot products, as in SasP (section 3.2 of the paper).
 
@@ -36,8 +36,8 @@ def llava_maps(states: SegStates) -> torch.Tensor:
         float32[n, side, side] over CLIP's crop; what SasP takes its points from.
     """
     count = len(states.seg_states)
-    picture = states.picture.image_states.expand(count, -1, -1)
-    return on_grid(similarity_map(picture, states.seg_states))
+    image = states.image.image_states.expand(count, -1, -1)
+    return on_grid(similarity_map(image, states.seg_states))
 
 
 @torch.no_grad()
@@ -48,8 +48,8 @@ def clip_maps(states: SegStates) -> torch.Tensor:
         float32[n, side, side] over CLIP's crop.
     """
     count = len(states.seg_states)
-    picture = states.picture.clip_features.expand(count, -1, -1)
-    return on_grid(similarity_map(picture, states.seg_states))
+    image = states.image.clip_features.expand(count, -1, -1)
+    return on_grid(similarity_map(image, states.seg_states))
 
 
 @torch.no_grad()
@@ -69,15 +69,15 @@ def sam_maps(
     Returns:
         float32[n, h', w'] over SAM's frame, the padding included.
     """
-    picture, sam = states.picture, model.model.visual_model
+    image, sam = states.image, model.model.visual_model
     params, count = params or model.config.sasp_params, len(states.seg_states)
-    similarity = similarity_map(picture.image_states.expand(count, -1, -1), states.seg_states)
-    points, labels = similarity_to_points(similarity, picture.size, params)
+    similarity = similarity_map(image.image_states.expand(count, -1, -1), states.seg_states)
+    points, labels = similarity_to_points(similarity, image.size, params)
     text = model.model.text_hidden_fcs[0](states.seg_states)
-    prompt = sam.sparse_prompt(points, labels, text, picture.size, picture.sam_size)
-    tokens, cells = sam.attend(picture.embedding.expand(count, -1, -1, -1), prompt)
+    prompt = sam.sparse_prompt(points, labels, text, image.size, image.sam_size)
+    tokens, cells = sam.attend(image.embedding.expand(count, -1, -1, -1), prompt)
     similarity = similarity_map(cells, tokens[:, -1])
-    return similarity.unflatten(-1, picture.embedding.shape[-2:])
+    return similarity.unflatten(-1, image.embedding.shape[-2:])
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Dialogue:
     """A question with its answer, as the language model reads it.
 
     Args:
-        ids: token ids of prompt and answer, -200 at the picture.
+        ids: token ids of prompt and answer, -200 at the image.
         seg: places of the answer's `[SEG]` in them.
     """
 
@@ -108,8 +108,8 @@ def layer_maps(
 
     Args:
         model: READ.
-        clip_features: float[V, D], the picture behind the projector.
-        dialogues: about this picture.
+        clip_features: float[V, D], the image behind the projector.
+        dialogues: about this image.
         layers: from 0 to the number of blocks.
 
     Returns:
@@ -132,9 +132,9 @@ def layer_maps(
     found: dict[int, torch.Tensor] = {}
 
     def compare(layer: int, states: torch.Tensor) -> None:
-        # The picture stands before the questions: its states are the same in every row.
-        picture = states[0, first : first + count]
-        found[layer] = similarity_map(picture, states[row, before])
+        # The image stands before the questions: its states are the same in every row.
+        image = states[0, first : first + count]
+        found[layer] = similarity_map(image, states[row, before])
 
     last = len(model.model.layers)
     hooks = [

@@ -23,7 +23,7 @@ class Segment:
         mask: bool[H, W], logits > 0.
         score: SAM's predicted IoU.
         similarity: float32[side, side], dot products of `[SEG]` with the image tokens.
-        points: float32[P, 2], (x, y) in pixels of the original picture.
+        points: float32[P, 2], (x, y) in pixels of the original image.
         point_labels: int64[P]: 1 positive, 0 negative, -1 neutral.
         token_index: place of the `[SEG]` in `Answer.token_ids`.
     """
@@ -93,7 +93,7 @@ def answer_of(
     size: tuple[int, int],
     states: SegStates | None = None,
 ) -> Answer:
-    """Put an answer together; `size` is the picture's (H, W)."""
+    """Put an answer together; `size` is the image's (H, W)."""
     mask = np.zeros(size, dtype=bool)
     for segment in segments:
         mask |= segment.mask

@@ -1,7 +1,7 @@
 """Answering many questions together: one row of a KV cache for each, greedy decoding.
 
-A question's prompt has two parts: the one up to the end of its picture, which all questions about
-that picture share and which runs through the language model once (`encode_prefix`), and its own
+A question's prompt has two parts: the one up to the end of its image, which all questions about
+that image share and which runs through the language model once (`encode_prefix`), and its own
 tokens behind it.
 """
 
@@ -20,12 +20,12 @@ from model.read_model import ReadForCausalLM
 
 @dataclass(eq=False)
 class Prefix:
-    """The shared part of the prompts about a picture.
+    """The shared part of the prompts about an image.
 
     Args:
         layers: its keys and values.
-        length: its positions p, the picture's V included.
-        image_states: float[V, D], states of the picture after the final norm.
+        length: its positions p, the image's V included.
+        image_states: float[V, D], states of the image after the final norm.
         name: stands for it where it must not be kept itself.
     """
 
@@ -60,11 +60,11 @@ class Request:
 
 @torch.no_grad()
 def encode_prefix(model: ReadForCausalLM, ids: list[int], features: torch.Tensor) -> Prefix:
-    """Run the shared part of the prompts about a picture.
+    """Run the shared part of the prompts about an image.
 
     Args:
         model: READ.
-        ids: token ids, -200 at the picture.
+        ids: token ids, -200 at the image.
         features: float[1, V, D] from `encode_clip`.
     """
     row = torch.tensor([ids], device=model.device)
@@ -90,7 +90,7 @@ def encode_prefix(model: ReadForCausalLM, ids: list[int], features: torch.Tensor
 class AnswerRows:
     """The questions that are being answered, one row of the cache each.
 
-    Requests enter by `place` (any number of pictures) and one `prefill`; `step` adds a token to
+    Requests enter by `place` (any number of images) and one `prefill`; `step` adds a token to
     each row. Both return the requests that are finished, whose rows are free again.
 
     Args:
@@ -110,7 +110,7 @@ class AnswerRows:
         """Let go of everything, memory included; returns the requests that were under way."""
         left = list(getattr(self, "requests", []))
         self.cache = RowCache(self.model.config.num_hidden_layers)
-        self.pictures: list[object] = []
+        self.images: list[object] = []
         self.requests: list[Request] = []
         self.lengths: list[int] = []
         self.placed: list[Request] = []
@@ -118,24 +118,24 @@ class AnswerRows:
         return left
 
     def place(self, requests: list[Request], prefix: Prefix) -> None:
-        """Give each of these requests a row that knows its picture.
+        """Give each of these requests a row that knows its image.
 
         Args:
-            requests: questions about one picture.
-            prefix: what they share; equally long for all pictures.
+            requests: questions about one image.
+            prefix: what they share; equally long for all images.
         """
-        if prefix.name not in self.pictures:
-            self.cache.add_picture(prefix.layers)
-            self.pictures.append(prefix.name)
+        if prefix.name not in self.images:
+            self.cache.add_image(prefix.layers)
+            self.images.append(prefix.name)
         self.shared = prefix.length
         self.placed += requests
-        self.cache.picture_of_row += [self.pictures.index(prefix.name)] * len(requests)
+        self.cache.image_of_row += [self.images.index(prefix.name)] * len(requests)
 
     def unplace(self) -> None:
         """Take back what was placed and not prefilled."""
         self.placed = []
-        del self.cache.picture_of_row[len(self.requests) :]
-        self._drop_pictures()
+        del self.cache.image_of_row[len(self.requests) :]
+        self._drop_images()
 
     @torch.no_grad()
     def prefill(self) -> list[Request]:
@@ -223,15 +223,15 @@ class AnswerRows:
             row = next(movers)
             self.cache.move_row(row, gap, self.lengths[row])
             self.requests[gap], self.lengths[gap] = self.requests[row], self.lengths[row]
-        del self.requests[kept:], self.lengths[kept:], self.cache.picture_of_row[kept:]
-        self._drop_pictures()
+        del self.requests[kept:], self.lengths[kept:], self.cache.image_of_row[kept:]
+        self._drop_images()
         return leaving
 
-    def _drop_pictures(self) -> None:
-        """Let go of the pictures that no row asks about any more."""
-        used = set(self.cache.picture_of_row)
-        for number in sorted(set(range(len(self.pictures))) - used, reverse=True):
-            self.cache.drop_picture(number)
-            last = self.pictures.pop()
-            if number < len(self.pictures):
-                self.pictures[number] = last
+    def _drop_images(self) -> None:
+        """Let go of the images that no row asks about any more."""
+        used = set(self.cache.image_of_row)
+        for number in sorted(set(range(len(self.images))) - used, reverse=True):
+            self.cache.drop_image(number)
+            last = self.images.pop()
+            if number < len(self.images):
+                self.images[number] = last

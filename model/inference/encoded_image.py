@@ -1,4 +1,4 @@
-"""A picture that several questions are asked about, one after the other."""
+"""An image that several questions are asked about, one after the other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from model.inference.decoding import Prefix, encode_prefix
-from model.inference.inputs import ImageLike, PictureViews
+from model.inference.inputs import ImageInputs, ImageLike
 from model.inference.prompts import Asked
 from model.read_model import ReadForCausalLM
 from utils.stopwatch import no_watch
@@ -16,17 +16,17 @@ from utils.stopwatch import no_watch
 Watch = Callable[[str], AbstractContextManager[None]]
 
 
-class OpenPicture:
-    """What the model makes of a picture, each part made when it is first needed, and kept.
+class EncodedImage:
+    """What the model makes of an image, each part made when it is first needed, and kept.
 
     Valid as long as the model's weights stay as they are. Legend: see `model.inference.seg_states`.
 
     Args:
         model: READ with its CLIP tower.
-        views: of the picture.
+        views: of the image.
     """
 
-    def __init__(self, model: ReadForCausalLM, views: PictureViews):
+    def __init__(self, model: ReadForCausalLM, views: ImageInputs):
         self.model = model
         self.views = views
         self.clip_features: torch.Tensor | None = None
@@ -69,5 +69,5 @@ class OpenPicture:
         self.clip_features = self._prefix = self._embedding = None
 
 
-Item = tuple[ImageLike | OpenPicture, Sequence[Asked]]
-"""A picture and questions about it."""
+Item = tuple[ImageLike | EncodedImage, Sequence[Asked]]
+"""An image and questions about it."""

@@ -1,4 +1,4 @@
-"""Pictures of any kind, and what the model wants to see of them."""
+"""Images of any kind, and what the model wants to see of them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ImageLike = str | Path | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
-class PictureViews:
-    """A picture as the model sees it.
+class ImageInputs:
+    """An image as the model sees it.
 
     Args:
         size: (H, W) of the original.
         clip: uint8[3, C, C].
         sam: uint8[3, S, S], padded right and below.
-        sam_size: (h, w) of the picture inside it.
+        sam_size: (h, w) of the image inside it.
     """
 
     size: tuple[int, int]
@@ -37,19 +37,19 @@ class PictureViews:
     sam_size: tuple[int, int]
 
 
-def load_views(image: ImageLike, views: ImageViews) -> PictureViews:
-    """Read a picture and make its views.
+def load_views(image: ImageLike, views: ImageViews) -> ImageInputs:
+    """Read an image and make its views.
 
     Raises:
         InputError: see `load_pixels`.
     """
     pixels = load_pixels(image)
     frame, inside = views.sam(pixels)
-    return PictureViews(pixels.shape[:2], views.clip(pixels), frame, inside)
+    return ImageInputs(pixels.shape[:2], views.clip(pixels), frame, inside)
 
 
 def load_pixels(image: ImageLike) -> np.ndarray:
-    """A picture of any accepted kind as uint8[H, W, 3] RGB.
+    """An image of any accepted kind as uint8[H, W, 3] RGB.
 
     Args:
         image: path, http(s) URL, PIL image, or uint8[H, W, 3] RGB.
@@ -60,7 +60,7 @@ def load_pixels(image: ImageLike) -> np.ndarray:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise InputError(
-                f"the picture is {image.dtype}{list(image.shape)}; expected uint8[H, W, 3], RGB"
+                f"the image is {image.dtype}{list(image.shape)}; expected uint8[H, W, 3], RGB"
             )
         return np.ascontiguousarray(image)
     if isinstance(image, Image.Image):
@@ -70,7 +70,7 @@ def load_pixels(image: ImageLike) -> np.ndarray:
     if isinstance(image, (str, Path)):
         return read_image(image)
     raise InputError(
-        f"a picture is given as {type(image).__name__}; expected a path, a URL, a PIL image or "
+        f"an image is given as {type(image).__name__}; expected a path, a URL, a PIL image or "
         "uint8[H, W, 3]"
     )
 
@@ -80,5 +80,5 @@ def _download(url: str) -> np.ndarray:
         with urllib.request.urlopen(url, timeout=URL_TIMEOUT_S) as response:
             content = response.read()
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot fetch the picture {url}: {error}") from error
+        raise InputError(f"cannot fetch the image {url}: {error}") from error
     return read_image(io.BytesIO(content), name=url)

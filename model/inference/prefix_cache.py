@@ -1,11 +1,11 @@
-"""Keys and values of questions that share pictures, and the attention over them.
+"""Keys and values of questions that share images, and the attention over them.
 
-What the prompts about a picture share is kept once for all of its questions; each question has a
+What the prompts about an image share is kept once for all of its questions; each question has a
 row of its own for what follows. Attention looks at both as if they stood in one row.
 
-Legend: R rows, G pictures, H heads of keys, p positions of the shared part, S slots of a row (its
+Legend: R rows, G images, H heads of keys, p positions of the shared part, S slots of a row (its
 own tokens from slot 0 on, without gaps), t new tokens of a row, d width of a head. The rows and
-pictures in use are always the first ones, so that every step works on views.
+images in use are always the first ones, so that every step works on views.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 CHUNK = 32
 """Slots by which rows grow."""
 
-NAME = "rows_of_pictures"
+NAME = "rows_of_images"
 """Of the attention, among those of transformers."""
 
 _ARGUMENTS = signature(LlamaModel.forward).parameters
@@ -47,31 +47,31 @@ class Span:
         places: rows and slots, twice int64[r], of each row's one new token; None: new tokens take
             the slots before `end`.
         hidden: bool[r or 1, 1, t, end], slots that a new token must not see.
-        pictures: the pictures of these rows, and maybe others, g of them.
-        members: int64[g, m], rows of each picture counted from the first of `rows`, padded with 0.
-        picture: int64[r], of each row, counted from the first of `pictures`.
-        member: int64[r], its place among the rows of its picture.
+        images: the images of these rows, and maybe others, g of them.
+        members: int64[g, m], rows of each image counted from the first of `rows`, padded with 0.
+        image: int64[r], of each row, counted from the first of `images`.
+        member: int64[r], its place among the rows of its image.
     """
 
     rows: slice
     end: int
     places: tuple[torch.Tensor, torch.Tensor] | None
     hidden: torch.Tensor
-    pictures: slice
+    images: slice
     members: torch.Tensor
-    picture: torch.Tensor
+    image: torch.Tensor
     member: torch.Tensor
 
-    def by_picture(self, values: torch.Tensor) -> torch.Tensor:
-        """Of rows float[r, H, n, x] -> of pictures float[g, H, m * n, x]."""
+    def by_image(self, values: torch.Tensor) -> torch.Tensor:
+        """Of rows float[r, H, n, x] -> of images float[g, H, m * n, x]."""
         together = values[self.members].transpose(1, 2)
         return together.flatten(2, 3)
 
     def by_row(self, values: torch.Tensor) -> torch.Tensor:
-        """The inverse of `by_picture`."""
+        """The inverse of `by_image`."""
         count = self.members.shape[1]
         apart = values.unflatten(2, (count, values.shape[2] // count)).transpose(1, 2)
-        return apart[self.picture, self.member]
+        return apart[self.image, self.member]
 
 
 class RowLayer(DynamicLayer):
@@ -113,15 +113,15 @@ class RowCache(Cache):
     def __init__(self, layers: int):
         self.rows_of_layers = [RowLayer() for _ in range(layers)]
         super().__init__(layers=list(self.rows_of_layers))
-        self.rows = self.slots = self.pictures = 0
-        self.picture_of_row: list[int] = []
+        self.rows = self.slots = self.images = 0
+        self.image_of_row: list[int] = []
 
     # --- room -------------------------------------------------------------------------------
 
     def reserve(self, rows: int, slots: int) -> None:
         """Have room for at least that many rows and slots; slots grow in chunks.
 
-        There has to be a picture already.
+        There has to be an image already.
         """
         if rows <= self.rows and slots <= self.slots:
             return
@@ -130,16 +130,16 @@ class RowCache(Cache):
             self.slots = -(-slots // CHUNK) * CHUNK
         for layer in self.rows_of_layers:
             if layer.shared is None:
-                raise RuntimeError("RowCache.add_picture has to be called before reserve")
+                raise RuntimeError("RowCache.add_image has to be called before reserve")
             like = layer.shared[0]
             layer.keys = _grown(layer.keys, (self.rows, like.shape[1], self.slots, like.shape[3]))
             layer.values = _grown(layer.values, layer.keys.shape)
             layer.is_initialized = True
 
-    def add_picture(self, shared: Layers) -> int:
-        """Keep what the prompts about one more picture share; returns the picture's number."""
-        number = self.pictures
-        self.pictures += 1
+    def add_image(self, shared: Layers) -> int:
+        """Keep what the prompts about one more image share; returns the image's number."""
+        number = self.images
+        self.images += 1
         for layer, (keys, values) in zip(self.rows_of_layers, shared, strict=True):
             if layer.shared is None:
                 layer.shared = keys.clone(), values.clone()
@@ -150,19 +150,19 @@ class RowCache(Cache):
             layer.shared[0][number], layer.shared[1][number] = keys[0], values[0]
         return number
 
-    def drop_picture(self, number: int) -> None:
-        """Let go of a picture that no row has any more; the last one takes its number."""
-        self.pictures -= 1
-        if number == self.pictures:
+    def drop_image(self, number: int) -> None:
+        """Let go of an image that no row has any more; the last one takes its number."""
+        self.images -= 1
+        if number == self.images:
             return
         for layer in self.rows_of_layers:
             for part in layer.shared or ():
-                part[number] = part[self.pictures]
-        self.picture_of_row = [number if p == self.pictures else p for p in self.picture_of_row]
+                part[number] = part[self.images]
+        self.image_of_row = [number if p == self.images else p for p in self.image_of_row]
 
     def move_row(self, source: int, target: int, length: int) -> None:
         """Copy a row with `length` slots to another row."""
-        self.picture_of_row[target] = self.picture_of_row[source]
+        self.image_of_row[target] = self.image_of_row[source]
         for layer in self.rows_of_layers:
             layer.keys[target, :, :length] = layer.keys[source, :, :length]
             layer.values[target, :, :length] = layer.values[source, :, :length]
@@ -186,7 +186,7 @@ class RowCache(Cache):
             hidden = (slots > last[:, None])[:, None, None]
         else:
             places, hidden = None, (slots > slots[:, None])[None, None]
-        numbers = self.picture_of_row[rows]
+        numbers = self.image_of_row[rows]
         first, beyond = min(numbers), max(numbers) + 1
         members: list[list[int]] = [[] for _ in range(first, beyond)]
         member = []
@@ -228,7 +228,7 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention over the shared part and the rows' own tokens, for transformers' interface.
 
-    Each picture's shared keys meet the queries of all its rows in one product.
+    Each image's shared keys meet the queries of all its rows in one product.
 
     Args:
         module: a LLaMA attention layer.
@@ -245,17 +245,17 @@ def attend(
     span = layer.span
     if span is None or layer.shared is None:
         raise RuntimeError("RowCache.set_span has to be called before a forward")
-    shared_key, shared_value = (part[span.pictures] for part in layer.shared)
+    shared_key, shared_value = (part[span.images] for part in layer.shared)
     count, heads, new, width = query.shape
     groups = heads // key.shape[1]
     # Heads that share a key stand one behind the other, as if they were more tokens.
     asked = (query * scaling).reshape(count, key.shape[1], groups * new, width)
     hidden = span.hidden if groups == 1 else span.hidden.repeat(1, 1, groups, 1)
     own = (asked @ key.transpose(2, 3)).masked_fill(hidden, float("-inf"))
-    shared = span.by_row(span.by_picture(asked) @ shared_key.transpose(2, 3))
+    shared = span.by_row(span.by_image(asked) @ shared_key.transpose(2, 3))
     weights = torch.cat([shared, own], dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
     of_shared, of_own = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
-    made = of_own @ value + span.by_row(span.by_picture(of_shared) @ shared_value)
+    made = of_own @ value + span.by_row(span.by_image(of_shared) @ shared_value)
     return made.view(count, heads, new, width).transpose(1, 2), None
 
 

@@ -33,9 +33,9 @@ class Wording:
         self._room = model.config.max_position_embeddings - (model.image_tokens - 1)
 
     def prompt(self, question: str, answer: str | None = None) -> tuple[list[int], list[int]]:
-        """Token ids of a prompt: the part that all questions about a picture share, and the rest.
+        """Token ids of a prompt: the part that all questions about an image share, and the rest.
 
-        The shared part ends with the picture (-200), or with the `<im_end>` behind it.
+        The shared part ends with the image (-200), or with the `<im_end>` behind it.
 
         Raises:
             InputError: a question that is none, or longer than the model has room for.
@@ -46,7 +46,7 @@ class Wording:
             extra = len(ids) - self._room
             raise InputError(
                 f"the prompt is {extra} tokens longer than the {self._room} that the model has "
-                "room for beside its picture; shorten the question"
+                "room for beside its image; shorten the question"
             )
         shared = ids.index(IMAGE_TOKEN_INDEX) + (2 if self._wrapped else 1)
         return ids[:shared], ids[shared:]
@@ -86,7 +86,7 @@ def check_question(question: object) -> None:
         )
     if IMAGE_TOKEN in question:
         raise InputError(
-            f"the question {question!r} holds {IMAGE_TOKEN}, which stands for the picture and is "
+            f"the question {question!r} holds {IMAGE_TOKEN}, which stands for the image and is "
             "added by itself; leave it out"
         )
     try:

@@ -1,4 +1,4 @@
-"""`Reader`: ask questions about pictures, get words and masks.
+"""`Reader`: ask questions about images, get words and masks.
 
 What it does at scale is in `model.inference.scheduler`.
 """
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from transformers import PreTrainedTokenizerBase
 
 from model.inference.answer import EMPTY_MASK, NO_SEG, Answer, Segment
-from model.inference.encoded_image import Item, OpenPicture, Watch
+from model.inference.encoded_image import EncodedImage, Item, Watch
 from model.inference.inputs import ImageLike, load_pixels, load_views
 from model.inference.memory_limit import MemoryLimit
 from model.inference.prompts import Wording, question_of
@@ -56,13 +56,13 @@ class Reader:
 
     def segment(
         self,
-        image: ImageLike | OpenPicture,
+        image: ImageLike | EncodedImage,
         question: str,
         answer: str | None = None,
         max_new_tokens: int = 512,
         force_seg: bool = False,
     ) -> Answer:
-        """Ask one question about one picture; see `segment_batch`."""
+        """Ask one question about one image; see `segment_batch`."""
         return self.segment_batch([(image, [question])], answer, max_new_tokens, force_seg)[0]
 
     def segment_batch(
@@ -73,10 +73,10 @@ class Reader:
         force_seg: bool = False,
         batch_questions: int = 16,
     ) -> list[Answer]:
-        """Ask several questions about several pictures.
+        """Ask several questions about several images.
 
         Args:
-            items: pairs of a picture (path, URL, PIL image or uint8[H, W, 3] RGB) and questions.
+            items: pairs of an image (path, URL, PIL image or uint8[H, W, 3] RGB) and questions.
                 Also one that `open` gave. A question is used as typed; the user turn is `<image>`,
                 a line feed, the question. A pair (question, answer) brings its given words along.
             answer: given words instead of generated ones ("teacher forced").
@@ -88,7 +88,7 @@ class Reader:
             one `Answer` a question, in order.
 
         Raises:
-            InputError: an unusable picture or question.
+            InputError: an unusable image or question.
         """
         pairs = [(image, list(questions)) for image, questions in items]
         for asked in (one for _, questions in pairs for one in questions):
@@ -105,37 +105,37 @@ class Reader:
         batch_questions: int = 16,
         keep_states: bool = False,
     ) -> Iterator[list[Answer]]:
-        """`segment_batch` for any number of pictures: items are taken when they are needed.
+        """`segment_batch` for any number of images: items are taken when they are needed.
 
         Arguments as in `segment_batch`; `keep_states` gives each answer what its masks were made
         from (`Answer.states`), to make them again by `model.inference.seg_states`. The memory in
-        use depends on `batch_questions` and on the number of questions about one picture, not
+        use depends on `batch_questions` and on the number of questions about one image, not
         on the number of items.
 
         Yields:
             for each item, in order, one `Answer` a question.
 
         Raises:
-            InputError: an unusable picture or question, or `items` raised it; all items before it
+            InputError: an unusable image or question, or `items` raised it; all items before it
                 have been handed out by then.
         """
         asking = Asking(answer, max_new_tokens, force_seg, batch_questions, keep_states)
         return self._stream(items, asking)
 
-    def open(self, image: ImageLike) -> OpenPicture:
-        """A picture for several questions that come one after the other.
+    def open(self, image: ImageLike) -> EncodedImage:
+        """An image for several questions that come one after the other.
 
-        It is given in the place of a picture to any method here; CLIP, the shared part of the
+        It is given in the place of an image to any method here; CLIP, the shared part of the
         prompts and SAM's encoder then run for the first question only.
 
         Raises:
-            InputError: the picture cannot be read.
+            InputError: the image cannot be read.
         """
-        return OpenPicture(self.model, load_views(image, self.model.views))
+        return EncodedImage(self.model, load_views(image, self.model.views))
 
     def say(
         self,
-        image: ImageLike | OpenPicture,
+        image: ImageLike | EncodedImage,
         question: str,
         max_new_tokens: int = 512,
         force_seg: bool = False,
@@ -150,7 +150,7 @@ class Reader:
             `Answer`.
 
         Raises:
-            InputError: an unusable picture or question.
+            InputError: an unusable image or question.
         """
         asking = Asking(None, max_new_tokens, force_seg, 1, keep_states)
         with self._answering(asking) as answering:

@@ -1,8 +1,8 @@
-"""Questions about any number of pictures in a stream, answered together.
+"""Questions about any number of images in a stream, answered together.
 
-CLIP, the shared part of the prompts and SAM's encoder run once for a picture. Rows of the language
-model's batch that become free are taken by the next questions, whichever picture those are about.
-While the model works, the next picture is read in a thread. What is held at a time depends on the
+CLIP, the shared part of the prompts and SAM's encoder run once for an image. Rows of the language
+model's batch that become free are taken by the next questions, whichever image those are about.
+While the model works, the next image is read in a thread. What is held at a time depends on the
 number of rows, not on the length of the stream.
 """
 
@@ -19,11 +19,11 @@ import torch
 
 from model.inference.answer import Answer, Segment, answer_of, segments_of
 from model.inference.decoding import AnswerRows, Prefix, Request
-from model.inference.encoded_image import Item, OpenPicture, Watch
-from model.inference.inputs import ImageLike, PictureViews, load_views
+from model.inference.encoded_image import EncodedImage, Item, Watch
+from model.inference.inputs import ImageInputs, ImageLike, load_views
 from model.inference.memory_limit import MemoryLimit, is_out_of_memory
 from model.inference.prompts import Asked, Wording, question_of
-from model.inference.seg_states import PictureStates, SegStates
+from model.inference.seg_states import ImageFeatures, SegStates
 from model.read_model import ReadForCausalLM
 from utils.errors import InputError
 from utils.protocol.conversation import POSITIVE_ANSWER
@@ -57,11 +57,11 @@ class Asking:
 
 
 @dataclass(eq=False)
-class _Picture:
-    """A picture with its questions, from being read to being handed out."""
+class _ImageJob:
+    """An image with its questions, from being read to being handed out."""
 
-    kept: OpenPicture | None = None
-    views: Future[PictureViews] | None = None
+    kept: EncodedImage | None = None
+    views: Future[ImageInputs] | None = None
     questions: list[str] = field(default_factory=list)
     shared_ids: list[int] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
@@ -70,7 +70,7 @@ class _Picture:
     prefix: Prefix | None = None
     clip_features: torch.Tensor | None = None
     image_states: torch.Tensor | None = None
-    states: PictureStates | None = None
+    states: ImageFeatures | None = None
     answers: list[Answer] | None = None
     error: InputError | None = None
 
@@ -80,7 +80,7 @@ class _Picture:
 
 
 class Answering:
-    """One pass over a stream of pictures with questions.
+    """One pass over a stream of images with questions.
 
     Args:
         model: READ in evaluation mode.
@@ -105,16 +105,16 @@ class Answering:
         self.watch = watch
         self.rows = AnswerRows(model, asking.max_new_tokens)
         self.most_rows = min(asking.batch_questions, limit.rows or asking.batch_questions)
-        self.pictures: deque[_Picture] = deque()
-        self.waiting: deque[tuple[_Picture, Request]] = deque()
-        self.owner: dict[Request, _Picture] = {}
+        self.images: deque[_ImageJob] = deque()
+        self.waiting: deque[tuple[_ImageJob, Request]] = deque()
+        self.owner: dict[Request, _ImageJob] = {}
         self.exhausted = False
 
     def stream(self, items: Iterable[Item]) -> Iterator[list[Answer]]:
         """Answer each item's questions; one list an item, in order.
 
         Raises:
-            InputError: an unusable picture or question, once all items before it are handed out.
+            InputError: an unusable image or question, once all items before it are handed out.
         """
         with closing(self.steps(items)) as steps:
             yield from (answers for answers in steps if answers is not None)
@@ -123,13 +123,13 @@ class Answering:
     def steps(self, items: Iterable[Item]) -> Generator[list[Answer] | None, None, None]:
         """`stream`, with a None before every piece of the work."""
         source = iter(items)
-        with ThreadPoolExecutor(1, thread_name_prefix="pictures") as reading:
+        with ThreadPoolExecutor(1, thread_name_prefix="images") as reading:
             try:
                 while True:
                     self._pull(source, reading)
-                    while self.pictures and self._is_ready(self.pictures[0]):
-                        yield self._hand_out(self.pictures.popleft())
-                    if not self.pictures and self.exhausted:
+                    while self.images and self._is_ready(self.images[0]):
+                        yield self._hand_out(self.images.popleft())
+                    if not self.images and self.exhausted:
                         return
                     yield None
                     self._guarded(self._work)
@@ -139,90 +139,90 @@ class Answering:
     @property
     def words(self) -> str:
         """What the first question that is not yet handed out has been answered so far."""
-        if not self.pictures or not self.pictures[0].requests:
+        if not self.images or not self.images[0].requests:
             return ""
-        text = self.pictures[0].texts[0]
+        text = self.images[0].texts[0]
         # A character of several bytes may have come in part.
-        return text or self.wording.text(self.pictures[0].requests[0].tokens).rstrip("\ufffd")
+        return text or self.wording.text(self.images[0].requests[0].tokens).rstrip("\ufffd")
 
-    # --- pictures come and go ---------------------------------------------------------------
+    # --- images come and go ---------------------------------------------------------------
 
     def _pull(self, source: Iterator[Item], reading: ThreadPoolExecutor) -> None:
         """Take items until there is enough to do: a full batch waiting, within the window."""
         rows = self.asking.batch_questions
         while not self.exhausted:
-            held = sum(picture.weight for picture in self.pictures)
+            held = sum(job.weight for job in self.images)
             enough = len(self.waiting) >= rows or held >= WINDOW * rows
-            if len(self.pictures) >= 2 and enough:
+            if len(self.images) >= 2 and enough:
                 return
             try:
                 image, questions = next(source)
-                picture = self._open(image, questions, reading)
+                job = self._open(image, questions, reading)
             except StopIteration:
                 self.exhausted = True
                 return
             except InputError as error:
-                picture = _Picture(error=error)
+                job = _ImageJob(error=error)
                 self.exhausted = True
-            self.pictures.append(picture)
+            self.images.append(job)
 
     def _open(
-        self, image: ImageLike | OpenPicture, asked: Sequence[Asked], reading: ThreadPoolExecutor
-    ) -> _Picture:
-        kept = image if isinstance(image, OpenPicture) else None
+        self, image: ImageLike | EncodedImage, asked: Sequence[Asked], reading: ThreadPoolExecutor
+    ) -> _ImageJob:
+        kept = image if isinstance(image, EncodedImage) else None
         if kept is not None and kept.model is not self.model:
-            raise InputError("the picture was opened by another reader; open it with this one")
+            raise InputError("the image was opened by another reader; open it with this one")
         given = [question_of(one, self.asking.answer) for one in asked]
-        picture = _Picture(kept, questions=[q for q, _ in given], texts=[a for _, a in given])
+        job = _ImageJob(kept, questions=[q for q, _ in given], texts=[a for _, a in given])
         for question, answer in given:
-            picture.shared_ids, ids = self.wording.prompt(question)
+            job.shared_ids, ids = self.wording.prompt(question)
             request = Request(ids)
             if answer is not None:
                 self._give(request, question, answer)
-            picture.requests.append(request)
-        picture.open = len(picture.requests)
-        if not picture.requests:
-            picture.answers = []
-            return picture
-        picture.views = reading.submit(self._prepare, image)
-        for request in picture.requests:
-            self.owner[request] = picture
-            self.waiting.append((picture, request))
-        return picture
+            job.requests.append(request)
+        job.open = len(job.requests)
+        if not job.requests:
+            job.answers = []
+            return job
+        job.views = reading.submit(self._prepare, image)
+        for request in job.requests:
+            self.owner[request] = job
+            self.waiting.append((job, request))
+        return job
 
     def _give(self, request: Request, question: str, answer: str) -> None:
         """Let a request carry its answer."""
         request.answer_start = len(self.wording.prompt(question)[1])
         request.ids = self.wording.prompt(question, answer)[1]
 
-    def _prepare(self, image: ImageLike | OpenPicture) -> PictureViews:
-        if isinstance(image, OpenPicture):
+    def _prepare(self, image: ImageLike | EncodedImage) -> ImageInputs:
+        if isinstance(image, EncodedImage):
             return image.views
-        with self.watch("read pictures (thread)"):
+        with self.watch("read images (thread)"):
             return load_views(image, self.model.views)
 
-    def _is_ready(self, picture: _Picture) -> bool:
-        return picture.answers is not None or picture.error is not None
+    def _is_ready(self, image: _ImageJob) -> bool:
+        return image.answers is not None or image.error is not None
 
-    def _hand_out(self, picture: _Picture) -> list[Answer]:
-        if picture.error is not None:
-            raise picture.error
-        return picture.answers or []
+    def _hand_out(self, image: _ImageJob) -> list[Answer]:
+        if image.error is not None:
+            raise image.error
+        return image.answers or []
 
-    def _break(self, picture: _Picture, error: InputError) -> None:
-        """Nothing from this picture on is answered; those before it are."""
-        picture.error = error
+    def _break(self, image: _ImageJob, error: InputError) -> None:
+        """Nothing from this image on is answered; those before it are."""
+        image.error = error
         self.exhausted = True
-        while self.pictures[-1] is not picture:
-            self.pictures.pop()
-        kept = set(map(id, self.pictures)) - {id(picture)}
+        while self.images[-1] is not image:
+            self.images.pop()
+        kept = set(map(id, self.images)) - {id(image)}
         self.waiting = deque(pair for pair in self.waiting if id(pair[0]) in kept)
 
     # --- one step of work -------------------------------------------------------------------
 
     def _work(self) -> None:
-        """Show the masks of an answered picture, or let questions enter, or add a token."""
-        done = next((p for p in self.pictures if not p.open and not self._is_ready(p)), None)
+        """Show the masks of an answered image, or let questions enter, or add a token."""
+        done = next((p for p in self.images if not p.open and not self._is_ready(p)), None)
         if done is not None:
             done.answers = self._show(done)
             return
@@ -236,97 +236,97 @@ class Answering:
                 finished = self.rows.step()
             self._note(finished)
 
-    def _enter(self, pairs: list[tuple[_Picture, Request]]) -> None:
+    def _enter(self, pairs: list[tuple[_ImageJob, Request]]) -> None:
         """Prefill questions at the head of the queue."""
-        for picture in dict.fromkeys(picture for picture, _ in pairs):
+        for image in dict.fromkeys(image for image, _ in pairs):
             try:
-                self._views(picture)
+                self._views(image)
             except InputError as error:
-                self._break(picture, error)
+                self._break(image, error)
                 return
-        later = {id(picture) for picture, _ in list(self.waiting)[len(pairs) :]}
+        later = {id(image) for image, _ in list(self.waiting)[len(pairs) :]}
         self.rows.unplace()
-        for picture in dict.fromkeys(picture for picture, _ in pairs):
-            prefix = picture.prefix or self._read(picture)
-            mine = [request for owner, request in pairs if owner is picture]
+        for image in dict.fromkeys(image for image, _ in pairs):
+            prefix = image.prefix or self._read(image)
+            mine = [request for owner, request in pairs if owner is image]
             with self.watch("prefill"):
                 self.rows.place(mine, prefix)
-            if id(picture) not in later and not self.asking.force_seg:
-                picture.prefix = None
+            if id(image) not in later and not self.asking.force_seg:
+                image.prefix = None
         with self.watch("prefill"):
             finished = self.rows.prefill()
         for _ in pairs:
             self.waiting.popleft()
         self._note(finished)
 
-    def _views(self, picture: _Picture) -> PictureViews:
-        assert picture.views is not None
-        with self.watch("wait for pictures"):
-            return picture.views.result()
+    def _views(self, image: _ImageJob) -> ImageInputs:
+        assert image.views is not None
+        with self.watch("wait for images"):
+            return image.views.result()
 
-    def _read(self, picture: _Picture) -> Prefix:
+    def _read(self, image: _ImageJob) -> Prefix:
         """Run CLIP and the shared part of the prompts."""
-        made = picture.kept or OpenPicture(self.model, self._views(picture))
-        prefix = made.prefix(picture.shared_ids, self.watch)
-        picture.prefix, picture.image_states = prefix, prefix.image_states
+        made = image.kept or EncodedImage(self.model, self._views(image))
+        prefix = made.prefix(image.shared_ids, self.watch)
+        image.prefix, image.image_states = prefix, prefix.image_states
         if self.asking.keep_states:
-            picture.clip_features = made.clip_features
+            image.clip_features = made.clip_features
         return prefix
 
     def _note(self, finished: list[Request]) -> None:
         """Write down finished answers; with `force_seg` some are asked again with a `[SEG]`."""
         for request in finished:
-            picture = self.owner[request]
-            number = picture.requests.index(request)
+            image = self.owner[request]
+            number = image.requests.index(request)
             if request.answer_start is None:
                 text = self.wording.text(request.tokens)
                 if self.asking.force_seg and not request.seg_index:
-                    self._ask_again(picture, number, text)
+                    self._ask_again(image, number, text)
                     continue
-                picture.texts[number] = text
-            picture.open -= 1
+                image.texts[number] = text
+            image.open -= 1
             del self.owner[request]
-            if not picture.open:
-                picture.prefix = None
+            if not image.open:
+                image.prefix = None
 
-    def _ask_again(self, picture: _Picture, number: int, text: str) -> None:
-        del self.owner[picture.requests[number]]
+    def _ask_again(self, image: _ImageJob, number: int, text: str) -> None:
+        del self.owner[image.requests[number]]
         forced = f"{text} {POSITIVE_ANSWER}".strip()
         request = Request([])
-        self._give(request, picture.questions[number], forced)
-        picture.requests[number], picture.texts[number] = request, forced
-        self.owner[request] = picture
-        self.waiting.appendleft((picture, request))
+        self._give(request, image.questions[number], forced)
+        image.requests[number], image.texts[number] = request, forced
+        self.owner[request] = image
+        self.waiting.appendleft((image, request))
 
     # --- masks ------------------------------------------------------------------------------
 
-    def _show(self, picture: _Picture) -> list[Answer]:
-        """All masks of a picture, and its answers."""
-        views = self._views(picture)
-        segments = iter(self._segments(picture, views))
+    def _show(self, image: _ImageJob) -> list[Answer]:
+        """All masks of an image, and its answers."""
+        views = self._views(image)
+        segments = iter(self._segments(image, views))
         return [
             answer_of(
                 text or "",
                 request.tokens,
                 [next(segments) for _ in request.seg_index],
                 views.size,
-                _seg_states(picture, request),
+                _seg_states(image, request),
             )
-            for request, text in zip(picture.requests, picture.texts, strict=True)
+            for request, text in zip(image.requests, image.texts, strict=True)
         ]
 
-    def _segments(self, picture: _Picture, views: PictureViews) -> list[Segment]:
-        states = [state for request in picture.requests for state in request.seg_states]
-        indices = [index for request in picture.requests for index in request.seg_index]
-        if not states or picture.image_states is None:
+    def _segments(self, image: _ImageJob, views: ImageInputs) -> list[Segment]:
+        states = [state for request in image.requests for state in request.seg_states]
+        indices = [index for request in image.requests for index in request.seg_index]
+        if not states or image.image_states is None:
             return []
-        embedding = (picture.kept or OpenPicture(self.model, views)).embedding(self.watch)
-        if self.asking.keep_states and picture.clip_features is not None:
-            picture.states = PictureStates(
+        embedding = (image.kept or EncodedImage(self.model, views)).embedding(self.watch)
+        if self.asking.keep_states and image.clip_features is not None:
+            image.states = ImageFeatures(
                 views.size,
                 views.sam_size,
-                picture.clip_features,
-                picture.image_states,
+                image.clip_features,
+                image.image_states,
                 embedding,
             )
         made: list[Segment] = []
@@ -334,7 +334,7 @@ class Answering:
             for chunk in torch.stack(states).split(self.masks_at_once):
                 (prediction,) = self.model.predict_masks(
                     chunk,
-                    picture.image_states.expand(len(chunk), -1, -1),
+                    image.image_states.expand(len(chunk), -1, -1),
                     torch.zeros(len(chunk), dtype=torch.int64, device=chunk.device),
                     embedding,
                     [views.sam_size],
@@ -345,7 +345,7 @@ class Answering:
 
     @property
     def masks_at_once(self) -> int:
-        """All of a picture, up to twice the rows."""
+        """All of an image, up to twice the rows."""
         return 2 * self.most_rows
 
     # --- memory -----------------------------------------------------------------------------
@@ -376,10 +376,10 @@ class Answering:
             request.restart()
         for request in reversed(again):
             self.waiting.appendleft((self.owner[request], request))
-        for picture in self.pictures:
-            picture.prefix = None
-            if picture.kept is not None:
-                picture.kept.forget()
+        for image in self.images:
+            image.prefix = None
+            if image.kept is not None:
+                image.kept.forget()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if not self.limit.told:
@@ -392,8 +392,8 @@ class Answering:
             )
 
 
-def _seg_states(picture: _Picture, request: Request) -> SegStates | None:
+def _seg_states(image: _ImageJob, request: Request) -> SegStates | None:
     """What an answer's masks were made from, if that is kept."""
-    if picture.states is None or not request.seg_states:
+    if image.states is None or not request.seg_states:
         return None
-    return SegStates(picture.states, torch.stack(request.seg_states))
+    return SegStates(image.states, torch.stack(request.seg_states))

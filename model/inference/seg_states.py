@@ -2,7 +2,7 @@
 
 Neither the language model nor SAM's image encoder runs again. Legend: see `model.llava` and
 `model.sam`; n `[SEG]` tokens of one answer, P points. Points are (x, y) in pixels of the original
-picture.
+image.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from model.sasp import SaspParams, similarity_map
 
 
 @dataclass(frozen=True, eq=False)
-class PictureStates:
-    """What the model made of a picture.
+class ImageFeatures:
+    """What the model made of an image.
 
     Args:
         size: (H, W) of the original.
-        sam_size: (h, w) of the picture inside the SAM view.
+        sam_size: (h, w) of the image inside the SAM view.
         clip_features: float[V, D], CLIP's patches after the projector.
-        image_states: float[V, D], the language model's states of the picture after the final norm.
+        image_states: float[V, D], the language model's states of the image after the final norm.
         embedding: float[1, C, h', w'], SAM's image embedding.
     """
 
@@ -41,11 +41,11 @@ class SegStates:
     """What the masks of an answer are made from.
 
     Args:
-        picture: shared by all answers about it.
+        image: shared by all answers about it.
         seg_states: float[n, D], the states that predict each `[SEG]`.
     """
 
-    picture: PictureStates
+    image: ImageFeatures
     seg_states: torch.Tensor
 
 
@@ -54,14 +54,14 @@ def masks_of(
     model: ReadForCausalLM, states: SegStates, params: SaspParams | None = None
 ) -> MaskPrediction:
     """The masks of an answer with other SasP parameters; None: the model's own."""
-    picture, count = states.picture, len(states.seg_states)
+    image, count = states.image, len(states.seg_states)
     (prediction,) = model.predict_masks(
         states.seg_states,
-        picture.image_states.expand(count, -1, -1),
+        image.image_states.expand(count, -1, -1),
         torch.zeros(count, dtype=torch.int64, device=states.seg_states.device),
-        picture.embedding,
-        [picture.sam_size],
-        [picture.size],
+        image.embedding,
+        [image.sam_size],
+        [image.size],
         params,
     )
     return prediction
@@ -92,17 +92,17 @@ def masks_at(
     """
     if not text and not points.shape[1]:
         raise ValueError("SAM needs points or text; there are neither")
-    picture, sam = states.picture, sam or model.model.visual_model
+    image, sam = states.image, sam or model.model.visual_model
     device = states.seg_states.device
     points, labels = points.to(device), labels.to(device)
     texts = model.model.text_hidden_fcs[0](states.seg_states) if text else None
-    prompt = sam.sparse_prompt(points, labels, texts, picture.size, picture.sam_size)
-    low, scores = sam.decode(picture.embedding.expand(len(points), -1, -1, -1), prompt)
+    prompt = sam.sparse_prompt(points, labels, texts, image.size, image.sam_size)
+    low, scores = sam.decode(image.embedding.expand(len(points), -1, -1, -1), prompt)
     return MaskPrediction(
-        logits=sam.upscale(low, picture.sam_size, picture.size),
+        logits=sam.upscale(low, image.sam_size, image.size),
         scores=scores.float(),
         similarity=similarity_map(
-            picture.image_states.expand(len(states.seg_states), -1, -1), states.seg_states
+            image.image_states.expand(len(states.seg_states), -1, -1), states.seg_states
         ),
         points=points,
         point_labels=labels,

@@ -32,8 +32,8 @@ STAGES = (1, 2, 3)
 GPU_COUNTS = (1, 2, 4, 8)
 GIB = 1024**3
 WIDTHS = {"fp32": 4, "bf16": 2, "fp16": 2}
-TEXT_BESIDE_PICTURE = 255
-"""Tokens of `--model_max_length` that the picture counts for."""
+TEXT_BESIDE_IMAGE = 255
+"""Tokens of `--model_max_length` that the image counts for."""
 QUANTISED_OVERHEAD = 1.06
 """Bytes of a 4 or 8 bit weight with its scales, over the bits themselves."""
 MOST_GATHERED = 1_000_000_000
@@ -118,8 +118,8 @@ def parts(options: TrainOptions, sizes: Sizes) -> list[Part]:
 
 
 def row_length(options: TrainOptions, sizes: Sizes) -> int:
-    """Positions of a picture with the longest texts: its own V, and each expression's text."""
-    text = options.model_max_length - TEXT_BESIDE_PICTURE
+    """Positions of an image with the longest texts: its own V, and each expression's text."""
+    text = options.model_max_length - TEXT_BESIDE_IMAGE
     return sizes.clip.patches + options.num_classes_per_sample * text
 
 
@@ -127,7 +127,7 @@ def activations(options: TrainOptions, sizes: Sizes) -> float:
     """Bytes that the forward pass keeps or needs at its widest point, at the longest texts.
 
     B = batch_size rows of S = V + E * (model_max_length - 255) positions for E =
-    num_classes_per_sample expressions, which share their picture; W bytes a number. One layer
+    num_classes_per_sample expressions, which share their image; W bytes a number. One layer
     keeps, a position, 8 D + 4 F numbers and 2 D float32 ones of its norms, (with
     `--attn_implementation eager` also 2 * heads * S attention weights, and S float32 ones).
     * With gradient checkpointing: the input of every layer, L * B * S * D * W, and one layer
@@ -222,7 +222,7 @@ def describe(options: TrainOptions, counts: list[int]) -> str:
             "",
             table_of_parts(parts(options, sizes)),
             "",
-            f"GiB on each GPU, {options.batch_size} pictures with {options.num_classes_per_sample} "
+            f"GiB on each GPU, {options.batch_size} images with {options.num_classes_per_sample} "
             f"expressions (rows of at most {row_length(options, sizes)} tokens), {checkpointing} "
             "gradient checkpointing:",
             "",

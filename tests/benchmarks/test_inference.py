@@ -46,7 +46,7 @@ def test_full_size_mode_on_a_cpu():
         device="cpu",
         precision="bf16",
         rows=[4, 16],
-        pictures=2,
+        images=2,
         attn_implementation="sdpa",
         compile=False,
     )

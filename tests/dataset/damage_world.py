@@ -1,4 +1,4 @@
-"""One tiny picture in every layout, and what opens each file there."""
+"""One tiny image in every layout, and what opens each file there."""
 
 from __future__ import annotations
 
@@ -123,15 +123,15 @@ IMAGE_2014 = "refer_seg/images/mscoco/images/train2014/p.jpg"
 TARGETS = [
     Target("ReasonSeg", REASON_FILES + ".json", damage_json, reason, 150),
     Target("ReasonSeg, evaluation", REASON_FILES + ".json", damage_json, reason_items, 150),
-    Target("ReasonSeg's picture", REASON_FILES + ".jpg", damage_bytes, reason, 60),
+    Target("ReasonSeg's image", REASON_FILES + ".jpg", damage_bytes, reason, 60),
     Target("refs, pickle", REFCOCO + f"{REFS}.p", damage_pickle, refer("refcoco"), 200),
     Target("refs, evaluation", REFCOCO + f"{REFS}.p", damage_pickle, refer_val("refcoco"), 80),
     Target("refs, JSON", f"refer_seg/R-refcoco/{REFS}.json", damage_json, refer("R-refcoco"), 120),
     Target("instances", REFCOCO + "instances.json", damage_json, refer("refcoco"), 180),
     Target("refclef", "refer_seg/refclef/instances.json", damage_json, refer("refclef"), 100),
-    Target("refer's picture", IMAGE_2014, damage_bytes, refer("refcoco"), 40),
+    Target("refer's image", IMAGE_2014, damage_bytes, refer("refcoco"), 40),
     Target("ADE20K", "ade20k/annotations/training/p.png", damage_bytes, sem_seg("ade20k"), 60),
-    Target("ADE20K's picture", "ade20k/images/training/p.jpg", damage_bytes, sem_seg("ade20k"), 30),
+    Target("ADE20K's image", "ade20k/images/training/p.jpg", damage_bytes, sem_seg("ade20k"), 30),
     Target("COCO-Stuff", "cocostuff/train2017/p.png", damage_bytes, sem_seg("cocostuff"), 60),
     Target("Mapillary", MAPILLARY, damage_bytes, sem_seg("mapillary"), 40),
     Target("Mapillary's names", MAPILLARY_NAMES, damage_json, sem_seg("mapillary"), 80),
@@ -179,7 +179,7 @@ def write_world(root: Path) -> Path:
 
 
 def _coco(file_name: str, names: list[str], segmentations: list[Any]) -> dict[str, list[dict]]:
-    """COCO with one picture; annotation n has id n + 1 and category n + 1."""
+    """COCO with one image; annotation n has id n + 1 and category n + 1."""
     image = {"id": 5, "file_name": file_name, "height": SIZE[0], "width": SIZE[1]}
     return {
         "images": [image],

@@ -12,7 +12,7 @@ from PIL import Image
 from utils.training.loader import DrawSource, draws
 
 
-def write_picture(path: Path, size: tuple[int, int], seed: int = 0) -> Path:
+def write_image(path: Path, size: tuple[int, int], seed: int = 0) -> Path:
     """A JPEG of noise, (H, W)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
@@ -23,11 +23,11 @@ def write_picture(path: Path, size: tuple[int, int], seed: int = 0) -> Path:
 def write_labels(path: Path, labels: np.ndarray, palette: bool = False) -> Path:
     """uint8[H, W] as a PNG, grey or with a palette that is not grey."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(labels)
+    image = Image.fromarray(labels)
     if palette:
-        picture = Image.frombytes("P", picture.size, labels.tobytes())
-        picture.putpalette([(7 * n) % 256 for n in range(768)])
-    picture.save(path)
+        image = Image.frombytes("P", image.size, labels.tobytes())
+        image.putpalette([(7 * n) % 256 for n in range(768)])
+    image.save(path)
     return path
 
 
@@ -38,14 +38,14 @@ def write_json(path: Path, content: Any) -> Path:
 
 
 def write_ade20k(root: Path, name: str, labels: np.ndarray, seed: int = 0) -> Path:
-    """One picture of ADE20K; returns its label map."""
-    write_picture(root / "ade20k/images/training" / f"{name}.jpg", labels.shape, seed)
+    """One image of ADE20K; returns its label map."""
+    write_image(root / "ade20k/images/training" / f"{name}.jpg", labels.shape, seed)
     return write_labels(root / "ade20k/annotations/training" / f"{name}.png", labels)
 
 
 def write_cocostuff(root: Path, name: str, labels: np.ndarray, seed: int = 0) -> Path:
-    """One picture of COCO-Stuff; returns its label map."""
-    write_picture(root / "coco/train2017" / f"{name}.jpg", labels.shape, seed)
+    """One image of COCO-Stuff; returns its label map."""
+    write_image(root / "coco/train2017" / f"{name}.jpg", labels.shape, seed)
     return write_labels(root / "cocostuff/train2017" / f"{name}.png", labels)
 
 

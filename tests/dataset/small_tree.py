@@ -1,4 +1,4 @@
-"""Every published data set in its place on disk, with pictures of 16 x 12 pixels.
+"""Every published data set in its place on disk, with images of 16 x 12 pixels.
 
 Written for the doctor's tests with nothing but the standard library, numpy and PIL.
 """
@@ -51,7 +51,7 @@ def save_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def save_picture(path: Path, seed: int = 0) -> None:
+def save_image(path: Path, seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -66,22 +66,22 @@ def save_labels(path: Path, values: list[int], size: tuple[int, int] = (HEIGHT, 
 
 def _label_sets(root: Path) -> None:
     for n in range(4):
-        save_picture(root / f"ade20k/images/training/ADE_train_{n}.jpg", n)
+        save_image(root / f"ade20k/images/training/ADE_train_{n}.jpg", n)
         save_labels(root / f"ade20k/annotations/training/ADE_train_{n}.png", [0, 1, 150])
-        save_picture(root / COCO / f"{n:012d}.jpg", n)
+        save_image(root / COCO / f"{n:012d}.jpg", n)
         save_labels(root / f"cocostuff/train2017/{n:012d}.png", [0, 181, 255])
-        save_picture(root / f"mapillary/training/images/m{n}.jpg", n)
+        save_image(root / f"mapillary/training/images/m{n}.jpg", n)
         save_labels(root / f"mapillary/training/v2.0/labels/m{n}.png", [0, 1, 2])
     names = ("Bird", "Lane Marking - Dashed", "Unlabeled")
     labels = [{"name": f"x--{name}", "readable": name} for name in names]
     save_json(root / "mapillary/config_v2.0.json", {"labels": labels})
 
 
-def coco(pictures: list[str], categories: list[str]) -> dict[str, list]:
-    """A COCO file: picture n has annotation 10 n, a polygon, and 10 n + 1, a crowd."""
+def coco(images: list[str], categories: list[str]) -> dict[str, list]:
+    """A COCO file: image n has annotation 10 n, a polygon, and 10 n + 1, a crowd."""
     images = [
         {"id": n, "file_name": name, "height": HEIGHT, "width": WIDTH}
-        for n, name in enumerate(pictures)
+        for n, name in enumerate(images)
     ]
     annotations = [
         {
@@ -91,7 +91,7 @@ def coco(pictures: list[str], categories: list[str]) -> dict[str, list]:
             "segmentation": RUNS if crowd else [BOX],
             "iscrowd": crowd,
         }
-        for n in range(len(pictures))
+        for n in range(len(images))
         for crowd in (0, 1)
     ]
     kinds = [{"id": n, "name": name} for n, name in enumerate(categories)]
@@ -106,15 +106,15 @@ def _part_sets(root: Path) -> None:
     root = root / "vlpart/pascal_part"
     save_json(root / "train.json", coco(names, ["cat:ear", "bus:left_side"]))
     for n, name in enumerate(names):
-        save_picture(root / "VOCdevkit/VOC2010/JPEGImages" / name, n)
+        save_image(root / "VOCdevkit/VOC2010/JPEGImages" / name, n)
 
 
 def _refer_set(root: Path, name: str) -> None:
     clef = name == "refclef"
     folder = root / (SAIAPR if clef else MSCOCO)
     names = [f"00/images/{n}.jpg" if clef else f"COCO_train2014_{n:012d}.jpg" for n in range(4)]
-    for n, picture in enumerate(names):
-        save_picture(folder / picture, n)
+    for n, image in enumerate(names):
+        save_image(folder / image, n)
     content = coco(names, ["dog", "cat"])
     content["annotations"].append(
         {"id": 99, "image_id": 0, "category_id": 0, "segmentation": [], "iscrowd": 0}
@@ -123,10 +123,10 @@ def _refer_set(root: Path, name: str) -> None:
     save_refs(root, name, refs(name, names))
 
 
-def refs(name: str, pictures: list[str]) -> list[dict]:
-    """One reference for each picture; where the set has them, false premises."""
+def refs(name: str, images: list[str]) -> list[dict]:
+    """One reference for each image; where the set has them, false premises."""
     found = []
-    for n, picture in enumerate(pictures):
+    for n, image in enumerate(images):
         sentence = {"sent": f"the thing {n}", "sent_id": n, "tokens": ["thing"], "raw": "Thing"}
         sentences = [sentence]
         if name.startswith("fp"):
@@ -140,7 +140,7 @@ def refs(name: str, pictures: list[str]) -> list[dict]:
                 "category_id": 0,
                 "image_id": n,
                 "split": ("train", "train", "val", "testA")[n],
-                "file_name": picture,
+                "file_name": image,
                 "sentences": sentences,
             }
         )
@@ -175,7 +175,7 @@ def _conversations(root: Path) -> None:
 def _reason_split(folder: Path) -> None:
     corners = [[2, 2], [9, 2], [9, 8], [2, 8]]
     for n in range(4):
-        save_picture(folder / f"r{n}.jpg", n)
+        save_image(folder / f"r{n}.jpg", n)
         content = {
             "shapes": [{"label": "target", "points": corners}],
             "text": ["the thing that rolls"],

@@ -53,7 +53,7 @@ def test_lists_of_run_lengths_are_united_with_polygons():
     assert (drawn == (box(0, 0, 5, 5) | box(3, 3, 9, 9) | box(20, 1, 30, 20))).all()
 
 
-def test_corners_outside_the_picture_are_cut():
+def test_corners_outside_the_image_are_cut():
     assert (decode_segmentation([polygon(-10, -5, 12, 9)], SIZE) == box(0, 0, 12, 9)).all()
 
 

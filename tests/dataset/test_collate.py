@@ -28,7 +28,7 @@ def make_sample(answers: list[str], size=(30, 50), question="cat?") -> Sample:
     count = sum(answer.count("[SEG]") for answer in answers)
     masks = np.stack([np.full(size, n % 2, np.uint8) for n in range(count)] or [np.zeros(size)])
     return Sample(
-        "picture.jpg",
+        "image.jpg",
         np.zeros((*size, 3), np.uint8),
         [build_prompt([(user_turn(question), answer)]) for answer in answers],
         masks[:count].astype(np.uint8),
@@ -110,4 +110,4 @@ def test_moving_keeps_everything(tokenizer):
     moved = batch.to("cpu")
     assert torch.equal(moved.input_ids, batch.input_ids)
     assert torch.equal(moved.masks[0], batch.masks[0])
-    assert moved.image_paths == ["picture.jpg"]
+    assert moved.image_paths == ["image.jpg"]

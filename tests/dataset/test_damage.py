@@ -1,6 +1,6 @@
-"""2,000 damaged annotation files and pictures: each gives samples, or an error that names a file.
+"""2,000 damaged annotation files and images: each gives samples, or an error that names a file.
 
-Never another exception, a hang, or a mask of another size than its picture.
+Never another exception, a hang, or a mask of another size than its image.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def alarm():
 def check(result: Any) -> None:
     """A sample, an evaluation item or texts, all of the promised form."""
     if isinstance(result, Sample):
-        _check_picture(result.image)
+        _check_image(result.image)
         assert result.masks.dtype == np.uint8
         assert result.masks.shape == (sum(result.exists), *result.image.shape[:2])
         assert set(np.unique(result.masks)) <= {0, 1}
@@ -60,7 +60,7 @@ def check(result: Any) -> None:
         for text, exists in zip(result.conversations, result.exists, strict=True):
             assert text.count("[SEG]") == exists and text.count("<image>") == 1, text
     elif isinstance(result, EvalItem):
-        _check_picture(result.image)
+        _check_image(result.image)
         for question in result.questions:
             assert question.truth.dtype == np.uint8
             assert question.truth.shape == result.image.shape[:2]
@@ -73,7 +73,7 @@ def check(result: Any) -> None:
         text.encode("utf-8")
 
 
-def _check_picture(image: np.ndarray) -> None:
+def _check_image(image: np.ndarray) -> None:
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size
 
 

@@ -76,12 +76,12 @@ def test_counts(clean, capsys):
     sets = {one["name"]: one for one in found["sets"]}
     assert set(sets) == ALL_SETS
     assert {one["state"] for one in sets.values()} == {"ok"}
-    assert {one["pictures"] for one in sets.values()} == {4}
+    assert {one["images"] for one in sets.values()} == {4}
     assert sets["ade20k"]["annotations"] == 4
     assert sets["ade20k"]["partial"] is True
     assert sets["fprefcoco"]["partial"] is False
-    assert sets["ade20k"]["expected_pictures"] == 20_210
-    assert sets["cocostuff"]["expected_pictures"] == 118_287
+    assert sets["ade20k"]["expected_images"] == 20_210
+    assert sets["cocostuff"]["expected_images"] == 118_287
     assert sets["paco_lvis"]["annotations"] == 8
     assert sets["ReasonSeg|test"]["expected_annotations"] == 779
     assert sets["llava_instruct_150k"]["expected_annotations"] == 157_712
@@ -182,11 +182,11 @@ def test_what_sets_share_is_explained_once(root, capsys):
     assert "also for refcoco+, refcocog, fprefcocog" in printed
 
 
-def test_pictures_without_label_map_matter_only_where_they_are_not_shared(root, capsys):
-    tree.save_picture(root / tree.COCO / "000000000077.jpg")
+def test_images_without_label_map_matter_only_where_they_are_not_shared(root, capsys):
+    tree.save_image(root / tree.COCO / "000000000077.jpg")
     assert doctor(root, "--dataset", "sem_seg") == 0
-    assert "1 picture" in capsys.readouterr().out
-    tree.save_picture(root / "mapillary/training/images/m9.jpg")
+    assert "1 image" in capsys.readouterr().out
+    tree.save_image(root / "mapillary/training/images/m9.jpg")
     assert doctor(root, "--dataset", "sem_seg") == 1
 
 
@@ -245,7 +245,7 @@ def test_indexes_are_written_for_training(root, capsys):
 def test_own_sets_are_checked(root, capsys):
     folder = root / "own/tools/train"
     for name in ("a", "b"):
-        tree.save_picture(folder / f"{name}.jpg")
+        tree.save_image(folder / f"{name}.jpg")
         shape = {"label": "saw", "points": [[1, 1], [8, 1], [8, 8]]}
         content = {"shapes": [shape], "text": ["the saw"], "is_sentence": False}
         tree.save_json(folder / f"{name}.json", content)
@@ -276,7 +276,7 @@ def test_a_file_that_ends_the_process_is_named(monkeypatch):
     assert len(results) == 150
 
 
-def test_many_pictures_by_many_processes(root, capsys):
+def test_many_images_by_many_processes(root, capsys):
     pixels = np.zeros((12, 16, 3), np.uint8)
     for n in range(100, 180):
         Image.fromarray(pixels + n).save(root / f"ade20k/images/training/a{n}.jpg")

@@ -86,7 +86,7 @@ def colour_labels(root: Path) -> None:
     Image.fromarray(np.zeros((12, 16, 3), np.uint8)).save(root / ADE_LABELS)
 
 
-def bigger_picture(root: Path) -> None:
+def bigger_image(root: Path) -> None:
     Image.new("RGB", (20, 12)).save(root / tree.COCO / f"{1:012d}.jpg")
 
 
@@ -129,17 +129,17 @@ FAULTS: dict[str, tuple[Plant, str, str, bool]] = {
         "folder does not exist",
         True,
     ),
-    "no coco pictures": (remove(tree.COCO), tree.COCO, "folder does not exist", True),
-    "no mscoco pictures": (remove(tree.MSCOCO), tree.MSCOCO, "folder does not exist", True),
-    "cut jpeg": (cut(ADE), ADE, "cannot read the picture", False),
+    "no coco images": (remove(tree.COCO), tree.COCO, "folder does not exist", True),
+    "no mscoco images": (remove(tree.MSCOCO), tree.MSCOCO, "folder does not exist", True),
+    "cut jpeg": (cut(ADE), ADE, "cannot read the image", False),
     "cut coco jpeg": (
         cut(f"{tree.COCO}/{1:012d}.jpg"),
         f"{tree.COCO}/{1:012d}.jpg",
-        "cannot read the picture",
+        "cannot read the image",
         False,
     ),
-    "empty picture": (write(ADE, b""), ADE, "0 bytes", True),
-    "text named jpg": (write(ADE, b"a page, not a picture"), ADE, "cannot read", False),
+    "empty image": (write(ADE, b""), ADE, "0 bytes", True),
+    "text named jpg": (write(ADE, b"a page, not an image"), ADE, "cannot read", False),
     "cut label map": (cut(ADE_LABELS), ADE_LABELS, "cannot read", False),
     "colour label map": (colour_labels, ADE_LABELS, "mode", False),
     "label map of wrong size": (
@@ -162,7 +162,7 @@ FAULTS: dict[str, tuple[Plant, str, str, bool]] = {
         False,
     ),
     "label map missing": (remove(ADE_LABELS), ADE_LABELS, "does not exist", True),
-    "picture missing": (remove(ADE), ADE_LABELS, "no picture", True),
+    "image missing": (remove(ADE), ADE_LABELS, "no image", True),
     "mapillary without config": (remove(CONFIG), CONFIG, "does not exist", True),
     "mapillary class without name": (
         edit(CONFIG, lambda content: content["labels"][1].pop("readable") and None),
@@ -189,10 +189,10 @@ FAULTS: dict[str, tuple[Plant, str, str, bool]] = {
         "category is not in the file",
         True,
     ),
-    "paco annotation without picture": (
+    "paco annotation without image": (
         edit(PACO, annotation(3, image_id=77)),
         PACO,
-        "annotation 11: its picture",
+        "annotation 11: its image",
         True,
     ),
     "paco no annotations": (
@@ -201,13 +201,13 @@ FAULTS: dict[str, tuple[Plant, str, str, bool]] = {
         "`annotations`",
         True,
     ),
-    "paco picture of another size": (
-        bigger_picture,
+    "paco image of another size": (
+        bigger_image,
         f"{tree.COCO}/{1:012d}.jpg",
         "its annotations say 16 x 12",
         False,
     ),
-    "pascal picture missing": (
+    "pascal image missing": (
         remove("vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages/2008_000002.jpg"),
         "vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages/2008_000002.jpg",
         "does not exist",
@@ -249,16 +249,16 @@ FAULTS: dict[str, tuple[Plant, str, str, bool]] = {
         "ann_id 12345",
         True,
     ),
-    "refs about another picture": (
+    "refs about another image": (
         edit_refs("refcoco", entry(1, ann_id=20)),
         REFCOCO_REFS,
-        "another picture",
+        "another image",
         True,
     ),
-    "refs without picture": (
+    "refs without image": (
         edit_refs("refcoco", entry(1, image_id=12345)),
         REFCOCO_REFS,
-        "its picture is not in instances.json",
+        "its image is not in instances.json",
         True,
     ),
     "refs without training": (
@@ -267,19 +267,19 @@ FAULTS: dict[str, tuple[Plant, str, str, bool]] = {
         "split 'train'",
         True,
     ),
-    "refer picture missing": (
+    "refer image missing": (
         remove(f"{tree.MSCOCO}/COCO_train2014_{1:012d}.jpg"),
         f"{tree.MSCOCO}/COCO_train2014_{1:012d}.jpg",
         "does not exist",
         True,
     ),
-    "refclef picture missing": (
+    "refclef image missing": (
         remove(f"{tree.SAIAPR}/00/images/1.jpg"),
         f"{tree.SAIAPR}/00/images/1.jpg",
         "does not exist",
         True,
     ),
-    "llava picture missing": (
+    "llava image missing": (
         remove(f"{tree.COCO}/{1:012d}.jpg"),
         f"{tree.COCO}/{1:012d}.jpg",
         "llava_instruct_150k.json names it",
@@ -301,7 +301,7 @@ FAULTS: dict[str, tuple[Plant, str, str, bool]] = {
         True,
     ),
     "reason no json": (remove(f"{REASON}.json"), f"{REASON}.json", "does not exist", True),
-    "reason orphan json": (remove(f"{REASON}.jpg"), f"{REASON}.json", "no picture", True),
+    "reason orphan json": (remove(f"{REASON}.jpg"), f"{REASON}.json", "no image", True),
     "reason split empty": (
         lambda root: [path.unlink() for path in (root / REASON).parent.iterdir()] and None,
         str(Path(REASON).parent),
@@ -345,4 +345,4 @@ def test_a_second_choice_of_references_is_a_warning(root, capsys):
     printed = capsys.readouterr().out
     assert "warning" in printed
     assert f"{REFCOCO}/refs(unc).p" in printed
-    assert "validation pictures may be in the training split" in " ".join(printed.split())
+    assert "validation images may be in the training split" in " ".join(printed.split())

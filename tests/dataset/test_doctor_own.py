@@ -28,11 +28,11 @@ COCO = {
 def folder(tmp_path) -> Path:
     """A set with one split in each form, all in order."""
     folder = tmp_path / "own" / "tools"
-    tree.save_picture(folder / "images/a.jpg")
+    tree.save_image(folder / "images/a.jpg")
     for n in range(4):
-        tree.save_picture(folder / f"images/{n}.jpg")
+        tree.save_image(folder / f"images/{n}.jpg")
     for name in ("p", "q"):
-        tree.save_picture(folder / f"train/{name}.jpg")
+        tree.save_image(folder / f"train/{name}.jpg")
         tree.save_json(folder / f"train/{name}.json", {k: ENTRY[k] for k in [*ENTRY][1:]})
     tree.save_json(folder / "val.json", [ENTRY, ENTRY])
     tree.save_json(folder / "test.json", COCO)
@@ -81,7 +81,7 @@ def test_every_mistake_of_a_list_is_told(folder, capsys, flags):
     assert named(told, "val.json, entry 1;", "expected an object")
     assert named(told, "val.json, entry 2:", "leaves the data set's folder")
     assert named(told, "val.json, entry 3", "text")
-    assert named(told, "val.json, entry 4", "no picture gone.jpg")
+    assert named(told, "val.json, entry 4", "no image gone.jpg")
     assert named(told, "val.json, entry 5", "shapes")
     assert not list(folder.glob(".read_index/val.json*.sqlite"))  # nothing broken is drawn from
 
@@ -99,25 +99,25 @@ def test_every_mistake_of_a_coco_file_is_told(folder, capsys):
     assert code == 1 and len(told) == 6
     assert named(told, "images[0]", "leaves the data set's folder")
     assert named(told, "image id 1", "has (height, width) (12, 16)")
-    assert named(told, "image id 9", "no picture gone.jpg")
-    assert named(told, "annotations[2]", "no picture has the id 77")
+    assert named(told, "image id 9", "no image gone.jpg")
+    assert named(told, "annotations[2]", "no image has the id 77")
     assert named(told, "image id 3", "segmentation cannot be used")
     assert named(told, "annotations[4]", "no category has the id 8")
 
 
 @pytest.mark.parametrize("flags", [[], ["--deep"]])
 def test_every_mistake_of_a_folder_is_told(folder, capsys, flags):
-    tree.save_picture(folder / "train/lonely.jpg")
-    tree.save_picture(folder / "train/twice.jpg")
-    tree.save_picture(folder / "train/twice.png")
+    tree.save_image(folder / "train/lonely.jpg")
+    tree.save_image(folder / "train/twice.jpg")
+    tree.save_image(folder / "train/twice.png")
     tree.save_json(folder / "train/twice.json", {k: ENTRY[k] for k in [*ENTRY][1:]})
     tree.save_json(folder / "train/orphan.json", {})
     tree.save_json(folder / "train/q.json", {"text": ["the saw"]})
     code, told, _ = doctor(folder, capsys, *flags)
     assert code == 1 and len(told) == 4
     assert named(told, "lonely.jpg", "has no annotation")
-    assert named(told, "several pictures are called twice")
-    assert named(told, "orphan.json", "has no picture")
+    assert named(told, "several images are called twice")
+    assert named(told, "orphan.json", "has no image")
     assert named(told, "q.json", "shapes")
 
 
@@ -128,13 +128,13 @@ def test_very_many_mistakes_are_counted(folder, capsys):
     assert named(told, f"and {300 - MOST_TOLD} more mistakes")
 
 
-def test_cut_pictures_of_every_split_are_seen(folder, capsys):
+def test_cut_images_of_every_split_are_seen(folder, capsys):
     for name in ("train/p.jpg", "train/q.jpg"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[: len(content) // 2])
     code, told, _ = doctor(folder, capsys, "--deep")
     assert code == 1 and len(told) == 2
-    (folder / "images/2.jpg").write_bytes(b"no picture")
+    (folder / "images/2.jpg").write_bytes(b"no image")
     code, told, _ = doctor(folder, capsys)
     assert named(told, "2.jpg")
 
@@ -172,7 +172,7 @@ def test_annotations_may_come_before_their_images(published, capsys):
         for one in json.loads(capsys.readouterr().out)["sets"]
         for finding in one["findings"]
     ]
-    assert any("its picture is not in the file's `images`" in problem for problem in problems)
+    assert any("its image is not in the file's `images`" in problem for problem in problems)
     assert any("has no `segmentation`" in problem for problem in problems)
 
 

@@ -10,7 +10,7 @@ from dataset.reason_seg import ReasonSegTrain
 from dataset.sampling import DrawSettings
 from dataset.sem_seg.sampling import SemSegTrain
 from dataset.vqa import VqaTrain
-from tests.dataset.handmade import drawn, write_ade20k, write_json, write_picture
+from tests.dataset.handmade import drawn, write_ade20k, write_image, write_json
 from utils.errors import InputError
 from utils.protocol.batch import Sample
 
@@ -113,9 +113,9 @@ def test_sets_on_disk_with_any_number_of_workers(tmp_path, workers):
     labels = np.repeat(np.arange(6, dtype=np.uint8), 8).reshape(6, 8)
     for number in range(3):
         write_ade20k(tmp_path, f"p{number}", np.roll(labels, number, axis=0) + np.uint8(number))
-        write_picture(tmp_path / f"coco/train2017/{number}.jpg", labels.shape, number)
+        write_image(tmp_path / f"coco/train2017/{number}.jpg", labels.shape, number)
         pair = tmp_path / f"reason_seg/ReasonSeg/train/{number}.jpg"
-        write_picture(pair, labels.shape, number)
+        write_image(pair, labels.shape, number)
         shapes = [{"label": "target", "points": [[1, 1], [5, 1], [5, 4]]}]
         text = [f"thing {number}"]
         annotation = {"shapes": shapes, "text": text, "is_sentence": False}

@@ -34,20 +34,20 @@ def box(left: int, top: int, right: int, bottom: int, value: int = 1) -> np.ndar
     return mask
 
 
-def picture(path: Path, size: tuple[int, int] = SIZE) -> None:
+def image(path: Path, size: tuple[int, int] = SIZE) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
 
 
 def write_pair(root: Path, content: object, name: str = "cup.jpg", split: str = "train") -> None:
-    picture(root / "own" / "mine" / split / name)
+    image(root / "own" / "mine" / split / name)
     path = (root / "own" / "mine" / split / name).with_suffix(".json")
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def write_table(root: Path, content: object, split: str = "train") -> Path:
-    picture(root / "own" / "mine" / "images" / "kitchen" / "cup.jpg")
+    image(root / "own" / "mine" / "images" / "kitchen" / "cup.jpg")
     path = root / "own" / "mine" / f"{split}.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
@@ -155,16 +155,16 @@ def test_draws_follow_from_seed_and_index_and_travel_to_workers(tmp_path):
     assert {len(sample) for sample in told} == {1, 3}  # one false premise; 3 of 3 questions
 
 
-def test_pictures_in_the_split_folder_and_absent_only(tmp_path):
+def test_images_in_the_split_folder_and_absent_only(tmp_path):
     content = changed(2, annotations=[], categories=None)
     content["images"][0]["file_name"] = "photo.webp"
     content["images"].append({"id": 2, "file_name": "unused.jpg"})
     write_table(tmp_path, content)
-    picture(tmp_path / "own" / "mine" / "train" / "photo.webp")
+    image(tmp_path / "own" / "mine" / "train" / "photo.webp")
     train = OwnTrain(tmp_path, "mine", SETTINGS)
     assert len(train) == 1
     assert train.draw(0).exists == [False]
-    picture(tmp_path / "own" / "mine" / "other" / "photo.png")
+    image(tmp_path / "own" / "mine" / "other" / "photo.png")
     (tmp_path / "own" / "mine" / "other" / "photo.json").write_text(json.dumps(EXAMPLES[0]))
     assert len(OwnTrain(tmp_path, "mine", SETTINGS, "other")) == 1
 
@@ -182,7 +182,7 @@ def coco(**changes):
 
 @pytest.mark.parametrize("path", ["../secret.jpg", "/etc/passwd", "a/../../b.jpg", "C:\\x.jpg", ""])
 def test_paths_that_leave_the_folder_are_refused(tmp_path, path):
-    picture(tmp_path / "own" / "secret.jpg")
+    image(tmp_path / "own" / "secret.jpg")
     for content in (changed(1, image=path), changed(2, **coco(images={"file_name": path}))):
         write_table(tmp_path, content)
         with pytest.raises(InputError, match=r"leaves the data set's folder|not the path of a pic"):
@@ -194,7 +194,7 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, path):
     [
         (changed(1, image=None), r"train\.json, entry 0: expected an object with image"),
         ([7], r"entry 0: expected an object"),
-        ([], "asks nothing about any picture"),
+        ([], "asks nothing about any image"),
         ({"shapes": []}, "expected a list of entries with image"),
         (changed(2, annotations={}), "'annotations' must be a list"),
         (changed(2, **coco(images={"id": None})), r"images\[0\]: id is None"),
@@ -202,7 +202,7 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, path):
         (changed(2, **coco(images={"absent": [""]})), "'' is not a sentence"),
         (changed(2, **coco(images={"absent": 5})), "absent must be a list of texts, not 5"),
         (changed(2, **coco(images={"height": -1})), "height and width are"),
-        (changed(2, **coco(annotations={"image_id": 9})), "no picture has the id 9"),
+        (changed(2, **coco(annotations={"image_id": 9})), "no image has the id 9"),
         (
             changed(2, **coco(annotations={"sentences": ["[SEG] it"]})),
             r"holds <image> or another of \[SEG\]",
@@ -224,7 +224,7 @@ def test_damaged_tables_are_named_at_once(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (changed(1, image="gone.jpg"), r"entry 0 \(gone.jpg\): no picture gone.jpg in"),
+        (changed(1, image="gone.jpg"), r"entry 0 \(gone.jpg\): no image gone.jpg in"),
         (changed(1, text=[]), "text must hold at least one"),
         (changed(1, text=["<image> what?"]), "none with <image>"),
         (changed(1, shapes=None), "KeyError: 'shapes'"),
@@ -245,19 +245,19 @@ def test_folders_with_something_missing(tmp_path):
     with pytest.raises(InputError, match=r"no data set 'mine' at .*there: none"):
         OwnTrain(tmp_path, "mine", SETTINGS)
     root.mkdir(parents=True)
-    with pytest.raises(InputError, match="no pictures"):
+    with pytest.raises(InputError, match="no images"):
         OwnTrain(tmp_path, "mine", SETTINGS)
     write_pair(tmp_path, EXAMPLES[0])
-    picture(root / "bare.png")
+    image(root / "bare.png")
     with pytest.raises(InputError, match=r"bare\.png has no annotation bare\.json"):
         OwnTrain(tmp_path, "mine", SETTINGS)
     (root / "bare.png").unlink()
     (root / "alone.json").write_text("{}")
-    with pytest.raises(InputError, match=r"alone\.json has no picture"):
+    with pytest.raises(InputError, match=r"alone\.json has no image"):
         OwnTrain(tmp_path, "mine", SETTINGS)
     (root / "alone.json").unlink()
-    picture(root / "cup.png")
-    with pytest.raises(InputError, match="several pictures are called cup"):
+    image(root / "cup.png")
+    with pytest.raises(InputError, match="several images are called cup"):
         OwnTrain(tmp_path, "mine", SETTINGS)
     with pytest.raises(InputError, match=r"no split 'val' in .*there: train"):
         OwnEval(tmp_path, "mine", "val")

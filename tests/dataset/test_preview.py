@@ -32,10 +32,10 @@ def sample() -> Sample:
         build_prompt([(user_turn("a cow"), "There is none.")]),
         build_prompt([(user_turn("the right thing"), "Here: [SEG].")]),
     ]
-    return Sample("pictures/a.jpg", image, conversations, masks, [True, False, True], kind="class")
+    return Sample("images/a.jpg", image, conversations, masks, [True, False, True], kind="class")
 
 
-def picture_in(address: str) -> np.ndarray:
+def image_in(address: str) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))))
 
 
@@ -68,20 +68,20 @@ def test_masks_go_to_their_expressions():
         "Here: [SEG].",
     ]
     assert drawn.expressions[1].layer == "" and drawn.expressions[1].colour == ""
-    size = picture_in(drawn.picture).shape[:2]
+    size = image_in(drawn.image).shape[:2]
     assert min(size) >= 200
     for number, (x, y) in ((0, (40, 25)), (2, (125, 75))):
-        alpha = picture_in(drawn.expressions[number].layer)[..., 3]
+        alpha = image_in(drawn.expressions[number].layer)[..., 3]
         assert alpha.shape == size
         assert alpha[y * size[0] // 100, x * size[1] // 160] > 0
         assert alpha[50 * size[0] // 100, 5] == 0
 
 
 def test_the_page_needs_nothing_else_and_escapes_texts():
-    broken = Drawn(8, "vqa", error="no picture at <b>: check the path")
+    broken = Drawn(8, "vqa", error="no image at <b>: check the path")
     page = render([show(sample(), 7, "sem_seg"), broken], "An <intro>.")
     assert "the left &lt;thing&gt;" in page and "An &lt;intro&gt;." in page
-    assert "no picture at &lt;b&gt;" in page
+    assert "no image at &lt;b&gt;" in page
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
     assert len(sources) == 3 and all(s.startswith("data:image/png;base64,") for s in sources)
     assert 'class="layer layer-0"' in page and 'class="layer layer-2"' in page

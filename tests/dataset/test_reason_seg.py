@@ -22,7 +22,7 @@ SIZE = (40, 60)
 
 
 def write_pair(folder: Path, name: str, seed: int = 0, **changes) -> Path:
-    """A picture with a target, an ignored and a flagged polygon; returns the annotation's path."""
+    """An image with a target, an ignored and a flagged polygon; returns the annotation's path."""
     folder.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / f"{name}.jpg")
@@ -145,7 +145,7 @@ def test_one_mask_for_each_seg_and_ignored_pixels_are_background(data):
 
 
 def test_share_of_false_premises(data, monkeypatch):
-    """20,000 draws; pictures and annotations are decoded once."""
+    """20,000 draws; images and annotations are decoded once."""
     monkeypatch.setattr("dataset.reason_seg.read_image", functools.cache(read_image))
     monkeypatch.setattr("dataset.reason_seg.load_annotation", functools.cache(load_annotation))
     train = ReasonSegTrain(data, settings=DrawSettings(seed=1))
@@ -255,10 +255,10 @@ def test_missing_data_say_where_they_come_from(tmp_path, data):
         ReasonSegTrain(data, "Reason|")
 
 
-def test_a_broken_picture_names_the_file(data):
+def test_a_broken_image_names_the_file(data):
     folder = data / "reason_seg" / "ReasonSeg" / "test"
-    picture = folder / "phrase.jpg"
-    picture.write_bytes(picture.read_bytes()[:300])
+    image = folder / "phrase.jpg"
+    image.write_bytes(image.read_bytes()[:300])
     with pytest.raises(InputError, match=r"phrase\.jpg"):
         ReasonSegEval(data, "test")[0]
 

@@ -35,7 +35,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def check_broken(data: Path, pattern: str) -> None:
-    """Training and evaluation both refuse, and only when it comes to the broken picture."""
+    """Training and evaluation both refuse, and only when it comes to the broken image."""
     train = ReferSegTrain(data, "refcoco", DrawSettings())
     items = ReferSegEval(data, "refcoco", "val")
     assert len(items) == 2
@@ -96,20 +96,20 @@ def test_absent_sentences_need_no_annotation(tmp_path):
     assert not item.questions[0].truth.any()
 
 
-def picture(data: Path) -> Path:
+def image(data: Path) -> Path:
     folder = data / "refer_seg" / "images" / "mscoco" / "images" / "train2014"
     return folder / file_name(1, "refcoco")
 
 
-def test_a_picture_of_another_size_names_both(data):
-    Image.fromarray(np.zeros((30, 20, 3), np.uint8)).save(picture(data), "PNG")
+def test_an_image_of_another_size_names_both(data):
+    Image.fromarray(np.zeros((30, 20, 3), np.uint8)).save(image(data), "PNG")
     check_broken(data, r"COCO_000000000001\.jpg has 20 x 30 pixels.*instances\.json says 30 x 20")
 
 
-def test_a_broken_or_missing_picture_is_named(data):
-    picture(data).write_bytes(picture(data).read_bytes()[:300])
+def test_a_broken_or_missing_image_is_named(data):
+    image(data).write_bytes(image(data).read_bytes()[:300])
     check_broken(data, r"COCO_000000000001\.jpg")
-    picture(data).unlink()
+    image(data).unlink()
     check_broken(data, r"COCO_000000000001\.jpg")
 
 

@@ -71,11 +71,11 @@ def test_a_set_alone_is_the_same_as_among_others(everything, tmp_path, name):
     assert alone and alone.items() <= tree(everything).items()
 
 
-def test_every_split_has_pictures_with_annotations(world):
+def test_every_split_has_images_with_annotations(world):
     for split, count in reason.split_sizes(IMAGES).items():
-        pictures = {path.stem for path in (world / split).glob("*.jpg")}
-        assert len(pictures) == count
-        assert pictures == {path.stem for path in (world / split).glob("*.json")}
+        images = {path.stem for path in (world / split).glob("*.jpg")}
+        assert len(images) == count
+        assert images == {path.stem for path in (world / split).glob("*.json")}
     assert sum(reason.split_sizes(IMAGES).values()) == IMAGES
 
 
@@ -114,7 +114,7 @@ def test_polygons_give_back_the_visible_part():
             assert np.array_equal(fill({"shapes": shapes}, mask.shape), mask)
 
 
-def test_written_pictures_and_masks_fit_together(world):
+def test_written_images_and_masks_fit_together(world):
     for path in sorted((world / "test").glob("*.json")):
         image = np.asarray(Image.open(path.with_suffix(".jpg")).convert("RGB")).astype(int)
         inside = fill(json.loads(path.read_text()), image.shape[:2]) > 0

@@ -1,6 +1,6 @@
 """The toy world's referring sets, read back by plain json and pickle.
 
-Masks are compared with those of the scenes that the pictures were painted from.
+Masks are compared with those of the scenes that the images were painted from.
 """
 
 import pickle
@@ -17,7 +17,7 @@ from tests.dataset.toy_truth import (
     QUERY_OF,
     SEED,
     SHARE,
-    check_picture,
+    check_image,
     coco_index,
     decode,
     form_of,
@@ -62,7 +62,7 @@ def test_sentences_are_true_of_their_masks(world, name):
     by_image = dict(zip(images, scenes(pool, count), strict=True))
     folder = "saiapr_tc-12" if pool == "clef" else "mscoco/images/train2014"
     for image_id, image in images.items():
-        check_picture(
+        check_image(
             world / "refer_seg/images" / folder / image["file_name"], by_image[image_id]
         )  # fmt: skip
     assert len({ref["ref_id"] for ref in refs}) == len(refs)
@@ -101,13 +101,13 @@ def true_mask(scene, sentence: str) -> np.ndarray:
 def test_splits(world, name):
     refs, images, _ = load_refs(world, name)
     expected = ["train", "val"] + (["test"] if name.endswith("g") else ["testA", "testB"])
-    pictures = {split: set() for split in expected}
+    by_split = {split: set() for split in expected}
     for ref in refs:
-        pictures[ref["split"]].add(ref["image_id"])
-    assert sum(map(len, pictures.values())) == len(set().union(*pictures.values()))
-    assert len(pictures["train"]) == SHARE and len(pictures["val"]) == EVALUATION
+        by_split[ref["split"]].add(ref["image_id"])
+    assert sum(map(len, by_split.values())) == len(set().union(*by_split.values()))
+    assert len(by_split["train"]) == SHARE and len(by_split["val"]) == EVALUATION
     order = list(images)
-    assert pictures["train"] == set(order[:SHARE]), "the same pictures are in training everywhere"
+    assert by_split["train"] == set(order[:SHARE]), "the same images are in training everywhere"
 
 
 def test_the_sets_differ_where_the_published_ones_do(world):
@@ -140,8 +140,8 @@ def test_the_sets_differ_where_the_published_ones_do(world):
 def test_the_refs_name_files_as_the_published_ones_do(world):
     refs, images, _ = load_refs(world, "refcoco")
     for ref in refs:
-        picture = images[ref["image_id"]]["file_name"].removesuffix(".jpg")
-        assert ref["file_name"] == f"{picture}_{ref['ann_id']}.jpg"
+        image = images[ref["image_id"]]["file_name"].removesuffix(".jpg")
+        assert ref["file_name"] == f"{image}_{ref['ann_id']}.jpg"
     _, images, _ = load_refs(world, "refclef")
     assert images[2053]["file_name"] == "02/images/2053.jpg"
 

@@ -1,6 +1,6 @@
 """The toy world's copies of the other data sets, read back by plain json and PIL.
 
-Masks are compared with those of the scenes that the pictures were painted from. Referring sets:
+Masks are compared with those of the scenes that the images were painted from. Referring sets:
 test_toy_refer.py.
 """
 
@@ -19,7 +19,7 @@ from tests.dataset.toy_truth import (
     QUERY_OF,
     SEED,
     SHARE,
-    check_picture,
+    check_image,
     coco_index,
     decode,
     form_of,
@@ -44,7 +44,7 @@ def test_ade20k(world):
     grounds = Counter()
     for number, scene in enumerate(scenes("ade20k"), start=1):
         stem = f"ADE_train_{number:08d}"
-        check_picture(world / "ade20k/images/training" / f"{stem}.jpg", scene)
+        check_image(world / "ade20k/images/training" / f"{stem}.jpg", scene)
         labels = labels_of(world / "ade20k/annotations/training" / f"{stem}.png")
         for value, shape in names.items():
             own = [m for t, m in zip(scene.things, scene.masks, strict=True) if t.shape == shape]
@@ -59,7 +59,7 @@ def test_cocostuff(world):
     grounds = Counter()
     for index, scene in enumerate(scenes("coco")):
         stem = f"{30 + 37 * index:012d}"
-        check_picture(world / "coco/train2017" / f"{stem}.jpg", scene)
+        check_image(world / "coco/train2017" / f"{stem}.jpg", scene)
         labels = labels_of(world / "cocostuff/train2017" / f"{stem}.png")
         for value, shape in names.items():
             own = [m for t, m in zip(scene.things, scene.masks, strict=True) if t.shape == shape]
@@ -81,10 +81,10 @@ def test_mapillary(world):
     for scene in scenes("mapillary"):
         alike = [stem for stem, image in images.items() if image.shape == scene.image.shape]
         stem = min(alike, key=lambda s: np.abs(images[s].astype(int) - scene.image).mean())
-        check_picture(root / f"training/images/{stem}.jpg", scene)
-        with Image.open(root / f"training/v2.0/labels/{stem}.png") as picture:
-            assert picture.mode == "P"
-            palette, labels = picture.getpalette(), np.array(picture)
+        check_image(root / f"training/images/{stem}.jpg", scene)
+        with Image.open(root / f"training/v2.0/labels/{stem}.png") as image:
+            assert image.mode == "P"
+            palette, labels = image.getpalette(), np.array(image)
         assert palette[: 3 * len(entries)] == [c for entry in entries for c in entry["color"]]
         for thing, mask in zip(scene.things, scene.masks, strict=True):
             value = [name.lower() for name in readable].index(thing.name)
@@ -135,7 +135,7 @@ def test_pascal_part(world):
     )
     several = 0
     for (image_id, image), scene in zip(images.items(), scenes("pascal"), strict=True):
-        check_picture(root / "VOCdevkit/VOC2010/JPEGImages" / image["file_name"], scene)
+        check_image(root / "VOCdevkit/VOC2010/JPEGImages" / image["file_name"], scene)
         size = image["height"], image["width"]
         for number, name in names.items():
             shape, part = name.split(":")

@@ -1,6 +1,6 @@
 """Every training and evaluation set, read by its loader from a toy world in the real layout.
 
-The masks are compared with those of the scenes that the pictures were painted from.
+The masks are compared with those of the scenes that the images were painted from.
 """
 
 import re
@@ -52,7 +52,7 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def scene_of():
-    """The scene behind a picture: the one of its pool that looks like it."""
+    """The scene behind an image: the one of its pool that looks like it."""
     pools = {pool: scenes(pool, 40) for pool in STREAMS}
 
     def find(path: str, image: np.ndarray):

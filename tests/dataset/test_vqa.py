@@ -1,4 +1,4 @@
-"""Conversations about pictures: all turns, the picture in front, and entries that do not fit."""
+"""Conversations about images: all turns, the image in front, and entries that do not fit."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dataset.sampling import DrawSettings
 from dataset.tokenization import load_tokenizer, seg_token_id
 from dataset.vqa import VqaTrain, plain, question_answer_turns
 from tests.conftest import TOKENIZER
-from tests.dataset.handmade import drawn, write_json, write_picture
+from tests.dataset.handmade import drawn, write_image, write_json
 from utils.errors import InputError
 from utils.protocol.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 
 SIZE = (9, 14)
 NAME = "llava_instruct_150k"
-PICTURE = "<im_start><image><im_end>\n"
+IMAGE = "<im_start><image><im_end>\n"
 
 
 def entry(*values: str, number: int = 0, first: str = "human", **changes) -> dict:
@@ -32,7 +32,7 @@ def entry(*values: str, number: int = 0, first: str = "human", **changes) -> dic
 
 def write(root: Path, *entries, name: str = NAME) -> Path:
     for number in range(3):
-        write_picture(root / f"coco/train2017/{number:012d}.jpg", SIZE, number)
+        write_image(root / f"coco/train2017/{number:012d}.jpg", SIZE, number)
     return write_json(root / f"llava_dataset/{name}.json", list(entries))
 
 
@@ -51,7 +51,7 @@ def test_the_whole_conversation_is_one_prompt(tmp_path):
     values = ["<image>\nWhat is it?", "A cat.", "Which colour?", "Black."]
     sample = only(tmp_path, entry(*values, number=2))
     assert [turns(prompt) for prompt in sample.conversations] == [
-        f"USER: {PICTURE}What is it? ASSISTANT: A cat.</s>USER: Which colour? ASSISTANT: Black.</s>"
+        f"USER: {IMAGE}What is it? ASSISTANT: A cat.</s>USER: Which colour? ASSISTANT: Black.</s>"
     ]
     assert (sample.masks.shape, sample.masks.dtype) == ((0, *SIZE), np.uint8)
     assert (sample.exists, sample.questions, sample.kind) == ([False], ["What is it?"], "vqa")
@@ -62,24 +62,24 @@ def test_the_whole_conversation_is_one_prompt(tmp_path):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (["What is it?\n<image>", "A cat."], f"{PICTURE}What is it? ASSISTANT: A cat.</s>"),
-        (["A<image>B", "C <image>"], f"{PICTURE}AB ASSISTANT: C</s>"),
+        (["What is it?\n<image>", "A cat."], f"{IMAGE}What is it? ASSISTANT: A cat.</s>"),
+        (["A<image>B", "C <image>"], f"{IMAGE}AB ASSISTANT: C</s>"),
         (
             ["What?", "A cat.", "<image>\nWhy?", "So."],
-            f"{PICTURE}What? ASSISTANT: A cat.</s>USER: Why? ASSISTANT: So.</s>",
+            f"{IMAGE}What? ASSISTANT: A cat.</s>USER: Why? ASSISTANT: So.</s>",
         ),
-        (["<image>", "A cat."], f"{PICTURE} ASSISTANT: A cat.</s>"),
-        (["<im<image>age> <image>x", "y"], f"{PICTURE}x ASSISTANT: y</s>"),
-        (["What?", "A cat.", "Never answered?"], f"{PICTURE}What? ASSISTANT: A cat.</s>"),
+        (["<image>", "A cat."], f"{IMAGE} ASSISTANT: A cat.</s>"),
+        (["<im<image>age> <image>x", "y"], f"{IMAGE}x ASSISTANT: y</s>"),
+        (["What?", "A cat.", "Never answered?"], f"{IMAGE}What? ASSISTANT: A cat.</s>"),
     ],
 )
-def test_the_picture_stands_in_front_of_the_first_question(tmp_path, given, expected):
+def test_the_image_stands_in_front_of_the_first_question(tmp_path, given, expected):
     assert turns(only(tmp_path, entry(*given)).conversations[0]) == f"USER: {expected}"
 
 
 def test_answers_before_the_first_question_are_dropped(tmp_path):
     sample = only(tmp_path, entry("Hello.", "<image>\nWhat?", "A cat.", first="gpt"))
-    assert turns(sample.conversations[0]) == f"USER: {PICTURE}What? ASSISTANT: A cat.</s>"
+    assert turns(sample.conversations[0]) == f"USER: {IMAGE}What? ASSISTANT: A cat.</s>"
 
 
 def test_conversation_format_is_that_of_the_settings(tmp_path):
@@ -110,7 +110,7 @@ def test_special_tokens_in_the_text_are_only_text(tmp_path):
     assert plain(" [[SEG]] <s>") == "[[ SEG ]] < s >"
 
 
-def test_entries_without_a_picture_are_left_out(tmp_path):
+def test_entries_without_an_image_are_left_out(tmp_path):
     bare = [
         {"id": "t", "conversations": []},
         entry("a", "b", image=None),
@@ -197,7 +197,7 @@ def test_missing_files_are_named_with_their_source(tmp_path):
         VqaTrain(tmp_path, "", DrawSettings())
     write(tmp_path, entry("a", "b", number=1))
     (tmp_path / "coco/train2017/000000000001.jpg").unlink()
-    with pytest.raises(InputError, match=rf"no picture at .*1\.jpg, but .*{NAME}\.json"):
+    with pytest.raises(InputError, match=rf"no image at .*1\.jpg, but .*{NAME}\.json"):
         VqaTrain(tmp_path, NAME, DrawSettings()).draw(0)
 
 

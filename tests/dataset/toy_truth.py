@@ -39,13 +39,13 @@ def read(path: Path):
 
 
 def labels_of(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        assert picture.mode in ("L", "P")
-        return np.array(picture)
+    with Image.open(path) as image:
+        assert image.mode in ("L", "P")
+        return np.array(image)
 
 
-def check_picture(path: Path, scene) -> None:
-    """The picture on disk is the scene's, but for JPEG's losses."""
+def check_image(path: Path, scene) -> None:
+    """The image on disk is the scene's, but for JPEG's losses."""
     image = np.asarray(Image.open(path).convert("RGB")).astype(int)
     assert image.shape == scene.image.shape
     assert np.abs(image - scene.image).mean() < 5

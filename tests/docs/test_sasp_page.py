@@ -1,4 +1,4 @@
-"""The formulas, pictures and numbers of `docs/sasp.md`."""
+"""The formulas, images and numbers of `docs/sasp.md`."""
 
 import re
 from pathlib import Path
@@ -37,7 +37,7 @@ def whole_map(similarity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, tor
 
 
 def weights_at(whole: torch.Tensor, point: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The weights of every pixel of the picture by the definition, and the pixels' y and x."""
+    """The weights of every pixel of the image by the definition, and the pixels' y and x."""
     y, x = torch.meshgrid(*(torch.arange(n).double() for n in SIZE), indexing="ij")
     probability = whole.flatten().softmax(0).reshape(SIZE)
     weights = torch.exp(-((x - point[0]) ** 2) - (y - point[1]) ** 2) * probability
@@ -58,7 +58,7 @@ def test_points_are_the_weighted_means_of_the_page(similarity):
 
 
 def test_a_point_moves_by_half_the_slope():
-    """On a plane inside the picture; the window's variance is 1/2 along each axis."""
+    """On a plane inside the image; the window's variance is 1/2 along each axis."""
     for slope in (-0.05, 0.02):
         row = torch.arange(24.0)
         grid = row.expand(24, 24) if slope > 0 else -row.expand(24, 24)
@@ -100,17 +100,17 @@ def test_numbers_are_those_of_the_benchmark():
     assert len(measured) == 7 and "\n".join(measured) in PAGE
 
 
-def test_pictures_and_links_are_there():
+def test_images_and_links_are_there():
     targets = re.findall(r"\]\(([^)]+)\)", PAGE)
     assert len([target for target in targets if target.endswith(".png")]) == 9
     for target in targets:
         assert (ROOT / "docs" / target).exists(), target
 
 
-def test_the_script_draws_the_pictures_of_the_page(tmp_path):
+def test_the_script_draws_the_images_of_the_page(tmp_path):
     import numpy as np
 
-    from docs.make_sasp_pictures import Steps, wide_part
+    from docs.make_sasp_images import Steps, wide_part
     from model import Segment
 
     image = wide_part(np.full((100, 120, 3), 128, np.uint8))
@@ -122,7 +122,7 @@ def test_the_script_draws_the_pictures_of_the_page(tmp_path):
         token_index=0,
     )  # fmt: skip
     steps = Steps(image, segment, PARAMS, tmp_path)
-    steps.picture("Where?")
+    steps.image("Where?")
     for draw in ("similarity", "classes", "points", "continuous", "window", "shifts"):
         getattr(steps, draw)()
     steps.gradient()

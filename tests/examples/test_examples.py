@@ -41,7 +41,7 @@ def planted(row: int, column: int) -> torch.Tensor:
 
 
 def box_of(row: int, column: int, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Where those cells are in the picture, by the geometry of a centre crop: x, y, x, y."""
+    """Where those cells are in the image, by the geometry of a centre crop: x, y, x, y."""
     height, width = size
     cell = min(size) / SIDE
     left, top = (width - min(size)) / 2, (height - min(size)) / 2
@@ -196,9 +196,9 @@ def test_labels_mean_the_same_to_both_sams(hf_sam, sa_sam):
 
 
 def test_transformers_sam_from_the_command_line(hf_sam, tmp_path, capsys):
-    random_image((60, 90)).save(tmp_path / "picture.png")
+    random_image((60, 90)).save(tmp_path / "image.png")
     np.save(tmp_path / "map.npy", planted(3, 3).reshape(SIDE, SIDE).numpy())
-    files = [str(tmp_path / name) for name in ("picture.png", "map.npy", "mask.png")]
+    files = [str(tmp_path / name) for name in ("image.png", "map.npy", "mask.png")]
     sasp_transformers_sam.main([*files, str(hf_sam)])
     assert Image.open(tmp_path / "mask.png").size == (90, 60)
     assert "points inside" in capsys.readouterr().out
@@ -227,7 +227,7 @@ def test_states_are_those_after_the_final_norm(llava):
 @pytest.mark.parametrize("size", SIZES)
 def test_lisa_from_the_command_line(llava, sa_sam, tmp_path, monkeypatch, size):
     """A map planted in the hidden states arrives as points at its place, and as a mask."""
-    random_image(size).save(tmp_path / "picture.png")
+    random_image(size).save(tmp_path / "image.png")
     given = {}
     usual = LlavaForConditionalGeneration.from_pretrained
 
@@ -255,7 +255,7 @@ def test_lisa_from_the_command_line(llava, sa_sam, tmp_path, monkeypatch, size):
     monkeypatch.setattr(sasp_lisa, "segment", segment)
     monkeypatch.setattr(LlavaForConditionalGeneration, "from_pretrained", staticmethod(load))
     monkeypatch.setitem(sasp_lisa.sam_model_registry, "vit_h", lambda path: sa_sam)
-    files = [str(tmp_path / "picture.png"), "Where is it?", str(tmp_path / "mask.png")]
+    files = [str(tmp_path / "image.png"), "Where is it?", str(tmp_path / "mask.png")]
     sasp_lisa.main(*files, str(llava), "tiny.pth")
     assert_points_are_there(given["points"], given["labels"], 14, 4, size)
     assert Image.open(tmp_path / "mask.png").size == size[::-1]

@@ -52,6 +52,6 @@ def reader(loaded):
 
 
 @pytest.fixture(scope="session")
-def pictures() -> list[np.ndarray]:
-    """The three pictures, uint8[H, W, 3]."""
+def images() -> list[np.ndarray]:
+    """The three images, uint8[H, W, 3]."""
     return [read_image(GOLDEN / f"image_{i}.png") for i in range(3)]

@@ -72,10 +72,10 @@ def test_free_memory_is_that_of_the_gpu(on_gpu):
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_teacher_forced_masks(on_gpu, precision, figures, pictures, number):
+def test_teacher_forced_masks(on_gpu, precision, figures, images, number):
     arrays, meta = figures
     queries = meta["eval"][number]["queries"]
-    answers = on_gpu.segment_batch([(pictures[number], queries)], answer=POSITIVE_ANSWER)
+    answers = on_gpu.segment_batch([(images[number], queries)], answer=POSITIVE_ANSWER)
     for answer, expected in zip(answers, arrays[f"eval_logits_{number}"], strict=True):
         (segment,) = answer.segments
         error = np.abs(segment.logits - expected).max() / np.abs(expected).max()
@@ -83,10 +83,10 @@ def test_teacher_forced_masks(on_gpu, precision, figures, pictures, number):
         assert (segment.mask != (expected > 0)).mean() <= PIXELS[precision]
 
 
-def test_masks_of_a_batch(on_gpu, precision, figures, pictures):
+def test_masks_of_a_batch(on_gpu, precision, figures, images):
     """As validation in training asks, without a loss."""
     arrays, _ = figures
-    batch = collate(eval_samples(figures, pictures), on_gpu.tokenizer, on_gpu.model.views)
+    batch = collate(eval_samples(figures, images), on_gpu.tokenizer, on_gpu.model.views)
     with torch.no_grad():
         output = on_gpu.model.eval()(batch)
     for i, logits in enumerate(output.mask_logits):
@@ -95,7 +95,7 @@ def test_masks_of_a_batch(on_gpu, precision, figures, pictures):
         assert error <= LOGITS[precision]
 
 
-def test_generated_answers(on_gpu, precision, figures, pictures):
+def test_generated_answers(on_gpu, precision, figures, images):
     """Greedy tokens in float32 are the same; in bf16 most of the cases are."""
     arrays, meta = figures
     weight = on_gpu.model.lm_head.weight.data
@@ -103,7 +103,7 @@ def test_generated_answers(on_gpu, precision, figures, pictures):
     for case in meta["generate"]:
         key, kept = case["key"], weight[800].clone()
         weight[800] = torch.from_numpy(arrays[f"gen_lmhead_seg_{key}"])
-        answer = on_gpu.segment(pictures[case["image"]], case["query"], max_new_tokens=6)
+        answer = on_gpu.segment(images[case["image"]], case["query"], max_new_tokens=6)
         weight[800] = kept
         prompt = len(arrays[f"gen_prompt_{key}"][0])
         same.append(answer.token_ids == arrays[f"gen_ids_{key}"][0][prompt:].tolist())
@@ -114,13 +114,13 @@ def test_generated_answers(on_gpu, precision, figures, pictures):
     assert all(same) if precision == "fp32" else sum(same) > len(same) / 2
 
 
-def test_a_training_step(on_gpu, precision, figures, pictures):
+def test_a_training_step(on_gpu, precision, figures, images):
     """Losses and gradients of the golden batch, and a step that moves what trains, finitely."""
     case = figures[1]["train"]
     model = on_gpu.model
     kept = {name: p.detach().clone() for name, p in model.named_parameters()}
     trained = {n: p for n, p in model.named_parameters() if n in case["grad_norms"]}
-    batch = collate(train_samples(figures, pictures), on_gpu.tokenizer, model.views)
+    batch = collate(train_samples(figures, images), on_gpu.tokenizer, model.views)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trained)
     try:

@@ -25,12 +25,12 @@ GRADIENT_TOLERANCE = 1e-4
 PIXEL_TOLERANCE = 1e-3
 
 
-def eval_samples(figures, pictures) -> list[Sample]:
+def eval_samples(figures, images) -> list[Sample]:
     arrays, meta = figures
     return [
         Sample(
             image_path=f"image_{i}.png",
-            image=pictures[i],
+            image=images[i],
             conversations=[
                 build_prompt([(user_turn(query), POSITIVE_ANSWER)]) for query in case["queries"]
             ],
@@ -41,18 +41,18 @@ def eval_samples(figures, pictures) -> list[Sample]:
     ]
 
 
-def train_samples(figures, pictures) -> list[Sample]:
+def train_samples(figures, images) -> list[Sample]:
     arrays, meta = figures
     case = meta["train"]
     samples = []
     for number, image in enumerate(case["images"]):
         first, end = case["offset"][number : number + 2]
-        empty = np.zeros((0, *pictures[image].shape[:2]), dtype=np.uint8)
+        empty = np.zeros((0, *images[image].shape[:2]), dtype=np.uint8)
         exists = case["exists"][number]
         samples.append(
             Sample(
                 image_path=f"image_{image}.png",
-                image=pictures[image],
+                image=images[image],
                 conversations=case["conversations"][first:end],
                 masks=arrays[f"train_masks_{image}"] if any(exists) else empty,
                 exists=exists,
@@ -77,7 +77,7 @@ def test_a_released_folder_loads_with_nothing_left_over(reader):
     [GOLDEN, *([ORIGINALS] if ORIGINALS.is_dir() else [])],
     ids=lambda path: path.parent.name,
 )
-def test_the_formula_gives_the_released_weights(reader, released, folder, pictures):
+def test_the_formula_gives_the_released_weights(reader, released, folder, images):
     """The regenerated checkpoint answers like the released one, wherever that one is at hand."""
     path = released if folder == GOLDEN else folder / "released_tiny"
     other = load_read(path, vision_tower=folder / "clip_tiny", sam=SAM)
@@ -89,10 +89,10 @@ def test_the_formula_gives_the_released_weights(reader, released, folder, pictur
 # --- teacher forced -------------------------------------------------------------------------
 
 
-def test_mask_logits_of_a_batch(reader, figures, pictures):
-    """Three pictures together, their views made while collating."""
+def test_mask_logits_of_a_batch(reader, figures, images):
+    """Three images together, their views made while collating."""
     arrays, _ = figures
-    samples = eval_samples(figures, pictures)
+    samples = eval_samples(figures, images)
     with torch.no_grad():
         output = reader.model(collate(samples, reader.tokenizer, reader.model.views))
     for i, logits in enumerate(output.mask_logits):
@@ -101,9 +101,9 @@ def test_mask_logits_of_a_batch(reader, figures, pictures):
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_ids_and_mask_logits_of_one_picture(reader, figures, pictures, number):
+def test_ids_and_mask_logits_of_one_image(reader, figures, images, number):
     arrays, meta = figures
-    sample = eval_samples(figures, pictures)[number]
+    sample = eval_samples(figures, images)[number]
     assert sample.conversations == meta["eval"][number]["conversations"]
     batch = collate([sample], reader.tokenizer)
     assert np.array_equal(batch.input_ids, arrays[f"eval_ids_{number}"])
@@ -113,10 +113,10 @@ def test_ids_and_mask_logits_of_one_picture(reader, figures, pictures, number):
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_mask_logits_through_segment(reader, figures, pictures, number):
+def test_mask_logits_through_segment(reader, figures, images, number):
     arrays, meta = figures
     queries = meta["eval"][number]["queries"]
-    answers = reader.segment_batch([(pictures[number], queries)], answer=POSITIVE_ANSWER)
+    answers = reader.segment_batch([(images[number], queries)], answer=POSITIVE_ANSWER)
     assert len(answers) == len(queries)
     for answer, logits in zip(answers, arrays[f"eval_logits_{number}"], strict=True):
         (segment,) = answer.segments
@@ -138,10 +138,10 @@ def test_one_question_from_a_path(reader, figures):
 
 
 @pytest.fixture
-def train_output(reader, figures, pictures):
+def train_output(reader, figures, images):
     """Losses and gradients of the training batch, all weights open that the original opened."""
     arrays, meta = figures
-    batch = collate(train_samples(figures, pictures), reader.tokenizer)
+    batch = collate(train_samples(figures, images), reader.tokenizer)
     assert np.array_equal(batch.input_ids, arrays["train_ids"])
     assert np.array_equal(batch.labels, arrays["train_labels"])
     assert np.array_equal(batch.attention_mask, arrays["train_mask"])
@@ -206,7 +206,7 @@ def with_seg_row(reader):
 
 
 @pytest.mark.parametrize("number", range(8))
-def test_generated_ids_presence_and_mask(with_seg_row, figures, pictures, number):
+def test_generated_ids_presence_and_mask(with_seg_row, figures, images, number):
     arrays, meta = figures
     case = meta["generate"][number]
     key = case["key"]
@@ -215,7 +215,7 @@ def test_generated_ids_presence_and_mask(with_seg_row, figures, pictures, number
     expected = arrays[f"gen_ids_{key}"][0].tolist()
     assert expected[: len(prompt)] == prompt
 
-    answer = reader.segment(pictures[case["image"]], case["query"], max_new_tokens=6)
+    answer = reader.segment(images[case["image"]], case["query"], max_new_tokens=6)
     assert answer.token_ids == expected[len(prompt) :]
     assert answer.present == case["present"]
     assert len(answer.segments) == case["n_seg"]

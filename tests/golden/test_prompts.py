@@ -71,19 +71,19 @@ def test_a_saved_tokenizer_gives_the_same_ids(misc, tokenizer, tmp_path):
 
 @pytest.mark.parametrize("number", range(3))
 @pytest.mark.parametrize("source", ["folder", "default"])
-def test_views(figures, pictures, number, source):
+def test_views(figures, images, number, source):
     arrays, meta = figures
-    frame, size = sam_view(pictures[number])
+    frame, size = sam_view(images[number])
     assert frame.shape == (3, 1024, 1024)
     assert list(size) == meta["images"][number]["sam_shape"][0]
-    assert list(pictures[number].shape[:2]) == meta["images"][number]["hw"]
+    assert list(images[number].shape[:2]) == meta["images"][number]["hw"]
     assert np.abs(frame.numpy()[:, ::32, ::32] - arrays[f"sam_input_{number}"]).max() <= 1e-6
     assert (frame[:, size[0] :] == 0).all() and (frame[:, :, size[1] :] == 0).all()
 
     processor = default_clip_processor()
     if source == "folder":
         processor = CLIPImageProcessorPil.from_pretrained(str(CLIP))
-    view = clip_view(pictures[number], processor)
+    view = clip_view(images[number], processor)
     assert view.shape == (3, 336, 336)
     assert np.abs(view.numpy()[:, ::12, ::12] - arrays[f"clip_input_{number}"]).max() <= 1e-6
 
@@ -92,7 +92,7 @@ def test_views(figures, pictures, number, source):
 def test_reason_seg_masks(misc, tmp_path, number):
     arrays, meta = misc
     case = meta["reason"][number]
-    path = tmp_path / "picture.json"
+    path = tmp_path / "image.json"
     text = json.dumps(case["json"], ensure_ascii=False)
     path.write_bytes(text.encode(case["encoding"].replace("utf8", "utf-8")))
     annotation = load_annotation(path, tuple(case["hw"]))

@@ -13,7 +13,7 @@ QUESTIONS = [
     "cat",
     "Which thing on the left side has no corners?",
     "Where is it?",
-    "What is the smallest thing that one could sit on in this picture, if there is any?",
+    "What is the smallest thing that one could sit on in this image, if there is any?",
     "a",
     "Point at the dog.",
 ]
@@ -39,7 +39,7 @@ def make_babble(model: ReadForCausalLM) -> None:
         head[SEG] = 1.02 * head[102]
 
 
-def pictures(count: int) -> list[np.ndarray]:
+def images(count: int) -> list[np.ndarray]:
     """uint8[H, W, 3] noise of several sizes."""
     rng = np.random.default_rng(0)
     sizes = [(60, 80), (40, 30), (64, 64), (25, 70), (90, 50)]

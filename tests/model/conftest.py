@@ -35,6 +35,6 @@ def talking(reader) -> Reader:
 
 
 @pytest.fixture(scope="session")
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     """uint8[60, 80, 3] noise."""
     return np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)

@@ -48,11 +48,11 @@ def test_memory_does_not_grow_with_the_run(micro_parts):
         model.lm_head.weight.normal_(generator=generator)
         model.lm_head.weight[model.seg_token_id] *= 4
     rng = np.random.default_rng(0)
-    pictures = [
+    images = [
         rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
         for height, width in itertools.product((24, 40), (24, 56))
     ]
-    items = ((pictures[n % 4], [f"Is thing {n} there?"] * (n % 7 + 1)) for n in itertools.count())
+    items = ((images[n % 4], [f"Is thing {n} there?"] * (n % 7 + 1)) for n in itertools.count())
     answered, masks, told = 0, 0, WARM_UP
     counts, sizes, resident = [], [], []
     stream = Reader(model, built.tokenizer).stream(items, max_new_tokens=2)

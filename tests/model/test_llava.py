@@ -1,4 +1,4 @@
-"""The picture inside the text, and where `[SEG]` stands once it is there."""
+"""The image inside the text, and where `[SEG]` stands once it is there."""
 
 import pytest
 import torch
@@ -22,14 +22,14 @@ def features(count: int) -> torch.Tensor:
     return torch.arange(count * V * D).float().reshape(count, V, D)
 
 
-def by_hand(ids, mask, table, pictures, index):
+def by_hand(ids, mask, table, images, index):
     """One row after the other, position after position."""
     rows = []
     for row, number in zip(range(len(ids)), index, strict=True):
         parts, alive = [], []
         for token, on in zip(ids[row].tolist(), mask[row].tolist(), strict=True):
             if token == IMAGE:
-                parts += list(pictures[number])
+                parts += list(images[number])
                 alive += [True] * V
             else:
                 parts.append(table.weight[token])
@@ -39,7 +39,7 @@ def by_hand(ids, mask, table, pictures, index):
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
-def test_several_rows_with_pictures_of_their_own(table, padding):
+def test_several_rows_with_images_of_their_own(table, padding):
     rows = [[1, IMAGE, 2, SEG, 3, SEG], [1, 4, IMAGE, 5, SEG], [1, IMAGE]]
     ids = torch.zeros(3, 6, dtype=torch.int64)
     mask = torch.zeros(3, 6, dtype=torch.bool)
@@ -66,7 +66,7 @@ def test_several_rows_with_pictures_of_their_own(table, padding):
     assert torch.equal(seen, features(2)[index])
 
 
-def test_a_row_without_a_picture_among_others(table):
+def test_a_row_without_an_image_among_others(table):
     ids = torch.tensor([[1, 2, 3, SEG], [1, IMAGE, 2, SEG]])
     mask = torch.ones_like(ids, dtype=torch.bool)
     spliced = splice_image(ids, mask, table, features(1), torch.tensor([0, 0]))
@@ -77,7 +77,7 @@ def test_a_row_without_a_picture_among_others(table):
     assert (spliced.embeds[0, 4:] == 0).all()
 
 
-def test_no_picture_at_all(table):
+def test_no_image_at_all(table):
     ids = torch.tensor([[1, 2, SEG]])
     spliced = splice_image(ids, ids > 0, table, features(1), torch.tensor([0]))
     assert torch.equal(spliced.embeds, table(ids))
@@ -85,14 +85,14 @@ def test_no_picture_at_all(table):
 
 
 def test_gradients_reach_both_tables(table):
-    pictures = features(1).requires_grad_()
+    images = features(1).requires_grad_()
     ids = torch.tensor([[1, IMAGE, 2]])
-    splice_image(ids, ids != 0, table, pictures, torch.tensor([0])).embeds.sum().backward()
-    assert (pictures.grad == 1).all()
+    splice_image(ids, ids != 0, table, images, torch.tensor([0])).embeds.sum().backward()
+    assert (images.grad == 1).all()
     assert table.weight.grad.sum(dim=1).nonzero()[:, 0].tolist() == [1, 2]
 
 
-def test_two_pictures_in_a_prompt_are_refused(table):
+def test_two_images_in_a_prompt_are_refused(table):
     ids = torch.tensor([[1, IMAGE, IMAGE]])
     with pytest.raises(InputError, match="more than one <image>"):
         splice_image(ids, ids != 0, table, features(1), torch.tensor([0]))

@@ -42,7 +42,7 @@ def logits_of(reader, samples: list[Sample]) -> list[torch.Tensor]:
         return reader.model(collate(samples, reader.tokenizer)).mask_logits
 
 
-# --- which mask belongs to which picture ----------------------------------------------------
+# --- which mask belongs to which image ----------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def logits_of(reader, samples: list[Sample]) -> list[torch.Tensor]:
         [[YES], [NO], ["Both [SEG] and [SEG].", NO]],
     ],
 )
-def test_masks_keep_their_picture_whatever_precedes_them(reader, answers):
+def test_masks_keep_their_image_whatever_precedes_them(reader, answers):
     """An expression without `[SEG]` moves neither sizes nor masks of those behind it."""
     sizes = [(40, 64), (52, 33), (21, 47)]
     samples = [
@@ -239,14 +239,14 @@ def test_gradient_checkpointing_changes_no_gradient(reader):
 # --- dtypes and settings --------------------------------------------------------------------
 
 
-def test_bf16_trains_and_answers(reader, picture):
-    exact = reader.segment(picture, QUESTION, answer=YES).segments[0]
+def test_bf16_trains_and_answers(reader, image):
+    exact = reader.segment(image, QUESTION, answer=YES).segments[0]
     reader.model.to(torch.bfloat16)
-    near = reader.segment(picture, QUESTION, answer=YES).segments[0]
+    near = reader.segment(image, QUESTION, answer=YES).segments[0]
     assert near.logits.dtype == np.float32 and np.isfinite(near.logits).all()
     correlation = np.corrcoef(near.logits.ravel(), exact.logits.ravel())[0, 1]
     assert correlation > 0.9
-    assert reader.segment(picture, QUESTION, max_new_tokens=3).token_ids
+    assert reader.segment(image, QUESTION, max_new_tokens=3).token_ids
 
     model, output = trained(reader, [make_sample((40, 64), [YES, NO])])
     assert torch.isfinite(output.loss)
@@ -265,10 +265,10 @@ def test_a_model_that_does_not_know_seg_says_so(reader):
 # --- ranks in step --------------------------------------------------------------------------
 
 UNEVEN = [[[YES], [NO]], [[NO], [NO, NO]], [[YES, NO, YES], ["[SEG] and [SEG]."]]]
-"""Answers about two pictures: a mask for one of them, for none, for both."""
+"""Answers about two images: a mask for one of them, for none, for both."""
 
 
-def two_pictures(answers: list[list[str]]) -> list[Sample]:
+def two_images(answers: list[list[str]]) -> list[Sample]:
     return [make_sample(size, a, 5) for size, a in zip([(40, 64), (52, 33)], answers, strict=True)]
 
 
@@ -291,10 +291,10 @@ def modules_run(reader, samples: list[Sample]) -> list[str]:
 
 
 def test_in_step_every_batch_runs_the_same_modules(reader):
-    runs = [modules_run(reader, two_pictures(answers)) for answers in UNEVEN]
+    runs = [modules_run(reader, two_images(answers)) for answers in UNEVEN]
     assert runs[0] != runs[1]
     reader.model.in_step = True
-    runs = [modules_run(reader, two_pictures(answers)) for answers in UNEVEN]
+    runs = [modules_run(reader, two_images(answers)) for answers in UNEVEN]
     assert runs[0] == runs[1] == runs[2]
     assert any("backward model.visual_model.mask_decoder" in name for name in runs[0])
 
@@ -305,7 +305,7 @@ def test_in_step_losses_and_gradients_are_the_same(reader, answers):
     for in_step in (False, True):
         reader.model.in_step = in_step
         reader.model.zero_grad()
-        model, output = trained(reader, two_pictures(answers))
+        model, output = trained(reader, two_images(answers))
         gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         found.append((output, gradients))
     (one, expected), (other, gradients) = found

@@ -62,14 +62,14 @@ def one_step(built: Built) -> dict[str, torch.Tensor]:
     return built.model.state_dict()
 
 
-def answers(reader: Reader, picture) -> list:
+def answers(reader: Reader, image) -> list:
     return [
-        reader.segment(picture, QUESTION, max_new_tokens=4),
-        reader.segment(picture, QUESTION, answer=YES),
+        reader.segment(image, QUESTION, max_new_tokens=4),
+        reader.segment(image, QUESTION, answer=YES),
     ]
 
 
-def test_loads_answers_trains_saves_and_loads_again(layout, build, micro_parts, picture, tmp_path):
+def test_loads_answers_trains_saves_and_loads_again(layout, build, micro_parts, image, tmp_path):
     weights = write_layout(tmp_path / layout.name, layout, micro_parts)
     built = build(tmp_path / layout.name)
     state = {name: value.clone() for name, value in built.model.state_dict().items()}
@@ -81,8 +81,8 @@ def test_loads_answers_trains_saves_and_loads_again(layout, build, micro_parts, 
 
     if layout.has_masks:
         first = load_read(tmp_path / layout.name, sam=MICRO_SAM)
-        forced = answers(first, picture)[1]
-        assert forced.segments[0].logits.shape == picture.shape[:2]
+        forced = answers(first, image)[1]
+        assert forced.segments[0].logits.shape == image.shape[:2]
     else:
         with pytest.raises(InputError, match=r"lacks \d+ weights.*plain LLaVA"):
             load_read(tmp_path / layout.name, vision_tower=micro_parts.clip)
@@ -97,8 +97,8 @@ def test_loads_answers_trains_saves_and_loads_again(layout, build, micro_parts, 
     again = load_read(tmp_path / "saved")
     for name, value in again.model.state_dict().items():
         assert torch.equal(value, after[name]), name
-    before = answers(Reader(built.model, built.tokenizer), picture)
-    for one, other in zip(before, answers(again, picture), strict=True):
+    before = answers(Reader(built.model, built.tokenizer), image)
+    for one, other in zip(before, answers(again, image), strict=True):
         assert one.token_ids == other.token_ids
         assert np.array_equal(one.mask, other.mask)
 

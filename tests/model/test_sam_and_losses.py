@@ -29,7 +29,7 @@ def sam() -> SamModel:
 
 @torch.no_grad()
 def test_decoding_is_that_of_the_package(sam):
-    """Masks of two pictures at once, as the package gives them one by one."""
+    """Masks of two images at once, as the package gives them one by one."""
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(2, 256, 8, 8, generator=generator)
     points = 60 * torch.rand(2, 5, 2, generator=generator)
@@ -181,10 +181,10 @@ def test_fused_attention_is_the_packages(global_layers):
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.normal_(std=0.3, generator=generator)
-    picture = torch.randn(2, 3, sizes["image_size"], sizes["image_size"], generator=generator)
-    fused = encoder(picture)
+    image = torch.randn(2, 3, sizes["image_size"], sizes["image_size"], generator=generator)
+    fused = encoder(image)
     for block in encoder.blocks:
         assert type(block.attn) is EncoderAttention
         block.attn.__class__ = Attention
-    plain = encoder(picture)
+    plain = encoder(image)
     assert (fused - plain).abs().max() <= 1e-5 * plain.abs().max()

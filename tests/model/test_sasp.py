@@ -111,7 +111,7 @@ def test_order_of_points():
     ],
 )
 def test_cell_centres_in_float32(size, down_sample, columns, rows):
-    """Cells of the whole picture's grid; all but the last size differ by a pixel in float64."""
+    """Cells of the whole image's grid; all but the last size differ by a pixel in float64."""
     side = 24 // down_sample
     params = P(num_points=900, down_sample=down_sample, prompt="discrete")
     points, labels = similarity_to_points(torch.zeros(576), size, params)
@@ -133,7 +133,7 @@ def test_a_constant_map_is_neutral_with_finite_gradients(thresholds):
     assert maps.grad[1].abs().max() > 0
 
 
-def test_points_stay_in_the_picture():
+def test_points_stay_in_the_image():
     for size in [(1, 1), (1, 300), (300, 1), (3, 2), (41, 43)]:
         points, _ = similarity_to_points(make_maps(2), size, P(num_points=900, down_sample=1))
         assert (points >= -1e-4).all()

@@ -26,7 +26,7 @@ from tests.simulated_device import DEVICE, SimulatedDevice
 LENGTH = 8
 BATCHES = {
     "masks": [[YES, NO, "Both [SEG] and [SEG]."], [YES]],
-    "one picture without a mask": [[NO, NO], [YES, YES]],
+    "one image without a mask": [[NO, NO], [YES, YES]],
     "no mask": [[NO], [NO, NO]],
 }
 
@@ -88,7 +88,7 @@ def test_a_training_step(small_folder, on_cpu, answers, views, checkpointing):
 def test_ranks_in_step(small_folder, device):
     reader = load_read(small_folder, device="cpu")
     reader.model.to(DEVICE).in_step = True
-    made = step(reader, batch_of(reader, BATCHES["one picture without a mask"], True), False)
+    made = step(reader, batch_of(reader, BATCHES["one image without a mask"], True), False)
     assert torch.isfinite(made["loss"])
 
 
@@ -108,18 +108,18 @@ def same(answer, other) -> bool:
     return answer.token_ids == other.token_ids and answer.text == other.text
 
 
-def test_answers(small_folder, picture, device):
-    """One question, several pictures with several questions, a chat, given answers."""
+def test_answers(small_folder, image, device):
+    """One question, several images with several questions, a chat, given answers."""
     reader = babbling(load_read(small_folder, device="cpu"))
-    items = [(picture, QUESTIONS[:3]), (picture[:, :50], QUESTIONS[3:]), (picture[:40], [QUESTION])]
+    items = [(image, QUESTIONS[:3]), (image[:, :50], QUESTIONS[3:]), (image[:40], [QUESTION])]
 
     def ask() -> list:
-        opened = reader.open(picture)
+        opened = reader.open(image)
         return [
-            reader.segment(picture, QUESTION, max_new_tokens=LENGTH),
+            reader.segment(image, QUESTION, max_new_tokens=LENGTH),
             *reader.segment_batch(items, max_new_tokens=LENGTH, batch_questions=4),
             *reader.segment_batch(items[:2], answer=YES),
-            reader.segment(picture, QUESTION, max_new_tokens=2, force_seg=True),
+            reader.segment(image, QUESTION, max_new_tokens=2, force_seg=True),
             *(reader.segment(opened, question, max_new_tokens=4) for question in QUESTIONS[:2]),
         ]
 
@@ -131,10 +131,10 @@ def test_answers(small_folder, picture, device):
     assert device.launches.total() > 2000
 
 
-def test_masks_made_again(small_folder, picture, device):
+def test_masks_made_again(small_folder, image, device):
     reader = load_read(small_folder, device="cpu")
     reader.model.to(DEVICE)
-    ((answer,),) = reader.stream([(picture, [QUESTION])], answer=YES, keep_states=True)
+    ((answer,),) = reader.stream([(image, [QUESTION])], answer=YES, keep_states=True)
     made = masks_of(reader.model, answer.states)
     np.testing.assert_allclose(made.logits[0].cpu().numpy(), answer.segments[0].logits, atol=1e-5)
     segment = answer.segments[0]
@@ -143,12 +143,12 @@ def test_masks_made_again(small_folder, picture, device):
     np.testing.assert_allclose(again.logits[0].cpu().numpy(), segment.logits, atol=1e-4)
 
 
-def test_an_analysis_and_an_ablation(small_folder, picture, device, tmp_path):
+def test_an_analysis_and_an_ablation(small_folder, image, device, tmp_path):
     clip = write_whole_clip(tmp_path / "clip")
     reader = babbling(load_read(small_folder, vision_tower=clip, device="cpu"))
-    items = [(picture, [Question(question, "cup") for question in QUESTIONS[:2]])]
+    items = [(image, [Question(question, "cup") for question in QUESTIONS[:2]])]
     settings = [SaspParams(prompt=prompt, down_sample=1) for prompt in PROMPTS]
-    truth = np.zeros(picture.shape[:2], np.uint8)
+    truth = np.zeros(image.shape[:2], np.uint8)
     truth[:30] = 1
 
     def look() -> tuple[list, list]:
@@ -178,18 +178,18 @@ def near(made, expected, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_answers_in_16_bits(small_folder, picture, device, dtype):
+def test_answers_in_16_bits(small_folder, image, device, dtype):
     reader = load_read(small_folder, device="cpu", dtype=dtype)
-    expected = reader.segment(picture, QUESTION, answer=YES)
+    expected = reader.segment(image, QUESTION, answer=YES)
     reader.model.to(DEVICE)
-    near(reader.segment(picture, QUESTION, answer=YES), expected, 0.3)
-    assert len(reader.segment(picture, QUESTION, max_new_tokens=3).token_ids) == 3
+    near(reader.segment(image, QUESTION, answer=YES), expected, 0.3)
+    assert len(reader.segment(image, QUESTION, max_new_tokens=3).token_ids) == 3
 
 
-def test_the_released_layout_answers(tmp_path, picture, device):
+def test_the_released_layout_answers(tmp_path, image, device):
     folder = write_released(tmp_path / "released")
     reader = load_read(folder, vision_tower=CLIP, sam=SAM, device="cpu")
-    expected = reader.segment(picture, QUESTION, answer=YES)
+    expected = reader.segment(image, QUESTION, answer=YES)
     reader.model.to(DEVICE)
-    near(reader.segment(picture, QUESTION, answer=YES), expected, 1e-3)
-    assert len(reader.segment(picture, QUESTION, max_new_tokens=3).token_ids) == 3
+    near(reader.segment(image, QUESTION, answer=YES), expected, 1e-3)
+    assert len(reader.segment(image, QUESTION, max_new_tokens=3).token_ids) == 3

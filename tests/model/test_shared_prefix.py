@@ -1,4 +1,4 @@
-"""Conversations that share a picture's row: the same losses and gradients as rows of their own."""
+"""Conversations that share an image's row: the same losses and gradients as rows of their own."""
 
 import numpy as np
 import pytest
@@ -46,15 +46,15 @@ VQA = build_prompt(
         ("Are you sure?", "Yes."),
     ]
 )
-WITHOUT_PICTURE = build_prompt([("What is a car?", "A thing with four wheels.")])
+WITHOUT_IMAGE = build_prompt([("What is a car?", "A thing with four wheels.")])
 OTHER_SYSTEM = prompts(YES)[0].replace("A chat between", "Words of")
 CASES = {
     "one to three questions": [prompts(YES), prompts(NO, YES, LONG), prompts(LONG, YES)],
     "several masks in an answer": [prompts("Both [SEG] and [SEG].", NO, YES)],
     "no mask": [prompts(NO, NO), prompts(NO)],
     "several turns": [[VQA], [VQA, *prompts(YES)], prompts(NO)],
-    "without a picture": [[*prompts(YES), WITHOUT_PICTURE, *prompts(NO)], [WITHOUT_PICTURE]],
-    "another text before the picture": [[*prompts(YES, NO), OTHER_SYSTEM], [OTHER_SYSTEM]],
+    "without an image": [[*prompts(YES), WITHOUT_IMAGE, *prompts(NO)], [WITHOUT_IMAGE]],
+    "another text before the image": [[*prompts(YES, NO), OTHER_SYSTEM], [OTHER_SYSTEM]],
     "twice the same": [[*prompts(YES), *prompts(YES)]],
     "one the begin of the other": [[prompts(YES)[0].removesuffix("</s>"), *prompts(YES)]],
 }
@@ -184,20 +184,20 @@ def test_questions_do_not_see_each_other(reader):
 # --- the packing itself ---------------------------------------------------------------------
 
 
-def packing_of(*rows: list[int], pictures: list[int], padding: str = "right"):
+def packing_of(*rows: list[int], images: list[int], padding: str = "right"):
     width = max(map(len, rows))
     ids = torch.zeros(len(rows), width, dtype=torch.int64)
     used = torch.zeros_like(ids, dtype=torch.bool)
     for number, row in enumerate(rows):
         place = slice(0, len(row)) if padding == "right" else slice(width - len(row), width)
         ids[number, place], used[number, place] = torch.tensor(row), True
-    return find_packing(ids, used, torch.tensor(pictures), V), ids
+    return find_packing(ids, used, torch.tensor(images), V), ids
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_rows_by_hand(padding):
     rows = [1, IMAGE, 5, 6, 7], [1, IMAGE, 5, 8], [1, 2], [1, IMAGE, 5, 6]
-    packing, ids = packing_of(*rows, pictures=[0, 0, 0, 1], padding=padding)
+    packing, ids = packing_of(*rows, images=[0, 0, 0, 1], padding=padding)
     # The first two share 1, four image tokens and 5; the others have rows of their own.
     p = PADDING
     assert packing.part.tolist() == [
@@ -222,8 +222,8 @@ def test_rows_by_hand(padding):
 
 
 def test_who_sees_whom():
-    packing, _ = packing_of([1, IMAGE, 5, 6], [1, IMAGE, 7], [2], pictures=[0, 0, 1])
-    # prefix 1 and the picture (0-4), 5 6, 7; the other row: 2 and padding
+    packing, _ = packing_of([1, IMAGE, 5, 6], [1, IMAGE, 7], [2], images=[0, 0, 1])
+    # prefix 1 and the image (0-4), 5 6, 7; the other row: 2 and padding
     added = packing.mask(torch.bfloat16)
     assert added.shape == (2, 1, 8, 8) and added.dtype == torch.bfloat16
     assert set(added.flatten().tolist()) == {0.0, torch.finfo(torch.bfloat16).min}
@@ -239,7 +239,7 @@ def test_who_sees_whom():
 
 
 @pytest.mark.parametrize(
-    ("rows", "pictures"),
+    ("rows", "images"),
     [
         ([[1, IMAGE, 5], [1, IMAGE, 5]], [0, 1]),
         ([[1, IMAGE, 5], [2, IMAGE, 5]], [0, 0]),
@@ -247,8 +247,8 @@ def test_who_sees_whom():
         ([[1, IMAGE, 5], [1, 5]], [0, 0]),
     ],
 )
-def test_nothing_to_share(rows, pictures):
-    assert packing_of(*rows, pictures=pictures)[0] is None
+def test_nothing_to_share(rows, images):
+    assert packing_of(*rows, images=images)[0] is None
 
 
 def test_padding_inside_a_row_is_left_alone():

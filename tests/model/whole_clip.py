@@ -16,7 +16,7 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def write_whole_clip(folder: Path) -> Path:
-    """Random weights; a picture tower of the sizes of `tests.released_tiny.CLIP`.
+    """Random weights; an image tower of the sizes of `tests.released_tiny.CLIP`.
 
     Its tokenizer knows letters alone, no pairs of them.
     """

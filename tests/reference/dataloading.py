@@ -1,7 +1,7 @@
 """The straightforward way to load the mixture: the yardstick of `benchmarks/dataloading.py`.
 
-Every data set parses its annotation files when it is made and keeps them as Python objects. A
-picture is decoded once for each of its two views, and the views are normalised to float32 in the
+Every data set parses its annotation files when it is made and keeps them as Python objects. An
+image is decoded once for each of its two views, and the views are normalised to float32 in the
 worker.
 """
 
@@ -28,7 +28,7 @@ from utils.protocol.conversation import build_prompt, user_turn
 from utils.protocol.image_transforms import clip_view, default_clip_processor, sam_view
 
 
-def picture(path: Path) -> np.ndarray:
+def read_image_plainly(path: Path) -> np.ndarray:
     """uint8[H, W, 3]."""
     return np.array(Image.open(path).convert("RGB"))
 
@@ -76,7 +76,7 @@ class PlainMixture(Dataset):
         rng = self.settings.rng("plain", index)
         name = self.names[int(rng.choice(len(self.names), p=self.rates))]
         path, sample = getattr(self, name)(rng)
-        frame, size = sam_view(picture(path))
+        frame, size = sam_view(read_image_plainly(path))
         return sample, frame, size, clip_view(sample.image, default_clip_processor())
 
     def _sample(self, path: Path, asked: list[tuple[str, bool, np.ndarray]], rng: Any) -> Any:
@@ -85,7 +85,7 @@ class PlainMixture(Dataset):
             Turn(templates.question(text, sentence, rng), templates.positive(text, rng), mask)
             for text, sentence, mask in asked
         ]
-        return path, make_sample(str(path), picture(path), turns, self.settings, "")
+        return path, make_sample(str(path), read_image_plainly(path), turns, self.settings, "")
 
     def sem_seg(self, rng: np.random.Generator) -> Any:
         most = self.settings.num_classes_per_sample
@@ -125,7 +125,7 @@ class PlainMixture(Dataset):
         turns = list(zip(texts[::2], texts[1::2], strict=True))
         prompt = build_prompt([(user_turn(turns[0][0]), turns[0][1]), *turns[1:]])
         path = self.root / "coco/train2017" / entry["image"]
-        image = picture(path)
+        image = read_image_plainly(path)
         masks = np.zeros((0, *image.shape[:2]), np.uint8)
         return path, Sample(str(path), image, [prompt], masks, [False])
 

@@ -42,7 +42,7 @@ def ask_plainly(
     max_new_tokens: int,
     answer: str | None = None,
 ) -> PlainAnswer:
-    """Answer one question about one picture.
+    """Answer one question about one image.
 
     Args:
         reader: model and tokenizer; nothing else of it is used.
@@ -69,8 +69,8 @@ def ask_plainly(
             break
         hidden = _states(reader, views.clip, ids)
     shift = model.image_tokens - 1
-    picture = ids.index(-200)
-    image_states = hidden[picture : picture + model.image_tokens]
+    image = ids.index(-200)
+    image_states = hidden[image : image + model.image_tokens]
     embedding = model.encode_sam(views.sam[None], [views.sam_size])
     token_ids = ids[start:]
     seg_index = [n for n, token in enumerate(token_ids) if token == model.seg_token_id]
@@ -89,7 +89,7 @@ def ask_plainly(
 
 
 def _states(reader: Reader, clip: torch.Tensor, ids: list[int]) -> torch.Tensor:
-    """States float[L, D] of a whole prompt, its picture encoded again."""
+    """States float[L, D] of a whole prompt, its image encoded again."""
     model = reader.model
     row = torch.tensor([ids], device=model.device)
     features = model.encode_clip(clip[None])

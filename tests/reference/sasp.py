@@ -1,7 +1,7 @@
 """SasP written out step by step: one mask, one point, one full-size map at a time.
 
 The plain reading of the method that `model.sasp` is tested and measured against; it shares nothing
-but `SaspParams`. Sizes are (H, W); coordinates are (x, y) in pixels of the original picture.
+but `SaspParams`. Sizes are (H, W); coordinates are (x, y) in pixels of the original image.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def padding_of(length: int, shortest: int, side: int) -> int:
 
 
 def pad(grid: torch.Tensor, size: tuple[int, int], value: float) -> torch.Tensor:
-    """Put a cropped square float[d, d] back into the whole picture's grid float[h, w]."""
+    """Put a cropped square float[d, d] back into the whole image's grid float[h, w]."""
     rows, columns = (padding_of(length, min(size), grid.shape[0]) for length in size)
     return F.pad(grid, (columns, columns, rows, rows), value=value)
 

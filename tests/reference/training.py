@@ -1,8 +1,8 @@
 """A training pass as the original works: the yardstick of `benchmarks/training.py`.
 
-Every expression is a row of its own with the whole picture in it, and CLIP runs for each of them.
+Every expression is a row of its own with the whole image in it, and CLIP runs for each of them.
 The projection runs on every position; `lm_head` gives float32 logits of every position. SAM's
-encoder sees one picture at a time. SasP weighs a map of the whole picture for each point
+encoder sees one image at a time. SasP weighs a map of the whole image for each point
 (`tests/reference/sasp.py`). The modules themselves (attention, LoRA, SAM) are those of the project.
 """
 
@@ -26,7 +26,7 @@ def plain_losses(model: ReadForCausalLM, batch: Batch) -> dict[str, torch.Tensor
 
     Args:
         model: READ, LoRA in place or not.
-        batch: with views; each of its pictures has a mask.
+        batch: with views; each of its images has a mask.
     """
     core, config = model.model, model.config
     sam, sizes = core.visual_model, batch.original_sizes
@@ -50,12 +50,12 @@ def plain_losses(model: ReadForCausalLM, batch: Batch) -> dict[str, torch.Tensor
 
     projected = core.text_hidden_fcs[0](hidden)
     seg = locate_seg(batch.input_ids, spliced.text_position, model.seg_token_id)
-    picture_of_mask = batch.image_index[seg.row]
+    image_of_mask = batch.image_index[seg.row]
     bce, dice = [], []
-    for picture, size in enumerate(sizes):
-        input_size = batch.sam_sizes[picture]
-        embedding = model.encode_sam(batch.sam_pixels[picture : picture + 1], [input_size])
-        chosen = picture_of_mask == picture
+    for image, size in enumerate(sizes):
+        input_size = batch.sam_sizes[image]
+        embedding = model.encode_sam(batch.sam_pixels[image : image + 1], [input_size])
+        chosen = image_of_mask == image
         row, place = seg.row[chosen], seg.state_position[chosen]
         seen = image_states(hidden[row], spliced.image_start[row], model.image_tokens)
         similarity = similarity_map(seen, hidden[row, place])
@@ -63,7 +63,7 @@ def plain_losses(model: ReadForCausalLM, batch: Batch) -> dict[str, torch.Tensor
         prompt = sam.sparse_prompt(points, kinds, projected[row, place], size, input_size)
         low, _ = sam.decode(embedding.expand(len(prompt), -1, -1, -1), prompt)
         masks = sam.upscale(low, input_size, size)
-        truth = (batch.masks[picture] == 1).float()
+        truth = (batch.masks[image] == 1).float()
         bce.append(bce_per_mask(masks, truth))
         dice.append(dice_per_mask(masks, truth))
     losses = {

@@ -42,7 +42,7 @@ class Client:
         files = {"files": (Path(path).name, Path(path).read_bytes())}
         return self.http.post("/gradio_api/upload", files=files)
 
-    def picture(self, path: Path | str) -> dict[str, Any]:
+    def image(self, path: Path | str) -> dict[str, Any]:
         """Send a file; what then stands for it."""
         (name,) = self.upload(path).raise_for_status().json()
         return {"path": name, "meta": {"_type": "gradio.FileData"}}
@@ -78,9 +78,7 @@ class Client:
         names = [self._names[number]["props"].get("elem_id") for number in event["outputs"]]
         return dict(zip(names, last["output"]["data"], strict=True))
 
-    def ask(
-        self, picture: Any, question: Any, settings: Sequence[Any] = DEFAULTS
-    ) -> dict[str, Any]:
-        """Ask about a picture."""
+    def ask(self, image: Any, question: Any, settings: Sequence[Any] = DEFAULTS) -> dict[str, Any]:
+        """Ask about an image."""
         event = self.event(5 + len(DEFAULTS), "click")
-        return self.run(event, [picture, question, False, False, True, *settings])
+        return self.run(event, [image, question, False, False, True, *settings])

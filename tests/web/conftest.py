@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from model import Reader, load_read
-from tests.model.babble import babbling, pictures
+from tests.model.babble import babbling, images
 from tests.small_read import write_small_read
 from web.engine import Engine
 from web.limits import Limits
@@ -30,16 +30,16 @@ def session(reader) -> Session:
 
 
 @pytest.fixture(scope="module")
-def picture() -> np.ndarray:
+def image() -> np.ndarray:
     """uint8[60, 80, 3]."""
-    return pictures(1)[0]
+    return images(1)[0]
 
 
 @pytest.fixture(scope="module")
-def upload(picture, tmp_path_factory) -> str:
-    """Path of the picture."""
+def upload(image, tmp_path_factory) -> str:
+    """Path of the image."""
     path: Path = tmp_path_factory.mktemp("upload") / "noise.png"
-    Image.fromarray(picture).save(path)
+    Image.fromarray(image).save(path)
     return str(path)
 
 

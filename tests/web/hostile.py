@@ -15,7 +15,7 @@ def _noise(width: int, height: int) -> Image.Image:
 
 
 def _text(path: Path) -> None:
-    path.write_text("I am a picture, am I not?" * 100)
+    path.write_text("I am an image, am I not?" * 100)
 
 
 def _svg(path: Path) -> None:

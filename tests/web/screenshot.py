@@ -1,6 +1,6 @@
-"""The picture of the page in `docs/web.md`.
+"""The image of the page in `docs/web.md`.
 
-python -m tests.web.screenshot MODEL PICTURE QUESTION OUT.png [WIDTH]
+python -m tests.web.screenshot MODEL IMAGE QUESTION OUT.png [WIDTH]
 """
 
 import sys
@@ -12,13 +12,13 @@ from tests.browser import DESKTOP, Visit, open_chromium
 from web.serving import serving
 
 
-def screenshot(model: str, picture: str, question: str, out: str, width: int = DESKTOP) -> None:
+def screenshot(model: str, image: str, question: str, out: str, width: int = DESKTOP) -> None:
     """Ask on the page, and write what it looks like then."""
     with serving(load_read(model)) as address, open_chromium() as chromium:
         viewport = {"width": width, "height": 900}
         page = Visit(chromium.new_context(viewport=viewport).new_page()).page
         page.goto(address)
-        page.set_input_files("#picture input[type=file]", picture)
+        page.set_input_files("#image input[type=file]", image)
         page.wait_for_selector("#status >> text=pixels. Ask")
         page.fill("#question textarea", question)
         page.click("#ask")

@@ -27,8 +27,8 @@ def test_every_file_holds_the_shown_masks(segments, shown):
     for layer in shown:
         wanted |= segments[layer].mask
     files = {name: export(name, segments, shown) for name in FILES}
-    picture = Image.open(io.BytesIO(files["mask.png"]))
-    assert picture.mode == "L" and np.array_equal(np.asarray(picture), wanted * 255)
+    image = Image.open(io.BytesIO(files["mask.png"]))
+    assert image.mode == "L" and np.array_equal(np.asarray(image), wanted * 255)
 
     codes = json.loads(files["mask_rle.json"])
     assert np.array_equal(decode_mask(codes), wanted)
@@ -49,14 +49,14 @@ def test_another_name_is_no_file(segments):
 
 
 @pytest.mark.parametrize("size", [(60, 80), (3000, 1500), (500, 500)])
-def test_places_on_what_is_shown_are_places_in_the_picture(size):
+def test_places_on_what_is_shown_are_places_in_the_image(size):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
     canvas = Canvas(image)
     height, width = canvas.size
     assert 300 < max(height, width) <= 1600 and abs(height / width - size[0] / size[1]) < 0.01
-    np.testing.assert_allclose(canvas.in_picture(-0.5, -0.5), (-0.5, -0.5))
-    corner = canvas.in_picture(width - 0.5, height - 0.5)
+    np.testing.assert_allclose(canvas.in_image(-0.5, -0.5), (-0.5, -0.5))
+    corner = canvas.in_image(width - 0.5, height - 0.5)
     np.testing.assert_allclose(corner, (size[1] - 0.5, size[0] - 0.5), atol=1)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(canvas.plain)))), canvas.plain)
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.web.client import Client
-from tests.web.test_page import open_picture
+from tests.web.test_page import encoded_image
 from web.hosts import Hosts
 from web.serving import serving
 
@@ -109,8 +109,8 @@ def test_posts_of_other_pages(more):
 def test_a_link_from_another_site_opens_the_page():
     link = headers(**OWN, sec_fetch_site="cross-site", sec_fetch_mode="navigate")
     assert Hosts("127.0.0.1").why_not("GET", link) is None
-    picture = headers(**OWN, sec_fetch_site="cross-site", sec_fetch_mode="no-cors")
-    assert Hosts("127.0.0.1").why_not("GET", picture) is not None
+    image = headers(**OWN, sec_fetch_site="cross-site", sec_fetch_mode="no-cors")
+    assert Hosts("127.0.0.1").why_not("GET", image) is not None
 
 
 def test_the_server_refuses_foreign_hosts_and_origins(server, upload):
@@ -170,5 +170,5 @@ def test_a_page_of_another_site_does_nothing_here(visit, server, tmp_path):
         attacker.shutdown()
         attacker.server_close()
     Image.new("RGB", (80, 60), "navy").save(tmp_path / "own.png")
-    open_picture(visit(server), str(tmp_path / "own.png"))
+    encoded_image(visit(server), str(tmp_path / "own.png"))
     assert sent() != before

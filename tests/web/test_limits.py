@@ -38,10 +38,10 @@ def test_a_bomb_is_not_unpacked(tmp_path, monkeypatch, most_pixels_of_pil):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "1", "I;16"])
-def test_pictures_of_all_kinds(mode, tmp_path):
+def test_images_of_all_kinds(mode, tmp_path):
     wanted = np.full((8, 12), 1, np.uint8)
     image = Image.fromarray(wanted * 200).convert("RGB")
-    path = tmp_path / ("photo.jpg" if mode == "CMYK" else "picture.png")
+    path = tmp_path / ("photo.jpg" if mode == "CMYK" else "image.png")
     if mode == "I;16":
         Image.fromarray(wanted.astype(np.uint16) * 256).save(path)
     else:
@@ -57,7 +57,7 @@ def test_a_turned_photograph_is_upright(tmp_path):
     assert read_upload(tmp_path / "turned.jpg", LIMITS).shape == (30, 20, 3)
 
 
-def test_the_larger_the_picture_the_fewer_masks_fit():
+def test_the_larger_the_image_the_fewer_masks_fit():
     limits = Limits()
     assert limits.tokens((600, 800)) == limits.new_tokens
     assert 32 <= limits.tokens((5000, 5000)) < 64 < limits.tokens((3000, 4000))
@@ -97,7 +97,7 @@ def test_only_files_of_the_folder_are_opened(tmp_path):
     assert uploads.holds(str(written)) and written.read_bytes() == b"png"
 
 
-def test_drawn_pictures_make_room(tmp_path, monkeypatch):
+def test_drawn_images_make_room(tmp_path, monkeypatch):
     monkeypatch.setattr("web.uploads.KEPT", 2)
     uploads, drawn = Uploads(tmp_path, LIMITS), deque()
     paths = [uploads.write(b"png", drawn) for _ in range(4)]

@@ -37,8 +37,8 @@ def calm(seen: Visit) -> bool:
     return seen.outside == [] and all("iframe-resizer" in error for error in seen.errors)
 
 
-def open_picture(seen: Visit, path: str) -> None:
-    seen.page.set_input_files("#picture input[type=file]", path)
+def encoded_image(seen: Visit, path: str) -> None:
+    seen.page.set_input_files("#image input[type=file]", path)
     seen.page.wait_for_selector("#status >> text=80 x 60 pixels")
 
 
@@ -76,13 +76,13 @@ def mask_of(seen: Visit) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(download(seen, "mask.png")))) == 255
 
 
-def test_upload_ask_move_a_slider_click_and_download(visit, server, reader, upload, picture):
+def test_upload_ask_move_a_slider_click_and_download(visit, server, reader, upload, image):
     seen = visit(server)
     page = seen.page
-    open_picture(seen, upload)
+    encoded_image(seen, upload)
     page.evaluate(WATCH_WORDS)
     ask(seen, QUESTION)
-    plain = reader.segment(picture, QUESTION, max_new_tokens=LIMITS.new_tokens)
+    plain = reader.segment(image, QUESTION, max_new_tokens=LIMITS.new_tokens)
     heard = [part for part in page.evaluate("window.heard") if part]
     assert len(heard) > 3 and heard[-1].split() == plain.text.split()
     assert page.inner_text("#status dl dd:first-of-type") == "yes"
@@ -93,7 +93,7 @@ def test_upload_ask_move_a_slider_click_and_download(visit, server, reader, uplo
 
     page.locator("#num_points input[type=range]").fill("2")
     second = after(seen, first)
-    expected = fresh(reader, picture, num_points=2)
+    expected = fresh(reader, image, num_points=2)
     assert np.array_equal(mask_of(seen), expected[0] | expected[1])
     code = json.loads(download(seen, "mask_rle.json"))
     for layer, wanted in zip(code["layers"], expected, strict=True):
@@ -117,16 +117,16 @@ def test_upload_ask_move_a_slider_click_and_download(visit, server, reader, uplo
     assert calm(seen)
 
 
-def test_follow_up_questions_and_examples(visit, server, reader, upload, picture):
+def test_follow_up_questions_and_examples(visit, server, reader, upload, image):
     seen = visit(server)
-    open_picture(seen, upload)
+    encoded_image(seen, upload)
     ran = []
     encoder = reader.model.model.visual_model.image_encoder
     hook = encoder.register_forward_pre_hook(lambda *_: ran.append(1))
     for question in (QUESTION, QUESTIONS[2]):
         ask(seen, question)
         seen.page.wait_for_selector("#files a")
-        answer = reader.segment(picture, question, max_new_tokens=LIMITS.new_tokens)
+        answer = reader.segment(image, question, max_new_tokens=LIMITS.new_tokens)
         assert answer.text.split()[-1] in seen.page.inner_text("#talk")
         seen.page.wait_for_selector(f"#status >> text={answer.mask.sum()} pixels")
         assert np.array_equal(mask_of(seen), answer.mask)
@@ -142,13 +142,13 @@ def test_follow_up_questions_and_examples(visit, server, reader, upload, picture
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 def test_nothing_sticks_out_of_the_page(visit, server, upload, width):
     seen = visit(server, width=width)
-    open_picture(seen, upload)
+    encoded_image(seen, upload)
     ask(seen, QUESTION)
     seen.page.wait_for_selector("#overlay img")
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     boxes = {
         name: seen.page.locator(f"#{name}").bounding_box()
-        for name in ("picture", "question", "ask", "status", "overlay", "sliders", "talk")
+        for name in ("image", "question", "ask", "status", "overlay", "sliders", "talk")
     }
     for box in boxes.values():
         assert box["x"] >= 0 and box["x"] + box["width"] <= width and box["width"] > 100
@@ -156,17 +156,17 @@ def test_nothing_sticks_out_of_the_page(visit, server, upload, width):
     assert beside == (width == DESKTOP)
 
 
-def test_a_bad_picture_or_question_is_told_and_the_page_lives(visit, server, upload, tmp_path):
+def test_a_bad_image_or_question_is_told_and_the_page_lives(visit, server, upload, tmp_path):
     seen = visit(server)
     page = seen.page
     page.click("#ask")
-    page.wait_for_selector("#status .error >> text=open a picture")
+    page.wait_for_selector("#status .error >> text=open an image")
     for name in ("text.png", "bomb.png", "truncated.png"):
-        page.set_input_files("#picture input[type=file]", str(hostile.write(tmp_path, name)))
+        page.set_input_files("#image input[type=file]", str(hostile.write(tmp_path, name)))
         page.wait_for_selector(f"#status .error >> text={hostile.FILES[name][1]}")
-        page.click("#picture button[aria-label*='emove'], #picture button[aria-label='Clear']")
+        page.click("#image button[aria-label*='emove'], #image button[aria-label='Clear']")
         page.wait_for_selector("#status .note")
-    open_picture(seen, upload)
+    encoded_image(seen, upload)
     page.click("#ask")
     page.wait_for_selector("#status .error >> text=type a question")
     page.fill("#question textarea", "<b>/etc/passwd</b> http://127.0.0.1/ <image>")
@@ -179,7 +179,7 @@ def test_a_bad_picture_or_question_is_told_and_the_page_lives(visit, server, upl
 def test_enter_asks_and_shift_enter_breaks_the_line(visit, server, upload):
     seen = visit(server)
     page = seen.page
-    open_picture(seen, upload)
+    encoded_image(seen, upload)
     assert "Enter asks" in page.inner_text("#question") and "Shift+Enter" in page.content()
     field = page.locator("#question textarea")
     page.uncheck("#mask input")
@@ -199,7 +199,7 @@ def test_enter_asks_and_shift_enter_breaks_the_line(visit, server, upload):
 def test_a_mask_is_asked_for_unless_the_visitor_unticks_it(visit, server, upload):
     seen = visit(server)
     page = seen.page
-    open_picture(seen, upload)
+    encoded_image(seen, upload)
     assert MASK_REQUEST in page.inner_text("#mask")
     questions = page.locator("#talk .question")
     for number, question in enumerate(["Where is the cat?", "A Segmentation mask!"]):

@@ -51,6 +51,6 @@ def test_pixels_that_touch_at_a_corner_are_rings_of_their_own():
     assert len(rings) == 8 and all(area(ring) == 1 for ring in rings)
 
 
-def test_no_mask_and_the_whole_picture():
+def test_no_mask_and_the_whole_image():
     assert rings_of(np.zeros((3, 4), bool)) == []
     assert rings_of(np.ones((3, 4), bool)) == [[[0, 0], [4, 0], [4, 3], [0, 3]]]

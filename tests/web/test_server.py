@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.model.babble import QUESTIONS, pictures
+from tests.model.babble import QUESTIONS, images
 from tests.small_read import write_small_read
 from tests.web import hostile
 from tests.web.client import DEFAULTS, Client
@@ -37,11 +37,11 @@ def client(server) -> Client:
 
 
 @pytest.fixture
-def lives(client, upload, reader, picture):
+def lives(client, upload, reader, image):
     """After the test, the server answers as if nothing had been."""
     yield
-    answer = reader.segment(picture, QUESTIONS[0], max_new_tokens=LIMITS.new_tokens)
-    told = client.ask(client.picture(upload), QUESTIONS[0])
+    answer = reader.segment(image, QUESTIONS[0], max_new_tokens=LIMITS.new_tokens)
+    told = client.ask(client.image(upload), QUESTIONS[0])
     assert f"{answer.mask.sum()} pixels" in told["status"]
 
 
@@ -76,21 +76,21 @@ def mask_behind(client, files: str) -> np.ndarray:
 
 
 def test_eight_visitors_at_once_get_their_own_answers(server, reader, tmp_path):
-    images = pictures(8)
+    photos = images(8)
     questions = [QUESTIONS[n % len(QUESTIONS)] for n in range(8)]
 
     def visit(number: int) -> tuple[str, np.ndarray | None]:
         path = tmp_path / f"{number}.png"
-        Image.fromarray(images[number]).save(path)
+        Image.fromarray(photos[number]).save(path)
         client = Client(server)
-        picture = client.picture(path)
-        client.ask(picture, QUESTIONS[-1])
-        told = client.ask(picture, questions[number])
+        sent = client.image(path)
+        client.ask(sent, QUESTIONS[-1])
+        told = client.ask(sent, questions[number])
         return told["status"], mask_behind(client, told["files"]) if told["files"] else None
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(visit, range(8)))
-    for image, question, (status, mask) in zip(images, questions, found, strict=True):
+    for image, question, (status, mask) in zip(photos, questions, found, strict=True):
         answer = reader.segment(image, question, max_new_tokens=LIMITS.new_tokens)
         assert html.escape(answer.text) in status
         assert (mask is None) == (not answer.segments)
@@ -104,14 +104,14 @@ def test_hostile_files(client, lives, tmp_path):
         if name == "heavy.png":
             assert client.upload(path).status_code == 413
             continue
-        sent = client.picture(path)
+        sent = client.image(path)
         told = client.run(client.event(1, "change"), [sent])
         assert message in told["status"] and 'role="alert"' in told["status"]
         assert message in client.ask(sent, "cat")["status"]
 
 
 def test_very_long_and_very_strange_questions(client, lives, upload):
-    sent = client.picture(upload)
+    sent = client.image(upload)
     assert "102,400 characters" in client.ask(sent, "a" * 102_400)["status"]
     for question in ("", None, 7, ["a"], {"text": "a"}):
         assert "type a question" in client.ask(sent, question)["status"]
@@ -120,7 +120,7 @@ def test_very_long_and_very_strange_questions(client, lives, upload):
 
 
 def test_settings_clicks_and_layers_that_are_forged(client, lives, upload):
-    sent = client.picture(upload)
+    sent = client.image(upload)
     client.ask(sent, QUESTIONS[0])
     for place, value in enumerate(["evil", 1e300, -5, {"a": 1}, None, True, "9"]):
         forged = [*DEFAULTS[:place], value, *DEFAULTS[place + 1 :]]
@@ -149,7 +149,7 @@ def test_no_path_or_url_that_a_visitor_sends_is_opened(client, lives, inner_serv
 
 
 def test_an_uploaded_file_cannot_be_left_by_its_path(client, lives, upload):
-    sent = client.picture(upload)
+    sent = client.image(upload)
     outside = {**sent, "path": f"{sent['path']}/../../../../../../etc/passwd"}
     assert client.join(client.event(1, "change"), [outside]).status_code == 403
     tricky = {**sent, "url": f"file://{SECRET}", "orig_name": f"../../{SECRET}"}
@@ -242,7 +242,7 @@ def test_a_strange_request_is_never_a_fault_of_the_server(server, lives, part):
 
 
 def test_half_a_character_is_an_error_with_words(client, lives, upload):
-    sent = client.picture(upload)
+    sent = client.image(upload)
     for question in ("a cat \ud83d", "\udc31"):
         status = client.ask(sent, question)["status"]
         assert "lone surrogate" in status and 'role="alert"' in status
@@ -258,7 +258,7 @@ def test_answers_come_with_a_policy(client):
 
 
 def test_another_visitors_masks_are_not_found(server, client, upload):
-    told = client.ask(client.picture(upload), QUESTIONS[0])
+    told = client.ask(client.image(upload), QUESTIONS[0])
     other = Client(server)
     seen = other.run(other.event(2, "select"), ["positive", True], {"index": [1, 1], "value": None})
     assert "no answer to change" in seen["status"]

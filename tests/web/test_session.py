@@ -48,7 +48,7 @@ def masks(session) -> list[np.ndarray]:
     return [segment.mask for segment in session.layers()[0]]
 
 
-def fresh(reader, picture, question=QUESTION, **changes) -> list[np.ndarray]:
+def fresh(reader, image, question=QUESTION, **changes) -> list[np.ndarray]:
     """Masks of a reader that has these SasP parameters from the beginning."""
     config = reader.model.config
     before, config.sasp_params = (
@@ -56,7 +56,7 @@ def fresh(reader, picture, question=QUESTION, **changes) -> list[np.ndarray]:
         dataclasses.replace(config.sasp_params, **changes),
     )
     try:
-        answer = reader.segment(picture, question, max_new_tokens=LIMITS.new_tokens)
+        answer = reader.segment(image, question, max_new_tokens=LIMITS.new_tokens)
     finally:
         config.sasp_params = before
     return [segment.mask for segment in answer.segments]
@@ -67,17 +67,17 @@ def same(some, others) -> bool:
 
 
 def place(session, x, y) -> list[float]:
-    """Where on the shown picture a pixel of the picture is."""
+    """Where on the shown image a pixel of the image is."""
     height, width = session.size
     shown_height, shown_width = session.canvas.size
     return [(x + 0.5) * shown_width / width, (y + 0.5) * shown_height / height]
 
 
-def test_an_answer_is_that_of_the_reader(asked, reader, picture):
-    plain = reader.segment(picture, QUESTION, max_new_tokens=LIMITS.new_tokens)
+def test_an_answer_is_that_of_the_reader(asked, reader, image):
+    plain = reader.segment(image, QUESTION, max_new_tokens=LIMITS.new_tokens)
     assert asked.answer.text == plain.text and asked.talk == [(QUESTION, plain.text)]
     assert asked.answer.token_ids == plain.token_ids and asked.answer.present
-    assert same(masks(asked), fresh(reader, picture)) and len(masks(asked)) == 2
+    assert same(masks(asked), fresh(reader, image)) and len(masks(asked)) == 2
     assert np.array_equal(asked.answer.mask, plain.mask)
     assert asked.shown == [0, 1] and asked.similarity().shape == asked.overlay().shape
 
@@ -93,10 +93,10 @@ def test_the_words_come_one_after_the_other(session, upload):
     [{"num_points": 2}, {"prompt": "text"}, {"prompt": "discrete", "num_points": 9.0}]
     + [{"thresholds": "std", "std_factor": 1}, {"t_pos": 0.999, "t_neg": 0.99}],
 )
-def test_settings_make_other_masks_without_the_model(asked, reader, picture, changes, request):
+def test_settings_make_other_masks_without_the_model(asked, reader, image, changes, request):
     kinds = {"num_points": int}
     wanted = {name: kinds.get(name, type(value))(value) for name, value in changes.items()}
-    expected = fresh(reader, picture, **wanted)
+    expected = fresh(reader, image, **wanted)
     before = masks(asked)
     request.getfixturevalue("no_encoders")
     asked.set(changes)
@@ -105,10 +105,10 @@ def test_settings_make_other_masks_without_the_model(asked, reader, picture, cha
     assert same(masks(asked), before)
 
 
-def test_settings_hold_for_the_next_question(session, upload, reader, picture):
+def test_settings_hold_for_the_next_question(session, upload, reader, image):
     session.open(upload)
     list(session.ask(QUESTION, {"num_points": 2}))
-    assert same(masks(session), fresh(reader, picture, num_points=2))
+    assert same(masks(session), fresh(reader, image, num_points=2))
 
 
 def test_points_are_added_removed_and_reset(asked, no_encoders):
@@ -152,7 +152,7 @@ def test_layers_are_shown_one_by_one(asked):
     assert np.array_equal(asked.overlay(False), asked.canvas.plain)
 
 
-def test_a_picture_without_a_mask(session, upload, reader, monkeypatch):
+def test_an_image_without_a_mask(session, upload, reader, monkeypatch):
     monkeypatch.setattr(session, "limits", dataclasses.replace(LIMITS, new_tokens=1))
     monkeypatch.setattr("web.limits.FEWEST_TOKENS", 1)
     session.open(upload)
@@ -192,7 +192,7 @@ def test_the_phrase_of_the_evaluation_is_asked_with_and_recommended(reader, uplo
     assert hinted == {True, False}
 
 
-def test_another_picture_forgets_the_talk(asked, upload, tmp_path):
+def test_another_image_forgets_the_talk(asked, upload, tmp_path):
     token = asked.token
     asked.open(upload)
     assert asked.talk and asked.token == token
@@ -202,16 +202,16 @@ def test_another_picture_forgets_the_talk(asked, upload, tmp_path):
     assert not asked.talk and asked.answer is None and asked.token != token
     with pytest.raises(InputError):
         asked.open(str(tmp_path / "none.png"))
-    with pytest.raises(InputError, match="open a picture"):
+    with pytest.raises(InputError, match="open an image"):
         list(asked.ask(QUESTION, {}))
 
 
-def test_a_picture_that_is_exchanged_while_the_model_speaks(session, upload, tmp_path):
+def test_an_image_that_is_exchanged_while_the_model_speaks(session, upload, tmp_path):
     session.open(upload)
     saying = session.ask(QUESTION, {})
     next(saying)
     session.close()
-    with pytest.raises(InputError, match="Another picture"):
+    with pytest.raises(InputError, match="Another image"):
         list(saying)
     assert session.answer is None
 
@@ -254,7 +254,7 @@ def test_points_have_an_end(asked, monkeypatch):
         asked.click([1, 1], "positive")
 
 
-def test_many_visitors_at_once(reader, upload, picture):
+def test_many_visitors_at_once(reader, upload, image):
     sessions = [Session(Engine(reader), LIMITS)]
     sessions += [Session(sessions[0].engine, LIMITS) for _ in range(7)]
     questions = [QUESTIONS[n % len(QUESTIONS)] for n in range(8)]
@@ -272,7 +272,7 @@ def test_many_visitors_at_once(reader, upload, picture):
     for thread in threads:
         thread.join()
     for session, question in zip(sessions, questions, strict=True):
-        assert same(masks(session), fresh(reader, picture, question, num_points=3))
+        assert same(masks(session), fresh(reader, image, question, num_points=3))
         assert session.talk[0][0] == question
 
 

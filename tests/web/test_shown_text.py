@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from model.inference.prompts import Wording
-from tests.web.test_page import DONE, calm, open_picture
+from tests.web.test_page import DONE, calm, encoded_image
 
 STRANGE = {
     "cover": '<div style="position:fixed;inset:0;z-index:9999;background:red">a</div>',
@@ -34,7 +34,7 @@ def test_questions_and_answers_are_shown_literally(visit, server, upload, monkey
     monkeypatch.setattr(Wording, "text", lambda self, ids: text)
     seen = visit(server)
     page = seen.page
-    open_picture(seen, upload)
+    encoded_image(seen, upload)
     ask_strangely(seen, text)
     assert page.inner_text("#talk .question") == text
     assert page.inner_text("#talk .answer") == text
@@ -50,14 +50,14 @@ def test_the_name_of_a_file_is_no_html(visit, server, tmp_path):
     seen = visit(server)
     path = tmp_path / "<img src=x onerror=document.title='taken'>.png"
     Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(path)
-    open_picture(seen, str(path))
+    encoded_image(seen, str(path))
     assert seen.page.title() == "READ: reasoning to attend"
     assert seen.page.locator("img[onerror]").count() == 0 and calm(seen)
 
 
 def test_the_newest_words_are_in_sight(visit, server, upload):
     seen = visit(server)
-    open_picture(seen, upload)
+    encoded_image(seen, upload)
     ask_strangely(seen, "a\n" * 40 + "end")
     log = seen.page.locator("#talk [role=log]").bounding_box()
     box = seen.page.locator("#talk").bounding_box()
@@ -68,7 +68,7 @@ def test_the_newest_words_are_in_sight(visit, server, upload):
 def test_half_a_character_is_an_error_with_words(visit, server, upload):
     seen = visit(server)
     page = seen.page
-    open_picture(seen, upload)
+    encoded_image(seen, upload)
     page.evaluate(
         r"""() => { const field = document.querySelector('#question textarea');
           field.value = 'a cat \ud83d'; field.dispatchEvent(new Event('input')); }"""

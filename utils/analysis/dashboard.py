@@ -1,6 +1,6 @@
 """The page of an analysis: every question with its maps, points and masks, models side by side.
 
-One static file beside the folders of the models; it is opened without a server, and loads a picture
+One static file beside the folders of the models; it is opened without a server, and loads an image
 when it comes into view. What models and data say is data to it, never markup.
 """
 
@@ -121,7 +121,7 @@ def page_data(models: Sequence[ModelAnalysis]) -> dict[str, Any]:
         for found in model.questions:
             key = found.key, found.question, Path(found.image).name
             by_key.setdefault(key, [None] * len(models))[place] = found
-    drawn = {name for row in by_key.values() for found in row if found for name in found.pictures}
+    drawn = {name for row in by_key.values() for found in row if found for name in found.images}
     return {
         "models": [model.name for model in models],
         "columns": [column for column in _columns() if column["id"] in drawn],
@@ -132,7 +132,7 @@ def page_data(models: Sequence[ModelAnalysis]) -> dict[str, Any]:
 
 
 def _columns() -> Iterable[dict[str, Any]]:
-    order = {"picture": "picture", **MAPS, POINTS: "points", **MASKS, FINAL: "final mask"}
+    order = {"image": "image", **MAPS, POINTS: "points", **MASKS, FINAL: "final mask"}
     for name, title in {**order, "truth": "truth"}.items():
         yield {"id": name, "title": title, "shown": name not in HIDDEN_AT_FIRST}
 
@@ -150,11 +150,11 @@ def _question(row: Sequence[QuestionAnalysis | None]) -> dict[str, Any]:
 
 
 def _answer(found: QuestionAnalysis) -> dict[str, Any]:
-    """What a model made of a question. Pictures: one name's beginning, and the names behind it."""
+    """What a model made of a question. Images: one name's beginning, and the names behind it."""
     scores = {name: found.iou(name) for name in found.masks}
     scores |= {name: score.best_s_iou for name, score in found.maps.items()}
     points = found.points
-    layers = {name: file for name, file in found.pictures.items() if name != "picture"}
+    layers = {name: file for name, file in found.images.items() if name != "image"}
     ends = {name: f"{name}.png" for name in layers}
     starts = {file.removesuffix(ends[name]) for name, file in layers.items()}
     regular = len(starts) == 1 and all(file.endswith(ends[name]) for name, file in layers.items())
@@ -170,7 +170,7 @@ def _answer(found: QuestionAnalysis) -> dict[str, Any]:
         "points": None
         if points is None
         else [points.positive_inside, points.positive, points.negative_outside, points.negative],
-        "picture": found.pictures.get("picture"),
+        "image": found.images.get("image"),
         "start": common,
         "layers": list(layers) if common else layers,
     }

@@ -3,7 +3,7 @@
 run.json        what was analysed; another analysis does not go into the same folder
 config.yaml     the flags
 questions.jsonl a line a question (`utils.analysis.records`)
-pictures/       what the lines name
+images/         what the lines name
 summary.json, summary.csv, questions.csv, layers.csv
 """
 
@@ -30,7 +30,8 @@ from utils.analysis.summary import summarise
 from utils.errors import InputError
 from utils.evaluation.predictions import RUN_FILE
 
-PICTURES = "pictures"
+IMAGES = "images"
+FORMER_IMAGES = "pictures"  # the folder's name in version 0.1.0
 
 
 class AnalysisFile:
@@ -60,15 +61,15 @@ class AnalysisFile:
 
     @property
     def first_open(self) -> int:
-        """The first picture that may have questions which are not analysed.
+        """The first image that may have questions which are not analysed.
 
-        Lines are in the order of the data, so all pictures before the last one are done.
+        Lines are in the order of the data, so all images before the last one are done.
         """
-        return max((picture for picture, _ in self._keys), default=0)
+        return max((image for image, _ in self._keys), default=0)
 
-    def has(self, picture: int, number: int) -> bool:
+    def has(self, image_index: int, number: int) -> bool:
         """Whether a question was there when the file was opened."""
-        return (picture, number) in self._keys
+        return (image_index, number) in self._keys
 
     def write(self, found: Sequence[QuestionAnalysis]) -> None:
         """Append questions; they are on the disk when this returns."""
@@ -88,7 +89,8 @@ def forget_analysis(folder: str | Path) -> None:
     """Delete the analysis in a folder, and nothing else there."""
     folder = Path(folder)
     if (folder / RUN_FILE).exists():
-        shutil.rmtree(folder / PICTURES, ignore_errors=True)
+        for name in (IMAGES, FORMER_IMAGES):
+            shutil.rmtree(folder / name, ignore_errors=True)
         for name in (QUESTIONS_FILE, RUN_FILE):
             (folder / name).unlink(missing_ok=True)
 
@@ -157,7 +159,7 @@ def _question_rows(records: Sequence[QuestionAnalysis]) -> list[dict[str, Any]]:
     for found in records:
         row: dict[str, Any] = {
             name: getattr(found, name)
-            for name in ("picture", "number", "image", "kind", "question", "answer")
+            for name in ("image_index", "number", "image", "kind", "question", "answer")
         }
         row |= {"present": found.present, "truth_present": found.truth_present}
         row |= {f"IoU {heading}": found.iou(mask) for mask, heading in MASKS.items()}

@@ -1,4 +1,4 @@
-"""Pictures of an analysed question: the picture, and see-through layers that lie upon it.
+"""Images of an analysed question: the image, and see-through layers that lie upon it.
 
 Layers keep the files small: a similarity map is stored at its own resolution and enlarged by the
 page that shows it, a mask or a set of points is a drawing in a few colours. All are lossless PNG.
@@ -28,7 +28,7 @@ SHOWN_SIDE = 320
 """Longer side of what is drawn, in pixels."""
 MAP_SIDE = 96
 """Longer side of a similarity map as it is stored; finer ones are reduced."""
-FOLDER = "pictures"
+FOLDER = "images"
 POINTS = "marks"
 """Name of the layer with the points."""
 MAP_OPACITY, UNSEEN_OPACITY = 165, 140
@@ -47,13 +47,13 @@ def draw_question(
     folder: Path,
     stem: str,
 ) -> dict[str, str]:
-    """Write the picture and its layers below `folder / "pictures"`.
+    """Write the image and its layers below `folder / "images"`.
 
     Args:
         image: uint8[H, W, 3]; stored once, however many questions are about it.
-        maps: name -> float32[h, w] over the whole picture, any h x w of its shape; NaN where the
-            map does not see the picture.
-        points: float[P, 2], (x, y) in pixels of the original picture.
+        maps: name -> float32[h, w] over the whole image, any h x w of its shape; NaN where the
+            map does not see the image.
+        points: float[P, 2], (x, y) in pixels of the original image.
         labels: int[P]: 1 positive, 0 negative, others are not drawn.
         masks: name -> bool[H, W].
         truth: uint8[H, W] (0/1/255), or None.
@@ -61,7 +61,7 @@ def draw_question(
         stem: begin of the files' names.
 
     Returns:
-        name -> path relative to `folder`: "picture", "marks" for the points, the names of the maps
+        name -> path relative to `folder`: "image", "marks" for the points, the names of the maps
         and masks, and "truth" if there is one.
 
     Raises:
@@ -76,7 +76,7 @@ def draw_question(
         layers["truth"] = truth_layer(shown, _shrink(truth, size))
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        files = {"picture": _base(image, shown, folder)}
+        files = {"image": _base(image, shown, folder)}
         for name, layer in layers.items():
             files[name] = f"{FOLDER}/{stem}_{name}.png"
             (folder / files[name]).write_bytes(_png(layer))
@@ -89,7 +89,7 @@ def draw_question(
 
 
 def shown_size(size: tuple[int, int]) -> tuple[int, int]:
-    """(rows, columns) in which a picture of (H, W) is shown: small ones are enlarged."""
+    """(rows, columns) in which an image of (H, W) is shown: small ones are enlarged."""
     factor = SHOWN_SIDE / max(size)
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
@@ -128,12 +128,12 @@ def _reduced(values: np.ndarray) -> np.ndarray:
 
 
 def mask_layer(
-    picture: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = MASK_COLOUR
+    image: np.ndarray, mask: np.ndarray, colour: tuple[int, int, int] = MASK_COLOUR
 ) -> np.ndarray:
-    """A mask in its colour over the picture, with its outline.
+    """A mask in its colour over the image, with its outline.
 
     Args:
-        picture: uint8[h, w, 3], what the layer will lie upon.
+        image: uint8[h, w, 3], what the layer will lie upon.
         mask: bool[h, w].
         colour: RGB.
 
@@ -141,7 +141,7 @@ def mask_layer(
         uint8[h, w, 4] RGBA.
     """
     layer = np.zeros((*mask.shape, 4), np.uint8)
-    layer[mask, :3] = tint(picture[mask], colour, SHADES)
+    layer[mask, :3] = tint(image[mask], colour, SHADES)
     layer[mask, 3] = 255
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(layer, outlines, -1, (255, 255, 255, 255), 4)
@@ -149,10 +149,10 @@ def mask_layer(
     return layer
 
 
-def truth_layer(picture: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def truth_layer(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """The same for a true mask uint8[h, w] (0/1/255); pixels that do not count are grey."""
-    layer = mask_layer(picture, truth == IGNORE_LABEL, IGNORED_COLOUR)
-    above = mask_layer(picture, truth == 1, TRUTH_COLOUR)
+    layer = mask_layer(image, truth == IGNORE_LABEL, IGNORED_COLOUR)
+    above = mask_layer(image, truth == 1, TRUTH_COLOUR)
     return np.where(above[..., 3:] > 0, above, layer)
 
 
@@ -162,9 +162,9 @@ def points_layer(
     """Points as discs, positive ones green and above the red negative ones.
 
     Args:
-        points: float[P, 2], (x, y) in a picture of `size`.
+        points: float[P, 2], (x, y) in an image of `size`.
         labels: int[P].
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
         shown: (h, w) of the layer.
 
     Returns:
@@ -200,7 +200,7 @@ def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _base(image: np.ndarray, shown: np.ndarray, folder: Path) -> str:
-    """Write the picture as it is shown, if it is not there yet; its name is made from all pixels
+    """Write the image as it is shown, if it is not there yet; its name is made from all pixels
     of `image`."""
     name = f"{FOLDER}/{hashlib.sha256(image.tobytes()).hexdigest()[:16]}.png"
     if not (folder / name).is_file():
@@ -208,8 +208,8 @@ def _base(image: np.ndarray, shown: np.ndarray, folder: Path) -> str:
     return name
 
 
-def _png(picture: np.ndarray) -> bytes:
+def _png(image: np.ndarray) -> bytes:
     """RGB or RGBA as PNG."""
-    order = cv2.COLOR_RGBA2BGRA if picture.shape[2] == 4 else cv2.COLOR_RGB2BGR
+    order = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
     level = [cv2.IMWRITE_PNG_COMPRESSION, 6]
-    return cv2.imencode(".png", cv2.cvtColor(picture, order), level)[1].tobytes()
+    return cv2.imencode(".png", cv2.cvtColor(image, order), level)[1].tobytes()

@@ -1,6 +1,6 @@
-"""Similarity maps on the picture that they are about.
+"""Similarity maps on the image that they are about.
 
-A map covers a square view of the picture: CLIP's centre crop, or SAM's padded frame. `Box` says
+A map covers a square view of the image: CLIP's centre crop, or SAM's padded frame. `Box` says
 where that view lies. Values between cells are bilinear between the cells' centres; beyond the
 outer centres the outer cells go on.
 """
@@ -23,21 +23,21 @@ class PlacedMap:
 
     Args:
         values: float32[h, w].
-        box: what the map covers, in pixels of the original picture.
+        box: what the map covers, in pixels of the original image.
     """
 
     values: np.ndarray
     box: Box
 
     def over(self, size: tuple[int, int], shape: tuple[int, int] | None = None) -> np.ndarray:
-        """The map over the whole picture.
+        """The map over the whole image.
 
         Args:
-            size: (H, W) of the original picture.
+            size: (H, W) of the original image.
             shape: (rows, columns) of the result; default: `size`.
 
         Returns:
-            float32[rows, columns], NaN where the view does not show the picture.
+            float32[rows, columns], NaN where the view does not show the image.
         """
         left, top, right, bottom = self.box
         rows, columns = shape or size
@@ -66,7 +66,7 @@ class PlacedMap:
         return samples.reshape(side, FINE, side, FINE).mean(axis=(1, 3), dtype=np.float32)
 
     def _at(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """Values float32[len(y), len(x)] at these rows and columns of the picture, in pixels."""
+        """Values float32[len(y), len(x)] at these rows and columns of the image, in pixels."""
         left, top, right, bottom = self.box
         rows, columns = self.values.shape
         down = _weights((y - top) / (bottom - top), rows)

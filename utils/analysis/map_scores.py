@@ -1,6 +1,6 @@
 """How well similarity maps and points agree with the true mask, and maps with each other.
 
-Maps are float32[H, W] over the whole picture, NaN where their view (CLIP's crop) does not show it:
+Maps are float32[H, W] over the whole image, NaN where their view (CLIP's crop) does not show it:
 nothing there is ever selected, so what is true there counts as missed. Truth is uint8[H, W]:
 1 object, 0 background, 255 does not count anywhere.
 """
@@ -81,7 +81,7 @@ def score_points(points: np.ndarray, labels: np.ndarray, truth: np.ndarray) -> P
     """How many points fell where they should; points on pixels that do not count are left out.
 
     Args:
-        points: float[P, 2], (x, y) in pixels of the original picture.
+        points: float[P, 2], (x, y) in pixels of the original image.
         labels: int[P]: 1 positive, 0 negative, -1 no point.
         truth: uint8[H, W].
     """

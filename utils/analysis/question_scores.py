@@ -22,13 +22,13 @@ def is_known(truth: np.ndarray) -> bool:
     return bool((truth != IGNORE_LABEL).any())
 
 
-def analyse_question(picture: int, number: int, item: EvalItem, seen: Any) -> QuestionAnalysis:
+def analyse_question(image_index: int, number: int, item: EvalItem, seen: Any) -> QuestionAnalysis:
     """Scores of a question; see `utils.analysis.map_scores`.
 
     Args:
-        picture: index of the picture in the data.
+        image_index: index of the image in the data.
         number: index of the question among those about it.
-        item: the picture with its questions.
+        item: the image with its questions.
         seen: `model.analysis.probe.Seen`.
     """
     question, answer, size = item.questions[number], seen.answer, item.image.shape[:2]
@@ -42,7 +42,7 @@ def analyse_question(picture: int, number: int, item: EvalItem, seen: Any) -> Qu
         found["layers"] = {n: best_s_iou(one.over(size), truth) for n, one in seen.layers.items()}
         found["points"] = score_points(seen.points, seen.labels, truth)
     return QuestionAnalysis(
-        picture=picture,
+        image_index=image_index,
         number=number,
         image=item.image_path,
         question=question.text,

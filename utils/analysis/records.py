@@ -1,7 +1,7 @@
 """What an analysis of `[SEG]` found about a question, as lines on disk.
 
 An analysis folder holds a folder for each model with `questions.jsonl` (one line a question, in the
-order of the data), and the pictures that its lines name. Maps have the names of `MAPS`, masks those
+order of the data), and the images that its lines name. Maps have the names of `MAPS`, masks those
 of `MASKS`; a map or mask that a model cannot give is absent.
 """
 
@@ -82,23 +82,23 @@ class QuestionAnalysis:
     """One question, seen by one model.
 
     Args:
-        picture: index of the picture in the data.
-        number: index of the question among those about this picture.
-        image: path of the picture.
+        image_index: index of the image in the data.
+        number: index of the question among those about this image.
+        image: path of the image.
         question, answer: what was asked and what the model said.
         kind: group of the data set, such as "short" or "long"; may be empty.
         present: the model's answer has a mask that is not empty.
         truth_present: the object is there; None if the truth is not known.
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
         masks: name in `MASKS`, or `FINAL` -> (intersection, union) with the truth, in pixels.
         maps: name in `MAPS` -> its score; empty without a true mask.
         layers: best S-IoU of `[SEG]` x LLaVA for the layers that were asked for.
         correlations: "first second" (names in `MAPS`) -> their correlation.
         points: None without a true mask.
-        pictures: what is shown -> file, relative to the model's folder.
+        images: what is shown -> file, relative to the model's folder.
     """
 
-    picture: int
+    image_index: int
     number: int
     image: str
     question: str
@@ -112,12 +112,12 @@ class QuestionAnalysis:
     layers: dict[int, float] = field(default_factory=dict)
     correlations: dict[str, Correlation] = field(default_factory=dict)
     points: PointScore | None = None
-    pictures: dict[str, str] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[int, int]:
         """The same for the same question to another model."""
-        return self.picture, self.number
+        return self.image_index, self.number
 
     def iou(self, mask: str) -> float | None:
         """IoU of a mask with the truth, 1 where both are empty; None where it is not known."""
@@ -138,7 +138,7 @@ def from_line(line: str) -> QuestionAnalysis:
     Raises:
         ValueError, KeyError, TypeError: it is none.
     """
-    raw = json.loads(line)
+    raw = _current_names(json.loads(line))
     raw["size"] = tuple(raw["size"])
     raw["masks"] = {name: tuple(pair) for name, pair in raw["masks"].items()}
     raw["maps"] = {name: MapScore(**score) for name, score in raw["maps"].items()}
@@ -146,6 +146,15 @@ def from_line(line: str) -> QuestionAnalysis:
     raw["correlations"] = {pair: Correlation(**both) for pair, both in raw["correlations"].items()}
     raw["points"] = PointScore(**raw["points"]) if raw["points"] else None
     return QuestionAnalysis(**raw)
+
+
+def _current_names(raw: dict) -> dict:
+    """A line under the names of `QuestionAnalysis`; version 0.1.0 said "picture" for image."""
+    if "picture" in raw:
+        raw["image_index"] = raw.pop("picture")
+        files = raw.pop("pictures")
+        raw["images"] = {"image" if name == "picture" else name: files[name] for name in files}
+    return raw
 
 
 def read_analysis(folder: str | Path) -> Iterator[QuestionAnalysis]:

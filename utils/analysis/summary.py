@@ -12,7 +12,7 @@ Every measure is a ratio of two sums over questions, sum of parts / sum of whole
 
 Pixels that do not count (255) are in none of them, questions without what a measure needs neither.
 A group of questions about absent objects alone has no cIoU: it would be 0 whatever was answered.
-Intervals are 95 % percentile intervals over resampled pictures (`utils.evaluation.bootstrap`).
+Intervals are 95 % percentile intervals over resampled images (`utils.evaluation.bootstrap`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from utils.analysis.records import MAPS, MASKS, QuestionAnalysis
-from utils.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, number_pictures, resample_weights
+from utils.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, number_images, resample_weights
 from utils.metrics import IOU_EPSILON
 
 ALL = "all"
@@ -81,7 +81,7 @@ def summarise(
     if len({found.kind for found in records}) > 1:
         kind_of = np.array([found.kind for found in records], dtype=object)
         groups |= {kind: kind_of == kind for kind in kinds}
-    sums = _picture_sums(records, terms, names, list(groups.values()))
+    sums = _image_sums(records, terms, names, list(groups.values()))
     there = np.array([found.truth_present is True for found in records], bool)
     for number, group in enumerate(groups.values()):
         if not (group & there).any():
@@ -119,33 +119,33 @@ def _ordered(terms: Sequence[Terms]) -> list[str]:
     return [name for name in fixed if name in names] + rest + layers
 
 
-def _picture_sums(
+def _image_sums(
     records: Sequence[QuestionAnalysis],
     terms: Sequence[Terms],
     names: Sequence[str],
     groups: Sequence[np.ndarray],
 ) -> np.ndarray:
-    """Sums of parts and wholes over the questions about each picture: float64[2, G, C, K]."""
-    picture, pictures = number_pictures([found.image for found in records])
+    """Sums of parts and wholes over the questions about each image: float64[2, G, C, K]."""
+    image, images = number_images([found.image for found in records])
     columns = np.array([[one.get(name, (0.0, 0.0)) for name in names] for one in terms], np.float64)
     columns = columns.reshape(len(records), len(names), 2)
-    sums = np.zeros((2, len(groups), pictures, len(names)))
+    sums = np.zeros((2, len(groups), images, len(names)))
     for number, group in enumerate(groups):
         for part in range(2):
-            np.add.at(sums[part, number], picture[group], columns[group, :, part])
+            np.add.at(sums[part, number], image[group], columns[group, :, part])
     return sums
 
 
 def _measured(sums: np.ndarray) -> list[list[dict[str, float | None]]]:
     """For each group and measure its value and the ends of its interval."""
-    _, groups, pictures, width = sums.shape
+    _, groups, images, width = sums.shape
     values = _ratio(sums.sum(axis=2))
-    flat = sums.transpose(2, 0, 1, 3).reshape(pictures, 2 * groups * width)
+    flat = sums.transpose(2, 0, 1, 3).reshape(images, 2 * groups * width)
     generator = np.random.default_rng(SEED)
     drawn = [
         _ratio((weights @ flat).reshape(len(weights), 2, groups, width).swapaxes(0, 1))
-        for weights in resample_weights(max(pictures, 1), RESAMPLES, generator)
-        if pictures
+        for weights in resample_weights(max(images, 1), RESAMPLES, generator)
+        if images
     ]
     samples = np.concatenate(drawn) if drawn else np.full((1, groups, width), np.nan)
     several = (sums[1] > 0).sum(axis=1) > 1

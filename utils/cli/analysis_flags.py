@@ -24,7 +24,7 @@ class AnalyzedFlags:
     )
     images: str | None = option(
         None,
-        "folder of pictures with questions (questions.jsonl, or NAME.txt beside NAME.jpg), "
+        "folder of images with questions (questions.jsonl, or NAME.txt beside NAME.jpg), "
         "in place of --val_dataset",
         path=True,
     )

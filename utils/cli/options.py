@@ -18,9 +18,9 @@ from utils.cli.analysis_flags import AnalysisFlags, AnalyzedFlags, MapFlags, lay
 from utils.cli.parser import Problem
 from utils.cli.reader_flags import (
     EvaluationFlags,
+    ImageFlags,
     MergeFlags,
     OriginalMergeFlags,
-    PictureFlags,
     PredictionFlags,
     ProcessFlags,
     QuestionFlags,
@@ -95,7 +95,7 @@ class StartOptions(ModelFlags, TrainedPartsFlags, SaspFlags, SaspSettings):
         if self.model_max_length <= 255:
             problems.append(
                 Problem(
-                    f"--model_max_length={self.model_max_length}: the picture counts as 255 "
+                    f"--model_max_length={self.model_max_length}: the image counts as 255 "
                     "tokens; give more, such as 512"
                 )
             )
@@ -292,7 +292,7 @@ class AnalyzeOptions(ReaderOptions, QuestionSetFlags, AnalyzedFlags, MapFlags, A
         problems = []
         if self.images is not None:
             hint = "give a folder with questions.jsonl, or with NAME.txt beside NAME.jpg"
-            problems += checks.folder("images", self.images, "pictures with questions", hint)
+            problems += checks.folder("images", self.images, "images with questions", hint)
         else:
             problems += flag_checks.data_folder(self) + flag_checks.evaluation(self)
             problems += checks.template_file(self.templates, TEMPLATE_SETS)
@@ -324,17 +324,17 @@ def model_name(path: str) -> str:
 
 
 @dataclass(frozen=True)
-class DemoOptions(ReaderOptions, QuestionFlags, PictureFlags, WebFlags):
-    """Ask READ about a picture: a chat in the terminal, one question, or a page."""
+class DemoOptions(ReaderOptions, QuestionFlags, ImageFlags, WebFlags):
+    """Ask READ about an image: a chat in the terminal, one question, or a page."""
 
     def problems(self) -> list[Problem]:
         """Everything that keeps this configuration from running."""
         problems = super().problems()
         if self.prompt is not None and self.image is None:
-            problems.append(Problem("--prompt needs --image: the picture to ask about"))
+            problems.append(Problem("--prompt needs --image: the image to ask about"))
         if self.image is not None and "://" not in self.image:
-            hint = "give the path or URL of a picture"
-            problems += checks.file("image", self.image, "a picture", hint)
+            hint = "give the path or URL of an image"
+            problems += checks.file("image", self.image, "an image", hint)
         return problems + (checks.web(self) if self.web else [])
 
 

@@ -27,7 +27,7 @@ class ReaderFlags:
     image_size: int | None = option(
         None, "side of SAM's input in pixels; none: what the model stores, else 1024"
     )
-    model_max_length: int = option(512, "longest text in tokens, the picture counted as 255")
+    model_max_length: int = option(512, "longest text in tokens, the image counted as 255")
     conv_type: str | None = option(
         None, "conversation format; none: what the checkpoint stores", choices=CONVERSATION_TYPES
     )
@@ -85,7 +85,7 @@ class QuestionSetFlags:
         True, "also ask about objects that are not there (generated only)"
     )
     batch_questions: int = option(
-        16, "questions, about any pictures, that are answered together; more take more memory"
+        16, "questions, about any images, that are answered together; more take more memory"
     )
 
 
@@ -105,9 +105,7 @@ class EvaluationFlags:
     ablate_points: str = option(
         "10,30,60", "numbers of points for --ablate; the model's own is always among them"
     )
-    skip_broken: bool = option(
-        False, "leave broken pictures out and list them, instead of stopping"
-    )
+    skip_broken: bool = option(False, "leave broken images out and list them, instead of stopping")
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ class ProcessFlags:
     """Processes."""
 
     process_num: int = option(0, "number of this process")
-    world_size: int = option(1, "number of processes that share the pictures")
+    world_size: int = option(1, "number of processes that share the images")
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ class PredictionFlags:
 
     vis_save_path: str = option("./vis_output", "folder of the predictions")
     resume: bool = option(True, "go on after the predictions that are already written")
-    report: bool = option(True, "write an HTML page with the metrics and pictures as well")
+    report: bool = option(True, "write an HTML page with the metrics and images as well")
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ class QuestionFlags:
     """Question."""
 
     image: str | None = option(
-        None, "picture to ask about: a path or URL; none: the chat asks for it", path=True
+        None, "image to ask about: a path or URL; none: the chat asks for it", path=True
     )
     prompt: str | None = option(None, "question; with --image: answer it and leave")
     ask_for_mask: bool = option(
@@ -144,12 +142,12 @@ class QuestionFlags:
 
 
 @dataclass(frozen=True)
-class PictureFlags:
+class ImageFlags:
     """Output."""
 
     vis_save_dir: str = option("./vis_output", "folder for masks, overlays and heat maps")
     output_format: Literal["png", "rle", "json"] = option(
-        "png", "form of the mask: a picture, COCO RLE, or JSON with text, points and RLE"
+        "png", "form of the mask: an image, COCO RLE, or JSON with text, points and RLE"
     )
 
 
@@ -165,8 +163,8 @@ class WebFlags:
     web_names: list[str] | None = option(
         None, "further names that the page is reached by, such as that of a proxy in front of it"
     )
-    max_megapixels: float = option(25.0, "largest picture that a visitor may send")
-    max_visitors: int = option(8, "visitors whose pictures are kept at a time")
+    max_megapixels: float = option(25.0, "largest image that a visitor may send")
+    max_visitors: int = option(8, "visitors whose images are kept at a time")
 
 
 @dataclass(frozen=True)

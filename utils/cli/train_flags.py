@@ -39,10 +39,10 @@ class ModelFlags:
         "global_attn_indexes, image_size, prompt_dim}",
     )
     image_size: int = option(1024, "side of SAM's input in pixels")
-    model_max_length: int = option(512, "longest text in tokens, the picture counted as 255")
+    model_max_length: int = option(512, "longest text in tokens, the image counted as 255")
     out_dim: int = option(256, "width of the text prompt for SAM")
     conv_type: str = option("llava_v1", "conversation format", choices=CONVERSATION_TYPES)
-    use_mm_start_end: bool = option(True, "wrap the picture in <im_start>, <im_end>")
+    use_mm_start_end: bool = option(True, "wrap the image in <im_start>, <im_end>")
     precision: Literal["fp32", "bf16", "fp16"] = option(
         "bf16", "number format on a GPU; a CPU computes in fp32"
     )
@@ -50,7 +50,7 @@ class ModelFlags:
     load_in_8bit: bool = option(False, "load the frozen weights in 8 bits (GPU, bitsandbytes)")
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = option(
         None,
-        "attention of the LLM; none: sdpa; where questions share a picture in training, "
+        "attention of the LLM; none: sdpa; where questions share an image in training, "
         "sdpa takes the place of flash_attention_2, which takes no mask",
     )
 
@@ -110,7 +110,7 @@ class DataFlags:
     val_dataset: str = option("ReasonSeg|val", "data set for validation: NAME or NAME|SPLIT")
     val_split: str | None = option(None, "split for validation; wins over the one in --val_dataset")
     dataset_dir: str = option("./dataset_folder", "folder with all data sets", path=True)
-    num_classes_per_sample: int = option(3, "most expressions drawn for a picture")
+    num_classes_per_sample: int = option(3, "most expressions drawn for an image")
     templates: str = option(
         "varied",
         "questions and answers of training and of its validation on a referring set: varied, "
@@ -120,7 +120,7 @@ class DataFlags:
     part_masks: Literal["annotation", "union"] = option(
         "annotation",
         "mask of a class in PACO-LVIS and PASCAL-Part: the annotation that was drawn, as in the "
-        "original, or the union of all of its class in the picture",
+        "original, or the union of all of its class in the image",
     )
     premise_draw: Literal["sample", "class"] = option(
         "sample",
@@ -133,7 +133,7 @@ class DataFlags:
     polygon_fill: Literal["4.11", "4.8"] = option(
         "4.11", "release of OpenCV whose border pixels ReasonSeg's true masks have, see docs"
     )
-    workers: int = option(4, "processes that load pictures, per rank")
+    workers: int = option(4, "processes that load images, per rank")
     seed: int = option(42, "the order of the data and all chance follow from it")
 
 
@@ -144,7 +144,7 @@ class OptimisationFlags:
     epochs: int = option(10, "number of epochs")
     steps_per_epoch: int = option(500, "optimiser steps per epoch; validation follows each epoch")
     max_steps: int | None = option(None, "stop after this many steps in all")
-    batch_size: int = option(2, "pictures per rank and micro step")
+    batch_size: int = option(2, "images per rank and micro step")
     grad_accumulation_steps: int = option(10, "micro steps per optimiser step")
     lr: float = option(3e-4, "highest learning rate")
     warmup_steps: int = option(100, "steps of linear warm-up")
@@ -174,7 +174,7 @@ class RunFlags:
 
     log_base_dir: str = option("./runs", "folder of all runs")
     exp_name: str = option("read", "name of this run's folder")
-    val_batch_size: int = option(1, "pictures per forward in validation", choices=(1,))
+    val_batch_size: int = option(1, "images per forward in validation", choices=(1,))
     no_eval: bool = option(False, "train without validation; the newest checkpoint counts as best")
     eval_only: bool = option(False, "validate the run's best checkpoint, or --version as it is")
     resume: str | None = option(

@@ -1,6 +1,6 @@
 """Numbers of an ablation of SasP: metrics of each setting, and their distance to the model's own.
 
-All settings were asked the same questions, so a resample of pictures is the same for all of them,
+All settings were asked the same questions, so a resample of images is the same for all of them,
 and a difference has an interval of its own, much narrower than those of the two metrics.
 """
 
@@ -20,9 +20,9 @@ from utils.evaluation.bootstrap import (
     LEVEL,
     RESAMPLES,
     SEED,
-    number_pictures,
+    image_sums,
+    number_images,
     percentile_interval,
-    picture_sums,
     question_sums,
     resampled_metrics,
 )
@@ -173,10 +173,10 @@ def _resampled(results: Sequence[EvalResult]) -> dict[str, np.ndarray]:
     """float64[R, settings] for each metric; a resample is the same for all of them."""
     records = results[0].records
     there = np.array([record.truth_present for record in records], bool)
-    picture, pictures = number_pictures([record.image for record in records])
+    image, images = number_images([record.image for record in records])
     sums = np.concatenate(
         [
-            picture_sums(_columns(result.records), picture, pictures, [there, there | True])
+            image_sums(_columns(result.records), image, images, [there, there | True])
             for result in results
         ]
     )
@@ -208,7 +208,7 @@ def _measured(value: float, drawn: np.ndarray) -> Measured:
 def ablation_json(modes: Mapping[str, Sequence[SettingScores]]) -> dict[str, Any]:
     """Plain data: mode -> settings, and how the intervals were made."""
     return {
-        "bootstrap": {"unit": "picture", "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
+        "bootstrap": {"unit": "image", "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
         "modes": {mode: [one.as_dict() for one in settings] for mode, settings in modes.items()},
     }
 

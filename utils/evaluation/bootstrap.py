@@ -1,12 +1,12 @@
-"""Intervals of the metrics by resampling pictures.
+"""Intervals of the metrics by resampling images.
 
-The questions about one picture are not independent, so whole pictures are drawn, with replacement,
+The questions about one image are not independent, so whole images are drawn, with replacement,
 as many as there are; an interval holds the middle 95 % of the metric over 1,000 such draws
 (percentile bootstrap). All metrics are ratios of sums over questions. Therefore a resample needs
-only the sums of each picture: no question is touched twice, and every group of questions shares
+only the sums of each image: no question is touched twice, and every group of questions shares
 the same draws.
 
-Legend: N questions, C pictures, G groups of questions, K sums (`SUMS`), R resamples.
+Legend: N questions, C images, G groups of questions, K sums (`SUMS`), R resamples.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _CHUNK = 4_000_000
 """Most weights that are held at once."""
 
 
-def number_pictures(names: Sequence[str]) -> tuple[np.ndarray, int]:
-    """Numbers of the pictures behind the questions, in alphabetical order of their names.
+def number_images(names: Sequence[str]) -> tuple[np.ndarray, int]:
+    """Numbers of the images behind the questions, in alphabetical order of their names.
 
     The order makes the result independent of how the questions were spread over processes.
 
     Args:
-        names: N, the picture of each question.
+        names: N, the image of each question.
 
     Returns:
         int64[N] from 0 to C - 1, and C.
@@ -55,27 +55,27 @@ def question_sums(
     return np.stack([np.ones_like(both), iou, both, either, *map(np.float64, see)], axis=1)
 
 
-def picture_sums(
-    columns: np.ndarray, picture: np.ndarray, pictures: int, groups: Sequence[np.ndarray]
+def image_sums(
+    columns: np.ndarray, image: np.ndarray, images: int, groups: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Sums over the questions about each picture, for every group of questions.
+    """Sums over the questions about each image, for every group of questions.
 
     Args:
         columns: float64[N, K], see `question_sums`.
-        picture: int64[N], see `number_pictures`.
-        pictures: C.
+        image: int64[N], see `number_images`.
+        images: C.
         groups: G arrays bool[N], the questions that count.
 
     Returns:
         float64[G, C, K], the same to the last bit in whatever order the questions come.
     """
-    order = np.lexsort((columns[:, SUMS.index("iou")], picture))
-    columns, picture = columns[order], picture[order]
-    sums = np.empty((len(groups), pictures, len(SUMS)))
+    order = np.lexsort((columns[:, SUMS.index("iou")], image))
+    columns, image = columns[order], image[order]
+    sums = np.empty((len(groups), images, len(SUMS)))
     for number, group in enumerate(groups):
         mine = group[order]
         for k in range(len(SUMS)):
-            sums[number, :, k] = np.bincount(picture[mine], columns[mine, k], minlength=pictures)
+            sums[number, :, k] = np.bincount(image[mine], columns[mine, k], minlength=images)
     return sums
 
 
@@ -97,16 +97,16 @@ def metrics_of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def resample_weights(
-    pictures: int, resamples: int, generator: np.random.Generator
+    images: int, resamples: int, generator: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """How often each picture is drawn: float64[r, C] blocks that make R rows together."""
-    rows = max(1, _CHUNK // pictures)
+    """How often each image is drawn: float64[r, C] blocks that make R rows together."""
+    rows = max(1, _CHUNK // images)
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
-        drawn = generator.integers(pictures, size=(count, pictures))
-        drawn += pictures * np.arange(count)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=count * pictures)
-        yield weights.reshape(count, pictures).astype(np.float64)
+        drawn = generator.integers(images, size=(count, images))
+        drawn += images * np.arange(count)[:, None]
+        weights = np.bincount(drawn.ravel(), minlength=count * images)
+        yield weights.reshape(count, images).astype(np.float64)
 
 
 def resampled_metrics(
@@ -115,20 +115,20 @@ def resampled_metrics(
     """Every metric of every group in each resample; groups share the draws.
 
     Args:
-        sums: float64[G, C, K], see `picture_sums`.
+        sums: float64[G, C, K], see `image_sums`.
         generator: the source of the draws.
         resamples: R.
 
     Returns:
         name -> float64[R, G]. NaN where there is nothing to count, and for groups of fewer than two
-        pictures, where drawing pictures tells nothing.
+        images, where drawing images tells nothing.
     """
-    groups, pictures, width = sums.shape
-    flat = sums.transpose(1, 0, 2).reshape(pictures, groups * width)
+    groups, images, width = sums.shape
+    flat = sums.transpose(1, 0, 2).reshape(images, groups * width)
     blocks = [
         (weights @ flat).reshape(len(weights), groups, width)
-        for weights in resample_weights(max(pictures, 1), resamples, generator)
-        if pictures
+        for weights in resample_weights(max(images, 1), resamples, generator)
+        if images
     ]
     empty = np.full((1, groups, width), np.nan)
     values = metrics_of_sums(np.concatenate(blocks) if blocks else empty)

@@ -1,4 +1,4 @@
-"""Evaluation of anything that answers questions about a picture.
+"""Evaluation of anything that answers questions about an image.
 
 The evaluator knows neither models nor data sets: it is given a function `predict` and a sequence
 of items. Teacher-forced and generated evaluation differ by one argument of `reader_predict`.
@@ -49,10 +49,10 @@ class Record:
     """The outcome of one question.
 
     Args:
-        item: index of the picture in the data set.
-        number: index of the question among those about this picture.
-        count: how many questions there are about this picture.
-        image: path of the picture.
+        item: index of the image in the data set.
+        number: index of the question among those about this image.
+        count: how many questions there are about this image.
+        image: path of the image.
         question: the user's turn.
         kind: group in reports.
         answer: the model's text.
@@ -131,7 +131,7 @@ class EvalResult:
 
     Args:
         records: one per question.
-        skipped: messages about broken pictures that were left out (only with `skip_broken`).
+        skipped: messages about broken images that were left out (only with `skip_broken`).
     """
 
     records: list[Record] = field(default_factory=list)
@@ -191,14 +191,14 @@ class EvalResult:
 
 @dataclass(frozen=True)
 class ReaderPredict:
-    """A reader as `Predict`, which also answers whole streams of pictures together.
+    """A reader as `Predict`, which also answers whole streams of images together.
 
     Args:
         reader: `model.inference.reader.Reader`, or anything with its `segment_batch` and `stream`.
         answer: None: the model generates its answer. A text with `[SEG]`: teacher forced; questions
             with a `forced_answer` of their own are given that instead.
         max_new_tokens: length limit of a generated answer.
-        batch_questions: how many questions are answered at once, about several pictures.
+        batch_questions: how many questions are answered at once, about several images.
         keep_states: whether answers in a stream carry what their masks were made from.
     """
 
@@ -209,7 +209,7 @@ class ReaderPredict:
     keep_states: bool = False
 
     def __call__(self, image: np.ndarray, questions: list[str]) -> Sequence[AnswerLike]:
-        """Answer questions about one picture."""
+        """Answer questions about one image."""
         return self.reader.segment_batch([(image, questions)], **self._asking)
 
     def stream(self, items: Iterable[EvalItem]) -> Iterator[Sequence[AnswerLike]]:
@@ -249,11 +249,11 @@ def records_of(
     answers: Sequence[AnswerLike],
     varied: Sequence[list[Outcome]] | None = None,
 ) -> list[Record]:
-    """Compare the answers about one picture with its truth.
+    """Compare the answers about one image with its truth.
 
     Args:
-        index: of the picture in the data set.
-        item: the picture with its questions.
+        index: of the image in the data set.
+        item: the image with its questions.
         answers: one to each.
         varied: for each answer what came out with other settings.
 
@@ -308,15 +308,15 @@ def evaluate(
     Item i belongs to process i mod `world`: over all processes each item counts exactly once.
 
     Args:
-        predict: answers questions about one picture.
-        items: has a length and an index; `items[i]` may decode the picture when asked. A thread
+        predict: answers questions about one image.
+        items: has a length and an index; `items[i]` may decode the image when asked. A thread
             does so ahead of the answers.
         rank, world: this process and the number of processes.
         progress: show a progress bar (on process 0).
-        skip_broken: leave out pictures that cannot be read, and list them in the result.
+        skip_broken: leave out images that cannot be read, and list them in the result.
         done: indices of items that are not asked again.
-        on_item: called with the records and the answers of each picture as soon as they exist.
-        on_skip: called with the index and the message of each picture left out.
+        on_item: called with the records and the answers of each image as soon as they exist.
+        on_skip: called with the index and the message of each image left out.
         vary: also tells what came out with other settings (`Record.varied`).
         label: text of the progress bar.
 
@@ -324,12 +324,12 @@ def evaluate(
         The records of this process; merge the results of all processes with `EvalResult.merge`.
 
     Raises:
-        InputError: a picture or annotation is broken (with its path), unless `skip_broken`.
+        InputError: an image or annotation is broken (with its path), unless `skip_broken`.
     """
     result = EvalResult()
     mine = [index for index in range(rank, len(items), world) if index not in done]
     asked: deque[tuple[int, EvalItem]] = deque()
-    bar = tqdm(total=len(mine), desc=label, unit="picture", disable=not (progress and rank == 0))
+    bar = tqdm(total=len(mine), desc=label, unit="image", disable=not (progress and rank == 0))
 
     def questions() -> Iterator[EvalItem]:
         for index, coming in _read_ahead(items, mine):
@@ -339,7 +339,7 @@ def evaluate(
                 if not skip_broken:
                     raise InputError(
                         f"{error} (leaving it out would change the result; "
-                        "--skip_broken leaves such pictures out and lists them)"
+                        "--skip_broken leaves such images out and lists them)"
                     ) from error
                 result.skipped.append(str(error))
                 if on_skip is not None:
@@ -363,7 +363,7 @@ def evaluate(
 
 
 def _answers(predict: Predict, asked: Iterator[EvalItem]) -> Iterator[Sequence[AnswerLike]]:
-    """As a stream if `predict` can do that, else picture by picture."""
+    """As a stream if `predict` can do that, else image by image."""
     stream = getattr(predict, "stream", None)
     if stream is not None:
         return stream(asked)

@@ -14,8 +14,8 @@ from utils.evaluation.bootstrap import (
     RESAMPLES,
     SEED,
     bootstrap_intervals,
-    number_pictures,
-    picture_sums,
+    image_sums,
+    number_images,
     question_sums,
 )
 from utils.evaluation.evaluator import EvalResult, Record, Scores, kinds_of
@@ -45,13 +45,13 @@ class GroupScores:
 
     Args:
         scores: the metrics.
-        pictures: how many pictures the questions are about.
+        images: how many images the questions are about.
         intervals: metric -> ends of its interval, None where there is nothing to tell.
         misses: key of `MISSES` -> number of questions.
     """
 
     scores: Scores
-    pictures: int
+    images: int
     intervals: dict[str, tuple[float, float] | None]
     misses: dict[str, int]
 
@@ -59,7 +59,7 @@ class GroupScores:
         see = self.scores.see
         return {
             **self.scores.as_dict(),
-            "pictures": self.pictures,
+            "images": self.images,
             "intervals": {k: list(v) if v else None for k, v in self.intervals.items()},
             "see": {
                 "there_said_there": see.found,
@@ -97,7 +97,7 @@ class ModeScores:
             "objects": {**self.objects.as_dict(), "precision_at": self.precision_at},
             "per_kind": {kind: group.as_dict() for kind, group in self.per_kind.items()},
             "bootstrap": {
-                "unit": "picture",
+                "unit": "image",
                 "level": LEVEL,
                 "resamples": RESAMPLES,
                 "seed": SEED,
@@ -113,14 +113,14 @@ def score(result: EvalResult) -> ModeScores:
     kind_of = np.array([record.kind for record in records], dtype=object)
     members = [np.ones(len(records), bool), np.array([r.truth_present for r in records], bool)]
     members += [kind_of == kind for kind in kinds]
-    picture, pictures = number_pictures([record.image for record in records])
+    image, images = number_images([record.image for record in records])
     columns = question_sums(
         [record.intersection for record in records],
         [record.union for record in records],
         [record.present for record in records],
         [record.truth_present for record in records],
     )
-    sums = picture_sums(columns, picture, pictures, members)
+    sums = image_sums(columns, image, images, members)
     intervals = bootstrap_intervals(sums, np.random.default_rng(SEED))
     groups = []
     for number, member in enumerate(members):

@@ -4,8 +4,8 @@
 holds one line per question:
 
     mode            "generated" or "teacher_forced"
-    item            index of the picture in the data set
-    number, count   index of the question among the `count` questions about this picture
+    item            index of the image in the data set
+    number, count   index of the question among the `count` questions about this image
     image, question, kind, answer
     present, truth_present
     intersection, union     in pixels, ignored ones left out
@@ -15,7 +15,7 @@ holds one line per question:
     varied          only with an ablation: for each of its settings (`ablation` in `run.json`)
                     whether the mask has a pixel, intersection, union
 
-A picture that was left out as broken has a line with `mode`, `item` and `skipped`, the reason.
+An image that was left out as broken has a line with `mode`, `item` and `skipped`, the reason.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _checked(line: Any) -> dict[str, Any]:
 
 
 def _complete_items(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Only the lines of pictures all of whose questions were answered."""
+    """Only the lines of images all of whose questions were answered."""
     found: dict[tuple[str, int], int] = {}
     for line in lines:
         key = (line["mode"], line["item"])
@@ -163,7 +163,7 @@ def check_run(
 
     Args:
         folder: made if it does not exist.
-        settings: plain data; `run.json` keeps it. `items` is the number of pictures, `modes` the
+        settings: plain data; `run.json` keeps it. `items` is the number of images, `modes` the
             ways of asking, `world` the number of processes.
         what: is in the folder, for messages.
         flag: that names the folder, for messages.
@@ -245,7 +245,7 @@ class PredictionFile:
         self.result = _result_of(mine)
 
     def write(self, records: list[Record], answers: Sequence[AnswerLike]) -> None:
-        """Append the answers about one picture; they are on the disk when this returns."""
+        """Append the answers about one image; they are on the disk when this returns."""
         self._append(
             {
                 "mode": self.mode,
@@ -256,7 +256,7 @@ class PredictionFile:
         )
 
     def skip(self, index: int, reason: str) -> None:
-        """Note that picture `index` was left out."""
+        """Note that image `index` was left out."""
         self._append([{"mode": self.mode, "item": index, "skipped": reason}])
 
     def _append(self, lines: Iterable[dict[str, Any]]) -> None:
@@ -297,7 +297,7 @@ def read_run(folder: str | Path) -> StoredRun:
     """A finished evaluation.
 
     Raises:
-        InputError: no predictions, the file of a process is missing, or pictures are missing.
+        InputError: no predictions, the file of a process is missing, or images are missing.
     """
     folder = Path(folder)
     run = _read_run(folder)
@@ -320,7 +320,7 @@ def read_run(folder: str | Path) -> StoredRun:
         answered = {line["item"] for line in mine}
         if answered != set(range(run["items"])):
             raise InputError(
-                f"{folder} holds {len(answered)} of {run['items']} pictures ({mode}): "
+                f"{folder} holds {len(answered)} of {run['items']} images ({mode}): "
                 + _why_incomplete(
                     folder,
                     "the run was cut short; start the same inference command again, it goes on "
@@ -337,7 +337,7 @@ def read_run(folder: str | Path) -> StoredRun:
             return _decoded(line)
         except ValueError as error:
             raise InputError(
-                f"{folder}: a mask of picture {record.image} is damaged ({error}): delete the "
+                f"{folder}: a mask of image {record.image} is damaged ({error}): delete the "
                 "predictions about it and start the same inference command again"
             ) from error
 
@@ -359,7 +359,7 @@ def _refuse_repeats(folder: Path, lines: list[dict[str, Any]]) -> None:
         key = (line["item"], line.get("number"))
         if key in seen:
             raise InputError(
-                f"{folder} holds question {key[1]} about picture {key[0]} ({line.get('image')}) "
+                f"{folder} holds question {key[1]} about image {key[0]} ({line.get('image')}) "
                 "twice: files of different runs are mixed; write them anew with --no_resume"
             )
         seen.add(key)

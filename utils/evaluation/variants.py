@@ -1,4 +1,4 @@
-"""What answers would have been with other settings, made for several pictures together."""
+"""What answers would have been with other settings, made for several images together."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Outcome = tuple[bool, int, int]
 """Whether the mask has a pixel; intersection and union with the truth, in pixels."""
 
 Answered = tuple[int, "EvalItem", Sequence[Any]]
-"""Index of a picture in the data set, the picture with its questions, the answers."""
+"""Index of an image in the data set, the image with its questions, the answers."""
 
 
 class Vary(Protocol):
@@ -26,48 +26,48 @@ class Vary(Protocol):
     """How many answers are gathered before a call."""
 
     def __call__(
-        self, pictures: Sequence[tuple[Sequence[Any], Sequence[np.ndarray]]]
+        self, images: Sequence[tuple[Sequence[Any], Sequence[np.ndarray]]]
     ) -> list[list[list[Outcome]]]:
-        """Outcomes of answers about some pictures.
+        """Outcomes of answers about some images.
 
         Args:
-            pictures: (answers, their true masks uint8[H, W]) for each.
+            images: (answers, their true masks uint8[H, W]) for each.
 
         Returns:
-            for each picture, for each answer, one outcome a setting.
+            for each image, for each answer, one outcome a setting.
         """
 
 
 def with_variants(
     answered: Iterator[Answered], vary: Vary | None
 ) -> Iterator[tuple[int, EvalItem, Sequence[Any], list[list[Outcome]] | None]]:
-    """Add to the answers about each picture what comes out with other settings.
+    """Add to the answers about each image what comes out with other settings.
 
     Args:
-        answered: pictures as they are answered.
+        answered: images as they are answered.
         vary: None adds nothing and gathers nothing.
 
     Yields:
-        the same pictures in the same order, each with one list of outcomes an answer.
+        the same images in the same order, each with one list of outcomes an answer.
 
     Raises:
-        InputError: `answered` raised it; all pictures before have been handed out by then.
+        InputError: `answered` raised it; all images before have been handed out by then.
     """
     if vary is None:
-        yield from ((*picture, None) for picture in answered)
+        yield from ((*image, None) for image in answered)
         return
     gathered: list[Answered] = []
 
     def made() -> Iterator[tuple[int, EvalItem, Sequence[Any], list[list[Outcome]]]]:
         pairs = [(answers, [q.truth for q in item.questions]) for _, item, answers in gathered]
         found = vary(pairs) if pairs else []
-        for picture, outcomes in zip(gathered, found, strict=True):
-            yield *picture, outcomes
+        for image, outcomes in zip(gathered, found, strict=True):
+            yield *image, outcomes
         gathered.clear()
 
     try:
-        for picture in answered:
-            gathered.append(picture)
+        for image in answered:
+            gathered.append(image)
             if sum(len(answers) for *_, answers in gathered) >= vary.questions_at_once:
                 yield from made()
     except InputError:

@@ -2,7 +2,7 @@
 
 The operating system holds the lock (flock) and drops it when the holder is gone, also after
 kill -9. The file only tells who holds it; it goes with the lock, and one that a killed holder left
-is taken over. Forked children, such as those that load pictures, let go of it at once, so that one
+is taken over. Forked children, such as those that load images, let go of it at once, so that one
 that outlives its parent blocks nobody.
 """
 

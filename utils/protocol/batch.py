@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sample:
-    """One picture with its conversations.
+    """One image with its conversations.
 
     Args:
-        image_path: where the picture came from; for messages only.
+        image_path: where the image came from; for messages only.
         image: uint8[H, W, 3], RGB.
         conversations: full prompts (see `utils.protocol.conversation`), one per expression.
         masks: uint8[n, H, W] truth, one for each `[SEG]` in the conversations, in their order.
@@ -46,7 +46,7 @@ class EvalQuestion:
     Args:
         text: the user's turn, templates applied.
         truth: uint8[H, W]: 1 object, 0 background, 255 does not count; all 0 if absent.
-        exists: whether the object is in the picture.
+        exists: whether the object is in the image.
         kind: group in reports, such as "direct" or "absent".
         answer_hint: the answer that the annotation gives for a false premise, else "".
         phrase: what the data say, without a template; "" if that is `text` itself.
@@ -64,7 +64,7 @@ class EvalQuestion:
 
 @dataclass
 class EvalItem:
-    """One picture of an evaluation, uint8[H, W, 3] RGB, with its questions."""
+    """One image of an evaluation, uint8[H, W, 3] RGB, with its questions."""
 
     image_path: str
     image: np.ndarray
@@ -73,19 +73,19 @@ class EvalItem:
 
 @dataclass
 class Batch:
-    """Several pictures with their conversations, ready for `ReadForCausalLM.forward`.
+    """Several images with their conversations, ready for `ReadForCausalLM.forward`.
 
     Args:
-        input_ids: int64[N, T]; -200 at the picture's place.
+        input_ids: int64[N, T]; -200 at the image's place.
         attention_mask: bool[N, T]; False on padding.
         labels: int64[N, T]; -100 where nothing is trained.
-        image_index: int64[N]: the picture of each conversation, non-decreasing.
+        image_index: int64[N]: the image of each conversation, non-decreasing.
         original_sizes: B pairs (H, W).
         masks: B tensors uint8[n, H, W] in the original frame, one mask per `[SEG]`.
         images: B arrays uint8[H, W, 3] to make the views from; empty once they are made.
         clip_pixels: uint8[B, 3, C, C] cropped CLIP view, or None: the model makes it.
         sam_pixels: uint8[B, 3, S, S] resized, zero-padded SAM view, or None: the model makes it.
-        sam_sizes: B pairs (h, w), the picture's part of the SAM view.
+        sam_sizes: B pairs (h, w), the image's part of the SAM view.
         image_paths: B names for messages.
         dropped: expressions left out because cutting the text removed their `[SEG]`.
     """

@@ -1,7 +1,7 @@
 """Constants of the protocol: released weights were trained with exactly these."""
 
 IMAGE_TOKEN_INDEX = -200
-"""Marks the picture's place in `input_ids`; replaced by the V image features."""
+"""Marks the image's place in `input_ids`; replaced by the V image features."""
 
 IGNORE_INDEX = -100
 """Label of a token that is not trained."""

@@ -33,7 +33,7 @@ def wrap_image_token(text: str) -> str:
 
 
 def user_turn(question: str) -> str:
-    """The first user turn about a picture: the picture, a line feed, the question as typed."""
+    """The first user turn about an image: the image, a line feed, the question as typed."""
     return f"{IMAGE_TOKEN}\n{question}"
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 Box = tuple[float, float, float, float]
-"""(left, top, right, bottom) of a square view in pixels of the original picture."""
+"""(left, top, right, bottom) of a square view in pixels of the original image."""
 
 
 def sam_input_size(size: tuple[int, int], longest_side: int = 1024) -> tuple[int, int]:
-    """Size of the picture inside the SAM view: longest side to `longest_side`.
+    """Size of the image inside the SAM view: longest side to `longest_side`.
 
     Args:
-        size: (H, W) of the original picture.
+        size: (H, W) of the original image.
         longest_side: side of SAM's square frame.
     """
     height, width = size
@@ -21,11 +21,11 @@ def sam_input_size(size: tuple[int, int], longest_side: int = 1024) -> tuple[int
 def crop_padding(size: tuple[int, int], side: int) -> tuple[int, int]:
     """What CLIP's centre crop cut off on each side, in cells of a `side` x `side` grid.
 
-    The picture's shortest side becomes `side` cells; the longer one keeps the aspect ratio, and
+    The image's shortest side becomes `side` cells; the longer one keeps the aspect ratio, and
     the crop keeps its middle. Works for the token grid and for the 336-pixel frame alike.
 
     Args:
-        size: (H, W) of the original picture.
+        size: (H, W) of the original image.
         side: cells of the cropped square.
 
     Returns:
@@ -42,11 +42,11 @@ def crop_padding(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 def clip_box(size: tuple[int, int], side: int) -> Box:
-    """What CLIP's centre crop shows of a picture.
+    """What CLIP's centre crop shows of an image.
 
     Args:
-        size: (H, W) of the original picture.
-        side: of the crop in pixels; the shortest side of the picture becomes as long.
+        size: (H, W) of the original image.
+        side: of the crop in pixels; the shortest side of the image becomes as long.
     """
     height, width = size
     shortest = min(size)
@@ -61,11 +61,11 @@ def clip_box(size: tuple[int, int], side: int) -> Box:
 
 
 def sam_box(size: tuple[int, int], inside: tuple[int, int], side: int) -> Box:
-    """Where SAM's padded frame lies; it covers the picture and, right or below, nothing.
+    """Where SAM's padded frame lies; it covers the image and, right or below, nothing.
 
     Args:
-        size: (H, W) of the original picture.
-        inside: (h, w) of the picture in the frame.
+        size: (H, W) of the original image.
+        inside: (h, w) of the image in the frame.
         side: of the frame in pixels.
     """
     return 0.0, 0.0, side * size[1] / inside[1], side * size[0] / inside[0]

@@ -1,4 +1,4 @@
-"""Reading pictures. Nothing here needs torch, so that metrics of a finished run start at once."""
+"""Reading images. Nothing here needs torch, so that metrics of a finished run start at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
       such files do not say what is white.
     """
     sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in SIXTEEN_BITS)
-    # Either step copies the whole picture, also where there is nothing to do.
+    # Either step copies the whole image, also where there is nothing to do.
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if sixteen:
@@ -50,7 +50,7 @@ def _stretched(values: np.ndarray) -> np.ndarray:
 
 
 def read_image(source: str | Path | BinaryIO, name: str | None = None) -> np.ndarray:
-    """Read a picture as uint8[H, W, 3], RGB.
+    """Read an image as uint8[H, W, 3], RGB.
 
     Args:
         source: path or opened file.
@@ -64,9 +64,9 @@ def read_image(source: str | Path | BinaryIO, name: str | None = None) -> np.nda
         with Image.open(source) as image:
             return to_rgb(image)
     except FileNotFoundError as error:
-        raise InputError(f"no picture at {name}: check the path") from error
+        raise InputError(f"no image at {name}: check the path") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
-            f"cannot read the picture {name} ({error}): expected an intact JPEG, PNG or other file "
+            f"cannot read the image {name} ({error}): expected an intact JPEG, PNG or other file "
             "that PIL decodes; copy it again from its source"
         ) from error

@@ -1,4 +1,4 @@
-"""The two views of a picture: CLIP's 336-pixel centre crop and SAM's padded 1024 frame.
+"""The two views of an image: CLIP's 336-pixel centre crop and SAM's padded 1024 frame.
 
 `dataset.image` is the public name.
 """
@@ -27,7 +27,7 @@ def default_clip_processor() -> CLIPImageProcessorPil:
 
 
 def clip_view(image: np.ndarray, processor: CLIPImageProcessorPil) -> torch.Tensor:
-    """CLIP's view of a picture.
+    """CLIP's view of an image.
 
     Args:
         image: uint8[H, W, 3], RGB.
@@ -36,13 +36,13 @@ def clip_view(image: np.ndarray, processor: CLIPImageProcessorPil) -> torch.Tens
     Returns:
         float32[3, 336, 336], normalised.
     """
-    # PIL in, so that a picture of 1 or 3 pixels is never mistaken for channels-first.
+    # PIL in, so that an image of 1 or 3 pixels is never mistaken for channels-first.
     pixels = processor(images=Image.fromarray(image), return_tensors="np")["pixel_values"][0]
     return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
 
 
 def crop_for_clip(image: np.ndarray, processor: CLIPImageProcessorPil) -> torch.Tensor:
-    """CLIP's view of a picture before normalisation, a quarter of the bytes.
+    """CLIP's view of an image before normalisation, a quarter of the bytes.
 
     Args:
         image: uint8[H, W, 3], RGB.
@@ -83,13 +83,13 @@ def normalise_for_clip(pixels: torch.Tensor, table: torch.Tensor) -> torch.Tenso
 def resize_for_sam(
     image: np.ndarray, longest_side: int = 1024
 ) -> tuple[torch.Tensor, tuple[int, int]]:
-    """Resize and pad a picture for SAM, still on the 0-255 scale.
+    """Resize and pad an image for SAM, still on the 0-255 scale.
 
     Args:
         image: uint8[H, W, 3], RGB.
 
     Returns:
-        uint8[3, S, S] with the picture top left and zeros elsewhere, and its size (h, w) there.
+        uint8[3, S, S] with the image top left and zeros elsewhere, and its size (h, w) there.
     """
     height, width = sam_input_size(image.shape[:2], longest_side)
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
@@ -103,7 +103,7 @@ def normalise_for_sam(pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> tor
 
     Args:
         pixels: uint8[B, 3, S, S].
-        sizes: B pairs (h, w), the picture's part.
+        sizes: B pairs (h, w), the image's part.
 
     Returns:
         float32[B, 3, S, S].
@@ -118,13 +118,13 @@ def normalise_for_sam(pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> tor
 
 
 def sam_view(image: np.ndarray, longest_side: int = 1024) -> tuple[torch.Tensor, tuple[int, int]]:
-    """SAM's view of a picture.
+    """SAM's view of an image.
 
     Args:
         image: uint8[H, W, 3], RGB.
 
     Returns:
-        float32[3, 1024, 1024], normalised and zero-padded right and below, and the picture's size
+        float32[3, 1024, 1024], normalised and zero-padded right and below, and the image's size
         (h, w) inside it.
     """
     frame, size = resize_for_sam(image, longest_side)

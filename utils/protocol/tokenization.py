@@ -1,4 +1,4 @@
-"""LLaVA's tokenization: text pieces around the picture, one BOS, `[SEG]` as a token.
+"""LLaVA's tokenization: text pieces around the image, one BOS, `[SEG]` as a token.
 
 `dataset.tokenization` is the public name.
 """
@@ -126,7 +126,7 @@ def encode_batch(
         padding: "right" (training) or "left" (generation).
 
     Returns:
-        `input_ids` int64[N, T] (-200 at the picture), `attention_mask` bool[N, T],
+        `input_ids` int64[N, T] (-200 at the image), `attention_mask` bool[N, T],
         `labels` int64[N, T].
 
     Raises:

@@ -1,4 +1,4 @@
-"""An answer for people: See, Say, Segment in words, and its pictures in files."""
+"""An answer for people: See, Say, Segment in words, and its images in files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from utils.evaluation.predictions import encode_mask
 from utils.reports.visualize import (
     answer_tiles,
     heat_map,
-    mask_picture,
+    mask_image,
     overlay,
     save_png,
     sheet,
@@ -46,7 +46,7 @@ def describe(answer: Any) -> str:
 
 
 def answer_data(question: str, answer: Any) -> dict[str, Any]:
-    """Everything about an answer as plain data; points are (x, y) in pixels of the picture."""
+    """Everything about an answer as plain data; points are (x, y) in pixels of the image."""
     return {
         "question": question,
         "answer": answer.text,
@@ -93,7 +93,7 @@ def save_answer(
 
     Args:
         folder: made if needed.
-        name: of the picture; files are called `{name}_{N}_mask.png` and so on, N being free.
+        name: of the image; files are called `{name}_{N}_mask.png` and so on, N being free.
         image: uint8[H, W, 3].
         question: as asked.
         answer: `model.inference.reader.Answer`.
@@ -120,7 +120,7 @@ def save_answer(
     if output_format == "rle":
         files.append(_save_json(Path(f"{stem}_mask.json"), encode_mask(answer.mask)))
     elif output_format == "png":
-        files.append(save_png(f"{stem}_mask.png", mask_picture(answer.mask)))
+        files.append(save_png(f"{stem}_mask.png", mask_image(answer.mask)))
     points, labels = all_points(answer)
     painted = overlay(image, answer.mask, points, labels)
     files.append(save_png(f"{stem}_overlay.png", painted))

@@ -1,4 +1,4 @@
-"""Which answers a page of metrics shows, and pictures of them drawn from stored masks."""
+"""Which answers a page of metrics shows, and images of them drawn from stored masks."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from utils.evaluation.evaluator import Record
 from utils.evaluation.group_scores import MISSES, miss_of
 from utils.evaluation.predictions import Masks
 from utils.protocol.image_files import read_image
-from utils.reports.visualize import embed_png, enlarge, fit, paint_mask, truth_picture
+from utils.reports.visualize import embed_png, enlarge, fit, paint_mask, truth_image
 
 PER_GROUP = 6
 """Cases shown of every sort: 24 with the three sorts of misses and the best ones."""
 LONGEST = 360
-"""Longer side of the pictures on the page, in pixels."""
+"""Longer side of the images on the page, in pixels."""
 LARGEST_PNG = 60_000
-"""Characters that a lossless picture on the page may take."""
+"""Characters that a lossless image on the page may take."""
 BLANK = 205
-"""Grey of a picture that is not there."""
+"""Grey of an image that is not there."""
 
 
 @dataclass
@@ -35,8 +35,8 @@ class Case:
     Args:
         record: the outcome.
         verdict: one short line.
-        tiles: (caption, picture as a data URI).
-        note: why a picture is missing, else "".
+        tiles: (caption, image as a data URI).
+        note: why an image is missing, else "".
     """
 
     record: Record
@@ -49,7 +49,7 @@ def choose(records: Sequence[Record], per_group: int = PER_GROUP) -> dict[str, l
     """The worst answers of each sort of miss, and the best ones.
 
     Missed and invented objects come by falling size, low IoUs by rising IoU, the best by falling
-    IoU. A picture stands in each group once.
+    IoU. An image stands in each group once.
 
     Returns:
         heading -> at most `per_group` records; groups without any are left out.
@@ -68,7 +68,7 @@ def choose(records: Sequence[Record], per_group: int = PER_GROUP) -> dict[str, l
 
 
 def _apart(records: Sequence[Record], count: int) -> list[Record]:
-    """The first `count` records about different pictures."""
+    """The first `count` records about different images."""
     first: dict[str, Record] = {}
     for record in records:
         if len(first) == count:
@@ -78,39 +78,39 @@ def _apart(records: Sequence[Record], count: int) -> list[Record]:
 
 
 def draw_case(record: Record, masks: Masks, roots: Sequence[Path]) -> Case:
-    """Draw the answer and the truth on the picture.
+    """Draw the answer and the truth on the image.
 
     Args:
         record: the outcome.
         masks: predicted and true mask, as far as they were kept.
-        roots: folders for pictures with relative paths.
+        roots: folders for images with relative paths.
 
     Returns:
-        The case. A picture that is missing, broken or of another size is replaced by a grey
+        The case. An image that is missing, broken or of another size is replaced by a grey
         ground, and the case says so.
     """
     pred, truth = masks
     verdict = _verdict(record)
     known = truth if truth is not None else pred
-    picture, note = _picture(record.image, roots)
+    image, note = _image(record.image, roots)
     tiles = []
-    if picture is not None and known is not None and picture.shape[:2] != known.shape:
-        note = f"the picture is {picture.shape[:2]} and its masks are {known.shape} (H, W)"
-        picture = None
-    if picture is None:
+    if image is not None and known is not None and image.shape[:2] != known.shape:
+        note = f"the image is {image.shape[:2]} and its masks are {known.shape} (H, W)"
+        image = None
+    if image is None:
         if known is None:
             return Case(record, verdict, [], note)
-        picture = np.full((*known.shape, 3), BLANK, np.uint8)
-    small = fit(picture, LONGEST)
+        image = np.full((*known.shape, 3), BLANK, np.uint8)
+    small = fit(image, LONGEST)
     scale = max(1, round(0.75 * LONGEST / max(small.shape[:2])))
     plain = enlarge(small, scale)
     if not note:
-        tiles.append(("picture", embed_thumbnail(plain)))
+        tiles.append(("image", embed_thumbnail(plain)))
     if pred is not None:
         answer = paint_mask(plain, _small_mask(pred, small), scale=scale)
         tiles.append(("answer", embed_thumbnail(answer)))
     if truth is not None:
-        tiles.append(("truth", embed_thumbnail(truth_picture(small, fit(truth, LONGEST), scale))))
+        tiles.append(("truth", embed_thumbnail(truth_image(small, fit(truth, LONGEST), scale))))
     else:
         note = "; ".join(filter(None, [note, "the true mask was not kept"]))
     return Case(record, verdict, tiles, note)
@@ -132,7 +132,7 @@ def _verdict(record: Record) -> str:
     return f"IoU {record.iou:.3f}" if record.present else "there, yet not segmented"
 
 
-def _picture(name: str, roots: Sequence[Path]) -> tuple[np.ndarray | None, str]:
+def _image(name: str, roots: Sequence[Path]) -> tuple[np.ndarray | None, str]:
     """uint8[H, W, 3] and "", or None and why not."""
     candidates = [Path(name), *(root / name for root in roots)]
     try:
@@ -140,15 +140,15 @@ def _picture(name: str, roots: Sequence[Path]) -> tuple[np.ndarray | None, str]:
     except (OSError, ValueError):
         path = None
     if path is None:
-        return None, "the picture file is not there"
+        return None, "the image file is not there"
     try:
         return read_image(path), ""
     except InputError:
-        return None, "the picture file cannot be read"
+        return None, "the image file cannot be read"
 
 
 def embed_thumbnail(image: np.ndarray) -> str:
-    """A small picture for display only, as text that stands in a page in place of a file name.
+    """A small image for display only, as text that stands in a page in place of a file name.
 
     PNG, unless a photograph would make it large.
     """

@@ -60,7 +60,7 @@ class ModeSection:
         precision: (limit, share of IoUs that reach it).
         miss_header, misses: the table of misses, likewise.
         groups: heading -> cases.
-        skipped: messages about pictures that were left out.
+        skipped: messages about images that were left out.
     """
 
     title: str
@@ -135,7 +135,7 @@ def _rows(mode: str, scores: ModeScores) -> list[list[Cell]]:
 
 def _name_cell(title: str, group: GroupScores) -> Cell:
     questions = _count(group.scores.segmentation.count, "question")
-    return Cell(title, f"{questions}, {_count(group.pictures, 'picture')}")
+    return Cell(title, f"{questions}, {_count(group.images, 'image')}")
 
 
 def _count(number_of: int, thing: str) -> str:
@@ -147,12 +147,12 @@ def score_tables(modes: Mapping[str, ModeScores]) -> list[Table]:
     tables = []
     for mode, scores in modes.items():
         names = _shown_metrics(mode)
-        header = ["kind of question", "questions", "pictures", *(METRICS[name] for name in names)]
+        header = ["kind of question", "questions", "images", *(METRICS[name] for name in names)]
         rows = []
         for title, group in _groups(scores):
             cells = [_cell(group, name) for name in names]
             text = [f"{cell.value} ({cell.small})" if cell.small else cell.value for cell in cells]
-            rows.append([title, str(group.scores.segmentation.count), str(group.pictures), *text])
+            rows.append([title, str(group.scores.segmentation.count), str(group.images), *text])
         tables.append(Table(mode_title(mode), header, rows, method_text()))
     both = protocol_table(modes)
     return [*tables, both] if both else tables
@@ -179,7 +179,7 @@ def protocol_table(modes: Mapping[str, ModeScores]) -> Table | None:
 def method_text() -> str:
     """How the intervals were made."""
     return (
-        f"Intervals: {LEVEL:.0%}, percentile bootstrap over pictures, {RESAMPLES:,} resamples, "
+        f"Intervals: {LEVEL:.0%}, percentile bootstrap over images, {RESAMPLES:,} resamples, "
         f"seed {SEED}."
     )
 
@@ -252,7 +252,7 @@ def score_page(run: StoredRun, modes: Mapping[str, ModeScores], roots: Sequence[
     Args:
         run: for the masks and for what was evaluated.
         modes: mode -> its metrics.
-        roots: folders for pictures with relative paths.
+        roots: folders for images with relative paths.
     """
     sections = [mode_section(run, mode, scores, roots) for mode, scores in modes.items()]
     return fill_template(

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of numbers, curves, tables and pictures."""
+"""One self-contained HTML page of numbers, curves, tables and images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from utils.reports.visualize import answer_tiles, embed_png
 
 ASSETS = Path(__file__).parent / "assets"
 TILE_SIDE = 256
-"""Shorter side of the pictures on the page, in pixels."""
+"""Shorter side of the images on the page, in pixels."""
 WIDEST = 140
 """Columns of the terminal that a table may take."""
 NOTHING = "–"
@@ -30,13 +30,13 @@ NOTHING = "–"
 
 @dataclass
 class Example:
-    """A question about a picture, its answer, and pictures of both.
+    """A question about an image, its answer, and images of both.
 
     Args:
         question, answer: texts.
         verdict: one short line, such as "there, IoU 0.91".
         right: whether the answer counts as right; colours the verdict.
-        tiles: (caption, picture as a data URI).
+        tiles: (caption, image as a data URI).
     """
 
     question: str
@@ -175,7 +175,7 @@ def _width(cells: Sequence[Sequence[str]]) -> int:
 def example_of(
     image: np.ndarray, question: str, answer: Any, truth: np.ndarray, exists: bool, iou: float
 ) -> Example:
-    """Pictures and verdict of one answer.
+    """Images and verdict of one answer.
 
     Args:
         image: uint8[H, W, 3].

@@ -61,15 +61,15 @@ def read_predictions(folder: str | Path) -> StoredRun:
 
 
 def score_folder(
-    folder: str | Path, page: bool = True, picture_folder: str | Path | None = None
+    folder: str | Path, page: bool = True, image_folder: str | Path | None = None
 ) -> FolderScores:
     """Compute the metrics of a finished run; write `metrics.json` and `report.html` beside it.
 
     Args:
         folder: the predictions, in either layout (see `read_predictions`).
         page: whether to write the page.
-        picture_folder: where pictures with relative paths are, besides the working directory and
-            `folder`. The page does without pictures that are not found.
+        image_folder: where images with relative paths are, besides the working directory and
+            `folder`. The page does without images that are not found.
 
     Raises:
         InputError: see `read_predictions`; or the files cannot be written.
@@ -80,7 +80,7 @@ def score_folder(
     numbers = json.dumps(found.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
     _write(folder / METRICS_FILE, numbers + "\n")
     if page:
-        roots = [folder, *([Path(picture_folder)] if picture_folder else [])]
+        roots = [folder, *([Path(image_folder)] if image_folder else [])]
         _write(folder / PAGE_FILE, score_page(found.run, found.modes, roots))
     if run.ablation:
         found.ablation = read_ablation(run)

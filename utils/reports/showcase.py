@@ -1,4 +1,4 @@
-"""Which answers about unseen pictures a report shows."""
+"""Which answers about unseen images a report shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def pick_questions(
     """Which questions to show: by chance alone, so that no good answer is picked by hand.
 
     Args:
-        items: pictures with their questions; any length.
+        items: images with their questions; any length.
         count: how many to show.
         absent_every: every so many, a question about something that is not there, if there is one.
 
@@ -33,11 +33,11 @@ def pick_questions(
 
 
 def answer_examples(predict: Predict, items: Sequence[EvalItem], count: int = 10) -> list[Example]:
-    """Ask `count` questions about unseen pictures and draw the answers.
+    """Ask `count` questions about unseen images and draw the answers.
 
     Args:
         predict: see `utils.evaluation.evaluator`; its answers are `model.inference.reader.Answer`s.
-        items: pictures that the model has not seen.
+        items: images that the model has not seen.
         count: number of examples.
     """
     examples = []

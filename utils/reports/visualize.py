@@ -1,7 +1,7 @@
-"""Pictures of answers: mask, contour, points, similarity map, truth. All are lossless PNG files.
+"""Images of answers: mask, contour, points, similarity map, truth. All are lossless PNG files.
 
-Small pictures are enlarged before anything is drawn on them, so that lines and points stay crisp.
-Arrays are uint8[H, W, 3] RGB; points are (x, y) in pixels of the original picture.
+Small images are enlarged before anything is drawn on them, so that lines and points stay crisp.
+Arrays are uint8[H, W, 3] RGB; points are (x, y) in pixels of the original image.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ POSITIVE_COLOUR = (48, 209, 88)
 NEGATIVE_COLOUR = (255, 45, 45)
 IGNORED_COLOUR = (142, 142, 147)
 DISPLAY_SIDE = 448
-"""Shortest side in pixels that a picture should have when it is shown."""
+"""Shortest side in pixels that an image should have when it is shown."""
 
 
 def display_scale(size: tuple[int, int], side: int = DISPLAY_SIDE) -> int:
-    """Whole factor that enlarges a picture of (H, W) to a shorter side of about `side`, or 1."""
+    """Whole factor that enlarges an image of (H, W) to a shorter side of about `side`, or 1."""
     return max(1, round(side / min(size)))
 
 
 def fit(array: np.ndarray, longest: int) -> np.ndarray:
-    """Reduce a picture uint8[H, W, 3] or a mask [H, W] to a longer side of at most `longest`."""
+    """Reduce an image uint8[H, W, 3] or a mask [H, W] to a longer side of at most `longest`."""
     height, width = array.shape[:2]
     if max(height, width) <= longest:
         return array
@@ -117,7 +117,7 @@ def paint_points(
 
     Args:
         image: uint8[H*scale, W*scale, 3].
-        points: float[P, 2], (x, y) in the original picture.
+        points: float[P, 2], (x, y) in the original image.
         labels: int[P].
         scale: how much `image` was enlarged.
     """
@@ -140,7 +140,7 @@ def overlay(
     labels: np.ndarray | None = None,
     scale: int | None = None,
 ) -> np.ndarray:
-    """The picture with a mask, its contour and its point prompts.
+    """The image with a mask, its contour and its point prompts.
 
     Args:
         image: uint8[H, W, 3].
@@ -155,8 +155,8 @@ def overlay(
     return painted
 
 
-def truth_picture(image: np.ndarray, truth: np.ndarray, scale: int | None = None) -> np.ndarray:
-    """The picture with its true mask uint8[H, W]; pixels that do not count (255) are grey."""
+def truth_image(image: np.ndarray, truth: np.ndarray, scale: int | None = None) -> np.ndarray:
+    """The image with its true mask uint8[H, W]; pixels that do not count (255) are grey."""
     scale = scale or display_scale(truth.shape)
     painted = enlarge(image, scale)
     if (truth == IGNORE_LABEL).any():
@@ -202,20 +202,20 @@ def answer_tiles(
     truth: np.ndarray | None = None,
     side: int = DISPLAY_SIDE,
 ) -> list[tuple[str, np.ndarray]]:
-    """Pictures of an answer with captions, all of one size.
+    """Images of an answer with captions, all of one size.
 
     Args:
         image: uint8[H, W, 3].
         segments: with `similarity`, `points` and `point_labels`, as `model.Segment`.
         mask: bool[H, W], the whole answer.
         truth: uint8[H, W] (0/1/255), if known.
-        side: small pictures are enlarged to a shorter side of about this, large ones reduced.
+        side: small images are enlarged to a shorter side of about this, large ones reduced.
     """
     small = fit(image, 2 * side)
     factor = small.shape[1] / image.shape[1]
     scale = display_scale(small.shape[:2], side)
     plain = enlarge(small, scale)
-    tiles = [("picture", plain)]
+    tiles = [("image", plain)]
     for number, segment in enumerate(segments, start=1):
         which = f" {number}" if len(segments) > 1 else ""
         points = (np.asarray(segment.points) + 0.5) * factor - 0.5
@@ -223,12 +223,12 @@ def answer_tiles(
         tiles.append((f"points{which}", paint_points(plain, points, segment.point_labels, scale)))
     tiles.append(("mask", paint_mask(plain, fit(mask, 2 * side), scale=scale)))
     if truth is not None:
-        tiles.append(("truth", truth_picture(small, fit(truth, 2 * side), scale)))
+        tiles.append(("truth", truth_image(small, fit(truth, 2 * side), scale)))
     return tiles
 
 
 def sheet(tiles: Sequence[tuple[str, np.ndarray]], lines: Sequence[str] = ()) -> np.ndarray:
-    """Pictures side by side, each under its caption, below lines of text.
+    """Images side by side, each under its caption, below lines of text.
 
     Args:
         tiles: (caption, uint8[H, W, 3]) with equal heights.
@@ -265,7 +265,7 @@ def _wrap(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: 
     return lines
 
 
-def mask_picture(mask: np.ndarray) -> np.ndarray:
+def mask_image(mask: np.ndarray) -> np.ndarray:
     """bool[H, W] -> uint8[H, W], 255 inside."""
     return mask.astype(np.uint8) * 255
 
@@ -278,7 +278,7 @@ def save_png(path: str | Path, image: np.ndarray) -> Path:
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise InputError(f"{path}: pictures are saved as .png alone, other formats lose detail")
+        raise InputError(f"{path}: images are saved as .png alone, other formats lose detail")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path, format="PNG")
@@ -290,7 +290,7 @@ def save_png(path: str | Path, image: np.ndarray) -> Path:
 
 
 def embed_png(image: np.ndarray) -> str:
-    """A picture as text that stands in an HTML page in place of a file name."""
+    """An image as text that stands in an HTML page in place of a file name."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,7 +1,7 @@
 """Gradients of one optimiser step: summed over micro steps, then handed to DeepSpeed's optimiser.
 
 ZeRO-2 and 3 reduce gradients in the order in which they arise, and add up what arises at the same
-place on every rank. A rank whose pictures have no mask would run another graph: another order,
+place on every rank. A rank whose images have no mask would run another graph: another order,
 other parameters without a gradient, sums of unlike things or a stall.
 """
 

@@ -171,7 +171,7 @@ class Trainer:
             said = "; ".join(line for lines in self.process.gather(bad) for line in lines)
             stop_together(
                 self.process,
-                f"step {step}: {said}. {self._last_good()}; lower --lr or look at these pictures",
+                f"step {step}: {said}. {self._last_good()}; lower --lr or look at these images",
             )
         if too_many_broken(self.broken, self.tried):
             stop_together(

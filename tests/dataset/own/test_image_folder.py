@@ -1,4 +1,4 @@
-"""A folder of pictures with questions in its two forms, and what is wrong with one."""
+"""A folder of images with questions in its two forms, and what is wrong with one."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.own.image_folder import PictureFolder
+from dataset.own.image_folder import ImageFolder
 from utils.errors import InputError
 
 
@@ -35,7 +35,7 @@ def test_a_table(folder):
         "",
         {"image": "b.png", "question": "What rolls?", "words": "a wheel", "mask": "empty.png"},
     )
-    items = PictureFolder(folder)
+    items = ImageFolder(folder)
     assert len(items) == 2
     first, second = items
     assert first.image_path == str(folder / "b.png") and first.image.shape == (20, 30, 3)
@@ -47,10 +47,10 @@ def test_a_table(folder):
     assert unknown.text == "Wo ist die Tür?" and (unknown.truth == 255).all()
 
 
-def test_texts_beside_pictures(folder):
+def test_texts_beside_images(folder):
     (folder / "a.txt").write_text("Where is it?\n\n  What rolls?  \n", encoding="utf-8")
     (folder / "c.txt").write_text("And here?", encoding="utf-8")
-    items = PictureFolder(folder)
+    items = ImageFolder(folder)
     assert [[q.text for q in item.questions] for item in items] == [
         ["Where is it?", "What rolls?"],
         ["And here?"],
@@ -73,20 +73,20 @@ def test_texts_beside_pictures(folder):
 def test_a_damaged_table(folder, entry, said):
     write_table(folder, entry)
     with pytest.raises(InputError, match=said) as raised:
-        PictureFolder(folder)
+        ImageFolder(folder)
     assert "questions.jsonl" in str(raised.value)
 
 
 def test_broken_files(folder):
     with pytest.raises(InputError, match="no questions in"):
-        PictureFolder(folder)
-    with pytest.raises(InputError, match="no folder of pictures"):
-        PictureFolder(folder / "nowhere")
+        ImageFolder(folder)
+    with pytest.raises(InputError, match="no folder of images"):
+        ImageFolder(folder / "nowhere")
     write_table(folder, {"image": "gone.jpg", "question": "Where?"})
-    with pytest.raises(InputError, match="no picture at .*gone.jpg"):
-        PictureFolder(folder)[0]
+    with pytest.raises(InputError, match="no image at .*gone.jpg"):
+        ImageFolder(folder)[0]
     for mask, said in (("gone.png", "cannot read the mask"), ("small.png", "have to be equal")):
         Image.new("L", (5, 5)).save(folder / "small.png")
         write_table(folder, {"image": "a.jpg", "question": "Where?", "mask": mask})
         with pytest.raises(InputError, match=said):
-            PictureFolder(folder)[0]
+            ImageFolder(folder)[0]

@@ -57,7 +57,7 @@ def ref(ref_id: int, ann_id, split: str, *sentences, image_id: int = 1) -> dict:
         "category_id": 1,
         "image_id": image_id,
         "split": split,
-        "file_name": f"picture {image_id}_{ref_id}.jpg",
+        "file_name": f"image {image_id}_{ref_id}.jpg",
         "sentences": entries,
     }
 
@@ -74,9 +74,9 @@ def write_set(
     folder = root / "refer_seg" / name
     folder.mkdir(parents=True, exist_ok=True)
     part = "saiapr_tc-12" if name == "refclef" else "mscoco/images/train2014"
-    pictures = root / "refer_seg" / "images" / part
+    images = root / "refer_seg" / "images" / part
     for number in images:
-        file = pictures / file_name(number, name)
+        file = images / file_name(number, name)
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(file, "PNG")
@@ -144,7 +144,7 @@ def test_the_sources_are_those_of_the_layout():
     assert {name: source.split_by[0] for name, source in SOURCES.items()} == SPLIT_BY
 
 
-def test_splits_pictures_and_their_order(tmp_path):
+def test_splits_images_and_their_order(tmp_path):
     refs = [
         ref(1, 10, "testA", "a", image_id=1),
         ref(2, -1, "testA", "b", image_id=2),

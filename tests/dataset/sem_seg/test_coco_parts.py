@@ -12,7 +12,7 @@ import pytest
 from pycocotools import mask as coco
 
 from dataset.sem_seg.coco_parts import class_name, paco_lvis, pascal_part
-from tests.dataset.handmade import corners, rectangle, run_lengths, write_json, write_picture
+from tests.dataset.handmade import corners, rectangle, run_lengths, write_image, write_json
 from utils.errors import InputError
 
 SIZE = (16, 24)
@@ -72,7 +72,7 @@ CONTENT = {
         annotation(9, 21, run_lengths(WHEEL), 5),
         annotation(9, 21, [corners(*RIGHT)], 6),
         annotation(9, 22, compressed(WHEEL), 7),
-        annotation(999, 20, "of a picture that is not listed", 8),
+        annotation(999, 20, "of an image that is not listed", 8),
     ],
 }
 
@@ -80,8 +80,8 @@ CONTENT = {
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     for number in (5, 9, 11):
-        write_picture(tmp_path / f"coco/train2017/{number:012d}.jpg", SIZE, number)
-        write_picture(
+        write_image(tmp_path / f"coco/train2017/{number:012d}.jpg", SIZE, number)
+        write_image(
             tmp_path / f"vlpart/pascal_part/VOCdevkit/VOC2010/JPEGImages/{number:012d}.jpg", SIZE
         )
     write_json(tmp_path / PACO, CONTENT)
@@ -90,8 +90,8 @@ def data(tmp_path: Path) -> Path:
 
 def masks_of(source, number: int) -> list[tuple]:
     """Class and mask of each annotation."""
-    picture = source.load(number)
-    return [(source.classes[n], picture.mask(place)) for place, n in enumerate(picture.present)]
+    image = source.load(number)
+    return [(source.classes[n], image.mask(place)) for place, n in enumerate(image.present)]
 
 
 def assert_masks(found: list[tuple], expected: list[tuple]) -> None:
@@ -103,7 +103,7 @@ def assert_masks(found: list[tuple], expected: list[tuple]) -> None:
 
 def test_masks_of_polygons_run_lengths_crowds_and_nothing(data):
     source = paco_lvis(data)
-    assert len(source) == 2  # the third picture has no annotation
+    assert len(source) == 2  # the third image has no annotation
     assert_masks(
         masks_of(source, 0),
         [
@@ -175,23 +175,23 @@ def test_masks_are_decoded_only_when_asked_for(data):
     content["annotations"][1]["segmentation"] = {"size": [16, 24], "counts": [1]}
     write_json(data / PACO, content)
     source = paco_lvis(data)
-    picture = source.load(0)
-    assert (picture.mask(0) == MOUSE).all()
+    image = source.load(0)
+    assert (image.mask(0) == MOUSE).all()
     with pytest.raises(InputError, match=r"paco_lvis_v1_train\.json .*annotation 2 of train2017"):
-        picture.mask(1)
+        image.mask(1)
 
 
-def test_a_picture_of_another_size_is_named(data):
-    write_picture(data / "coco/train2017/000000000005.jpg", (24, 16))
+def test_an_image_of_another_size_is_named(data):
+    write_image(data / "coco/train2017/000000000005.jpg", (24, 16))
     with pytest.raises(
         InputError, match=r"000000000005\.jpg is 16 x 24 .*_train\.json says 24 x 16"
     ):
         paco_lvis(data).load(0)
 
 
-def test_a_missing_picture_is_named(data):
+def test_a_missing_image_is_named(data):
     (data / "coco/train2017/000000000005.jpg").unlink()
-    with pytest.raises(InputError, match=r"no picture at .*5\.jpg, but .*_train\.json names"):
+    with pytest.raises(InputError, match=r"no image at .*5\.jpg, but .*_train\.json names"):
         paco_lvis(data).load(0)
 
 

@@ -13,9 +13,9 @@ from tests.dataset.handmade import (
     rectangle,
     write_ade20k,
     write_cocostuff,
+    write_image,
     write_json,
     write_labels,
-    write_picture,
 )
 from utils.errors import InputError
 
@@ -36,8 +36,8 @@ def painted(ground: int, *values: int) -> np.ndarray:
 
 
 def by_name(source, number: int = 0) -> dict[str, np.ndarray]:
-    picture = source.load(number)
-    return {source.classes[n]: picture.mask(place) for place, n in enumerate(picture.present)}
+    image = source.load(number)
+    return {source.classes[n]: image.mask(place) for place, n in enumerate(image.present)}
 
 
 def absent_names(source, number: int = 0) -> set[str]:
@@ -55,7 +55,7 @@ def write_mapillary(root, labels: np.ndarray, readables=None, palette=False, nam
     readables = readables or ["Bird", "Curb", "Traffic Light", "Curb", "Unlabeled"]
     entries = [{"readable": readable, "color": [n, n, n]} for n, readable in enumerate(readables)]
     write_json(root / "mapillary/config_v2.0.json", {"labels": entries})
-    write_picture(root / "mapillary/training/images" / f"{name}.jpg", labels.shape)
+    write_image(root / "mapillary/training/images" / f"{name}.jpg", labels.shape)
     return write_labels(
         root / "mapillary/training/v2.0/labels" / f"{name}.png", labels, palette=palette
     )
@@ -102,10 +102,10 @@ def test_mapillary_takes_names_from_its_file(tmp_path, palette):
     assert absent_names(source) == {"traffic light"}
 
 
-def test_pictures_and_label_maps_are_paired_by_name(tmp_path):
+def test_images_and_label_maps_are_paired_by_name(tmp_path):
     for name, value in (("b", 2), ("a", 1), ("é.x", 3)):
         write_ade20k(tmp_path, name, painted(value))
-    write_picture(tmp_path / "ade20k/images/training/bare.jpg", SIZE)
+    write_image(tmp_path / "ade20k/images/training/bare.jpg", SIZE)
     write_labels(tmp_path / "ade20k/annotations/training/orphan.png", painted(4))
     (tmp_path / "ade20k/images/training/notes.txt").touch()
     source = ade20k(tmp_path)
@@ -138,7 +138,7 @@ def test_a_label_map_of_another_size_is_named(tmp_path, shape):
 def test_a_label_map_of_another_kind_is_named(tmp_path, mode):
     path = write_ade20k(tmp_path, "coloured", painted(1))
     Image.fromarray(painted(1)).convert(mode).save(path)
-    with pytest.raises(InputError, match=r"coloured\.png is a picture of mode"):
+    with pytest.raises(InputError, match=r"coloured\.png is an image of mode"):
         ade20k(tmp_path).load(0)
 
 
@@ -165,7 +165,7 @@ def test_missing_data_say_where_they_come_from(tmp_path, read):
 
 def test_folders_without_a_pair_are_refused(tmp_path):
     write_ade20k(tmp_path, "x", painted(1)).unlink()
-    with pytest.raises(InputError, match="no picture .* has a label map"):
+    with pytest.raises(InputError, match="no image .* has a label map"):
         ade20k(tmp_path)
 
 

@@ -21,8 +21,8 @@ from tests.dataset.handmade import (
     run_lengths,
     write_ade20k,
     write_cocostuff,
+    write_image,
     write_json,
-    write_picture,
 )
 from utils.errors import InputError
 
@@ -51,12 +51,12 @@ TRUTH = {
     }
     for key, names in {**ADE, **COCO}.items()
 }
-"""Picture -> class -> uint8[H, W]."""
+"""Image -> class -> uint8[H, W]."""
 
 
 def write_parts(root: Path, segmentations: list, names: list[str]) -> None:
-    """PASCAL-Part with one picture; its first categories have the segmentations."""
-    write_picture(root / PASCAL / "VOCdevkit/VOC2010/JPEGImages/p.jpg", SIZE)
+    """PASCAL-Part with one image; its first categories have the segmentations."""
+    write_image(root / PASCAL / "VOCdevkit/VOC2010/JPEGImages/p.jpg", SIZE)
     image = {"id": 1, "file_name": "p.jpg", "height": SIZE[0], "width": SIZE[1]}
     annotations = [
         {"id": n, "image_id": 1, "category_id": n, "segmentation": segmentation}
@@ -80,7 +80,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cached(monkeypatch):
-    """Pictures and label maps are decoded once."""
+    """Images and label maps are decoded once."""
     monkeypatch.setattr("dataset.sem_seg.label_maps.read_image", functools.cache(read_image))
     monkeypatch.setattr(
         "dataset.sem_seg.label_maps.read_label_map", functools.cache(read_label_map)
@@ -101,16 +101,16 @@ def near(count: int, share: float, total: int) -> bool:
 
 
 @pytest.mark.parametrize("premise_draw", ["sample", "class"])
-def test_shares_of_sources_pictures_and_answers(data, cached, premise_draw):
+def test_shares_of_sources_images_and_answers(data, cached, premise_draw):
     settings = DrawSettings(num_classes_per_sample=2, seed=2, premise_draw=premise_draw)
     train = SemSegTrain(data, "ade20k||cocostuff", settings)
-    number, pictures = 20_000, dict.fromkeys("abc", 0)
+    number, images = 20_000, dict.fromkeys("abc", 0)
     answers = {"true": 0, "denied": 0, "corrected": 0}
     firsts, absents = dict.fromkeys(ADE["a"], 0), {0: 0, 1: 0, 2: 0}
     for index in range(number):
         sample = train.draw(index)
         key = Path(sample.image_path).stem
-        pictures[key] += 1
+        images[key] += 1
         present = set(TRUTH[key])
         masks, said = iter(sample.masks), set()
         turns = asked_and_answered(sample)
@@ -134,8 +134,8 @@ def test_shares_of_sources_pictures_and_answers(data, cached, premise_draw):
         assert len(said) == 1 or premise_draw == "class"
         if key == "a" and sample.exists[0]:
             firsts[turns[0][0]] += 1
-    assert near(pictures["c"], 0.5, number)
-    assert near(pictures["a"], 0.25, number)
+    assert near(images["c"], 0.5, number)
+    assert near(images["a"], 0.25, number)
     draws = number if premise_draw == "sample" else 2 * number
     for name, share in (("true", 0.85), ("denied", 0.07), ("corrected", 0.08)):
         assert near(answers[name] * draws / (2 * number), share, draws), name
@@ -188,7 +188,7 @@ def test_absent_classes_are_not_repeated(data):
 
 @pytest.mark.parametrize(("part_masks", "expected"), [("annotation", 3), ("union", 2)])
 def test_masks_of_annotations_or_of_classes(data, part_masks, expected):
-    """Two tails in one picture: two annotations, each asked alone, or one class."""
+    """Two tails in one image: two annotations, each asked alone, or one class."""
     names = ["dog:tail", "dog:tail", "cat:ear"]
     write_parts(data, [run_lengths(mask) for mask in MASKS[:3]], names)
     settings = DrawSettings(num_classes_per_sample=9, part_masks=part_masks)
@@ -262,7 +262,7 @@ def test_a_class_without_a_pixel_is_passed_over(data):
         assert (sample.masks == MASKS[2]).all()
 
 
-def test_a_picture_without_a_class_is_replaced_by_another(data, tmp_path):
+def test_an_image_without_a_class_is_replaced_by_another(data, tmp_path):
     for number in range(3):
         write_ade20k(data, f"empty{number}", np.zeros(SIZE, np.uint8))
     train = SemSegTrain(data, "ade20k", DrawSettings())

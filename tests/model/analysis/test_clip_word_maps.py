@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
     return write_whole_clip(tmp_path_factory.mktemp("clip") / "whole")
 
 
-def expected(folder, picture, words) -> np.ndarray:
+def expected(folder, image, words) -> np.ndarray:
     """Cosines, from the outputs of transformers' own forward."""
     clip, tokenizer = CLIPModel.from_pretrained(folder), CLIPTokenizer.from_pretrained(folder)
     tower = load_vision_tower(folder)
@@ -32,11 +32,11 @@ def expected(folder, picture, words) -> np.ndarray:
     with torch.no_grad():
         for word in words:
             tokens = tokenizer(word, return_tensors="pt", truncation=True, max_length=77)
-            pixels = clip_view(picture, tower.processor)[None]
+            pixels = clip_view(image, tower.processor)[None]
             output = clip(**tokens, pixel_values=pixels)
             states = caught[-1][0] if isinstance(caught[-1], tuple) else caught[-1]
             patches = clip.visual_projection(clip.vision_model.post_layernorm(states))[0]
-            # The class token's feature is what transformers calls the picture's.
+            # The class token's feature is what transformers calls the image's.
             whole = torch.nn.functional.cosine_similarity(patches[0], output.image_embeds[0], 0)
             assert float(whole) == pytest.approx(1, abs=1e-5)
             text = output.text_embeds[0]
@@ -45,28 +45,28 @@ def expected(folder, picture, words) -> np.ndarray:
     return np.array(found).reshape(len(words), 24, 24)
 
 
-def test_cosines_of_words_and_patches(folder, picture):
+def test_cosines_of_words_and_patches(folder, image):
     words = ["cup", "a thing that one drinks from", "b " * 100]
     tower = load_vision_tower(folder)
-    made = load_word_clip(tower).maps(crop_for_clip(picture, tower.processor), words)
-    np.testing.assert_allclose(made, expected(folder, picture, words), atol=1e-5)
+    made = load_word_clip(tower).maps(crop_for_clip(image, tower.processor), words)
+    np.testing.assert_allclose(made, expected(folder, image, words), atol=1e-5)
     assert made.std() > 0 and not torch.allclose(made[0], made[1])
     assert float(made.abs().max()) <= 1
 
 
-def test_an_analyst_compares_words(talking, folder, picture):
+def test_an_analyst_compares_words(talking, folder, image):
     talking.model.load_vision_tower(folder)
     word = load_word_clip(talking.model.model.vision_tower)
     questions = [Question("Where is it?", "cup"), Question("What is this?", "spoon")]
-    (seen,) = Analyst(talking, None, word=word, max_new_tokens=2).stream([(picture, questions)])
-    maps = expected(folder, picture, ["cup", "spoon"])
+    (seen,) = Analyst(talking, None, word=word, max_new_tokens=2).stream([(image, questions)])
+    maps = expected(folder, image, ["cup", "spoon"])
     for one, values in zip(seen, maps, strict=True):
         np.testing.assert_allclose(one.maps["word"].values, values, atol=1e-5)
-        assert one.maps["word"].box == clip_box(picture.shape[:2], 336)
+        assert one.maps["word"].box == clip_box(image.shape[:2], 336)
 
 
-def test_a_picture_tower_alone_has_no_words():
-    with pytest.raises(InputError, match="picture tower alone .*--vision_tower"):
+def test_an_image_tower_alone_has_no_words():
+    with pytest.raises(InputError, match="image tower alone .*--vision_tower"):
         load_word_clip(load_vision_tower(CLIP))
 
 

@@ -13,7 +13,7 @@ from model.analysis.similarity_maps import Dialogue, clip_maps, layer_maps, llav
 from model.inference.prompts import Wording
 from model.inference.seg_states import SegStates
 from model.llava import splice_image
-from tests.model.babble import QUESTIONS, babbling, pictures
+from tests.model.babble import QUESTIONS, babbling, images
 from tests.model.conftest import QUESTION
 from utils.analysis.map_frames import PlacedMap
 from utils.protocol.geometry import clip_box, sam_box
@@ -39,7 +39,7 @@ def caught(**modules):
 
 
 @pytest.fixture(params=[GIVEN, None])
-def told(request, talking, picture):
+def told(request, talking, image):
     """An answer with its states, and what hooks saw meanwhile: given words, generated words."""
     inner = talking.model.model
     modules = {f"block {n}": block for n, block in enumerate(inner.layers)}
@@ -47,7 +47,7 @@ def told(request, talking, picture):
     modules["transformer"] = inner.visual_model.mask_decoder.transformer
     with caught(**modules) as found:
         question = ASKED if request.param else QUESTION
-        stream = talking.stream([(picture, [question])], request.param, 8, keep_states=True)
+        stream = talking.stream([(image, [question])], request.param, 8, keep_states=True)
         (answer,) = next(iter(stream))
     assert len(answer.segments) == (2 if request.param else 1)
     return talking, question, answer, found
@@ -60,7 +60,7 @@ def whole(passes) -> torch.Tensor:
 
 
 def places(reader, question, answer) -> tuple[slice, list[int]]:
-    """Positions of the picture, and of the states before each `[SEG]`."""
+    """Positions of the image, and of the states before each `[SEG]`."""
     shared, own = Wording(reader.model, reader.tokenizer).prompt(question)
     count = reader.model.image_tokens
     start = len(shared) + len(own) + count - 1
@@ -100,7 +100,7 @@ def test_layer_maps(told):
     shared, own = Wording(reader.model, reader.tokenizer).prompt(question)
     ids = [*shared, *own, *answer.token_ids]
     seg = [len(shared) + len(own) + segment.token_index for segment in answer.segments]
-    features = answer.states.picture.clip_features
+    features = answer.states.image.clip_features
     last = len(reader.model.model.layers)
     dialogues = [Dialogue(ids, seg), Dialogue(ids[: seg[0] + 1], seg[:1])]
     maps, first = layer_maps(reader.model, features, dialogues, [*range(last + 1)])
@@ -118,7 +118,7 @@ def test_layer_maps(told):
 
 def test_layers_are_transformers_own(told):
     reader, _, answer, _ = told
-    inner, features = reader.model.model, answer.states.picture.clip_features
+    inner, features = reader.model.model, answer.states.image.clip_features
     ids = [1, 5, -200, 7, 8, 9, 10]
     nothing = torch.zeros(1, dtype=torch.int64)
     with torch.no_grad():
@@ -167,7 +167,7 @@ def test_sam_map_uses_the_seg_token_and_nothing_else(told, monkeypatch):
     monkeypatch.setattr(type(sam), "attend", another_seg)
     torch.testing.assert_close(sam_maps(reader.model, answer.states), -2 * before)
     monkeypatch.undo()
-    other = SegStates(answer.states.picture, answer.states.seg_states.flip(1))
+    other = SegStates(answer.states.image, answer.states.seg_states.flip(1))
     params = reader.model.config.sasp_params
     text = dataclasses.replace(params, prompt="text")  # no points, which the state moves as well
     assert not torch.allclose(
@@ -181,7 +181,7 @@ SIZES = [(60, 200), (200, 60), (333, 500), (90, 90), (411, 137)]
 
 
 def with_patch(size, x, y, side) -> np.ndarray:
-    """A grey picture with a square of noise around (x, y)."""
+    """A grey image with a square of noise around (x, y)."""
     image = np.full((*size, 3), 90, np.uint8)
     noise = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
     top, left = round(y - side / 2), round(x - side / 2)
@@ -190,7 +190,7 @@ def with_patch(size, x, y, side) -> np.ndarray:
 
 
 def hottest(values: np.ndarray) -> tuple[float, float]:
-    """(x, y) of the highest value of a map over the whole picture."""
+    """(x, y) of the highest value of a map over the whole image."""
     row, column = np.unravel_index(np.nanargmax(values), values.shape)
     return column + 0.5, row + 0.5
 
@@ -246,7 +246,7 @@ def test_an_analyst_sees_all(small_folder):
     reader = babbling(load_read(small_folder))
     items = [
         (image, [Question(text, "") for text in QUESTIONS[:count]])
-        for image, count in zip(pictures(3), (7, 0, 2), strict=True)
+        for image, count in zip(images(3), (7, 0, 2), strict=True)
     ]
     first_sam = reader.model.model.visual_model
     analyst = Analyst(reader, None, [0, 2], None, first_sam, 10, batch_questions=2)
@@ -279,13 +279,13 @@ def test_an_analyst_sees_all(small_folder):
     assert counts >= {0, 1, 2}
 
 
-def test_masks_of_every_prompt_are_those_of_a_model_that_has_it(talking, picture):
+def test_masks_of_every_prompt_are_those_of_a_model_that_has_it(talking, image):
     talking.model.config.sasp = {"prompt": "text"}
-    ((seen,),) = Analyst(talking, GIVEN).stream([(picture, [Question(ASKED, "")])])
+    ((seen,),) = Analyst(talking, GIVEN).stream([(image, [Question(ASKED, "")])])
     assert len(seen.points) == len(seen.labels) == 60 and seen.answer.segments[0].points.size == 0
     for prompt in ("text", "discrete", "points"):
         talking.model.config.sasp = {"prompt": prompt}
-        answer = talking.segment(picture, ASKED, GIVEN)
+        answer = talking.segment(image, ASKED, GIVEN)
         np.testing.assert_array_equal(seen.masks[prompt], answer.mask)
         assert answer.mask.any()
     assert not np.array_equal(seen.masks["text"], seen.masks["points"])

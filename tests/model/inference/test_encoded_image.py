@@ -1,4 +1,4 @@
-"""Questions about an open picture, one after the other, and answers heard while they are made."""
+"""Questions about an open image, one after the other, and answers heard while they are made."""
 
 import numpy as np
 import pytest
@@ -44,38 +44,38 @@ def same(answer: Answer, other: Answer) -> bool:
     return answer.token_ids == other.token_ids and np.array_equal(answer.mask, other.mask)
 
 
-def test_follow_up_questions_reuse_what_the_first_one_made(babbler, picture, runs):
-    alone = [babbler.segment(picture, question, max_new_tokens=LENGTH) for question in QUESTIONS]
+def test_follow_up_questions_reuse_what_the_first_one_made(babbler, image, runs):
+    alone = [babbler.segment(image, question, max_new_tokens=LENGTH) for question in QUESTIONS]
     assert sum(len(answer.segments) for answer in alone) > 2
     longest = max(runs["words"])
     for runs_of_one in runs.values():
         runs_of_one.clear()
-    opened = babbler.open(picture)
-    assert opened.size == picture.shape[:2]
+    opened = babbler.open(image)
+    assert opened.size == image.shape[:2]
     answers = [babbler.segment(opened, question, max_new_tokens=LENGTH) for question in QUESTIONS]
     assert all(map(same, answers, alone))
     assert len(runs["clip"]) == len(runs["sam"]) == 1
     assert runs["words"].count(longest) == 1 and runs["words"][0] == longest
 
 
-def test_another_prompt_format_is_read_anew(babbler, picture, runs):
-    opened = babbler.open(picture)
+def test_another_prompt_format_is_read_anew(babbler, image, runs):
+    opened = babbler.open(image)
     babbler.segment(opened, QUESTION, max_new_tokens=LENGTH)
     babbler.model.config.conv_type = "llava_llama_2"
     again = babbler.segment(opened, QUESTION, max_new_tokens=LENGTH)
     assert len(runs["clip"]) == 1
-    assert same(again, babbler.segment(picture, QUESTION, max_new_tokens=LENGTH))
+    assert same(again, babbler.segment(image, QUESTION, max_new_tokens=LENGTH))
 
 
-def test_what_is_forgotten_is_made_anew(talking, picture):
-    opened = talking.open(picture)
+def test_what_is_forgotten_is_made_anew(talking, image):
+    opened = talking.open(image)
     before = talking.segment(opened, QUESTION, max_new_tokens=LENGTH)
     opened.forget()
     assert same(talking.segment(opened, QUESTION, max_new_tokens=LENGTH), before)
 
 
-def test_out_of_memory_lets_go_of_it(babbler, picture, monkeypatch):
-    opened = babbler.open(picture)
+def test_out_of_memory_lets_go_of_it(babbler, image, monkeypatch):
+    opened = babbler.open(image)
     items = [(opened, QUESTIONS[:4])]
     expected = babbler.segment_batch(items, max_new_tokens=LENGTH)
     step, failures = type(babbler.model).encode_sam, [torch.OutOfMemoryError("out of memory")]
@@ -92,18 +92,18 @@ def test_out_of_memory_lets_go_of_it(babbler, picture, monkeypatch):
     assert all(map(same, answers, expected))
 
 
-def test_a_picture_of_another_reader_is_refused(talking, small_folder, picture):
+def test_an_image_of_another_reader_is_refused(talking, small_folder, image):
     with pytest.raises(InputError, match="another reader"):
-        load_read(small_folder).segment(talking.open(picture), QUESTION)
+        load_read(small_folder).segment(talking.open(image), QUESTION)
 
 
 @pytest.mark.parametrize("force_seg", [False, True])
-def test_an_answer_is_heard_while_it_is_made(babbler, picture, force_seg):
+def test_an_answer_is_heard_while_it_is_made(babbler, image, force_seg):
     for question in QUESTIONS:
         *words, answer = babbler.say(
-            picture, question, max_new_tokens=LENGTH, force_seg=force_seg, keep_states=True
+            image, question, max_new_tokens=LENGTH, force_seg=force_seg, keep_states=True
         )
-        plain = babbler.segment(picture, question, max_new_tokens=LENGTH, force_seg=force_seg)
+        plain = babbler.segment(image, question, max_new_tokens=LENGTH, force_seg=force_seg)
         assert same(answer, plain) and answer.text == plain.text
         assert words[0] == "" and words[-1] == answer.text
         assert len(set(words)) > 3
@@ -113,9 +113,9 @@ def test_an_answer_is_heard_while_it_is_made(babbler, picture, force_seg):
             np.testing.assert_allclose(made, answer.segments[0].logits, atol=1e-5)
 
 
-def test_one_may_stop_listening(talking, picture):
+def test_one_may_stop_listening(talking, image):
     talking.model.train()
-    saying = talking.say(talking.open(picture), QUESTION)
+    saying = talking.say(talking.open(image), QUESTION)
     assert next(saying) == ""
     next(saying)
     assert not talking.model.training
@@ -123,6 +123,6 @@ def test_one_may_stop_listening(talking, picture):
     assert talking.model.training
 
 
-def test_a_question_that_is_none_is_refused(talking, picture):
+def test_a_question_that_is_none_is_refused(talking, image):
     with pytest.raises(InputError, match="expected a sentence"):
-        list(talking.say(picture, " "))
+        list(talking.say(image, " "))

@@ -1,4 +1,4 @@
-"""The cache of rows and pictures: what is written where, growing, moving, and its attention."""
+"""The cache of rows and images: what is written where, growing, moving, and its attention."""
 
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def picture(seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def image(seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """What prompts share, for two layers."""
     shape = (1, HEADS, SHARED, WIDTH)
     return [(random(*shape, seed=seed + n), random(*shape, seed=seed + n + 50)) for n in (0, 1)]
@@ -23,8 +23,8 @@ def picture(seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def test_rows_write_their_tokens():
     cache = RowCache(2)
-    cache.add_picture(picture(0))
-    cache.picture_of_row = [0, 0, 0]
+    cache.add_image(image(0))
+    cache.image_of_row = [0, 0, 0]
     cache.reserve(3, 2)
     cache.set_span(slice(1, 3), [0, 0], 2)
     new = random(2, HEADS, 2, WIDTH)
@@ -44,8 +44,8 @@ def test_rows_write_their_tokens():
 def test_growing_keeps_what_is_there(monkeypatch):
     monkeypatch.setattr(prefix_cache, "CHUNK", 4)
     cache = RowCache(2)
-    cache.add_picture(picture(0))
-    cache.picture_of_row = [0]
+    cache.add_image(image(0))
+    cache.image_of_row = [0]
     cache.reserve(1, 3)
     cache.set_span(slice(0, 1), [0], 3)
     new = random(1, HEADS, 3, WIDTH)
@@ -59,33 +59,33 @@ def test_growing_keeps_what_is_there(monkeypatch):
     assert cache.rows_of_layers[1].keys is layer.keys
 
 
-def test_pictures_come_and_go():
+def test_images_come_and_go():
     cache = RowCache(2)
-    pictures = [picture(100 * n) for n in range(4)]
-    assert [cache.add_picture(layers) for layers in pictures] == [0, 1, 2, 3]
-    cache.picture_of_row = [0, 3, 2, 3]
-    cache.drop_picture(1)
-    assert cache.pictures == 3 and cache.picture_of_row == [0, 1, 2, 1]
-    cache.drop_picture(2)
-    assert cache.add_picture(pictures[1]) == 2
+    images = [image(100 * n) for n in range(4)]
+    assert [cache.add_image(layers) for layers in images] == [0, 1, 2, 3]
+    cache.image_of_row = [0, 3, 2, 3]
+    cache.drop_image(1)
+    assert cache.images == 3 and cache.image_of_row == [0, 1, 2, 1]
+    cache.drop_image(2)
+    assert cache.add_image(images[1]) == 2
     for number, held in enumerate((0, 3, 1)):
-        for layer, (keys, values) in zip(cache.rows_of_layers, pictures[held], strict=True):
+        for layer, (keys, values) in zip(cache.rows_of_layers, images[held], strict=True):
             assert torch.equal(layer.shared[0][number], keys[0])
             assert torch.equal(layer.shared[1][number], values[0])
 
 
-def test_a_row_moves_with_its_picture():
+def test_a_row_moves_with_its_image():
     cache = RowCache(2)
     for seed in (0, 10):
-        cache.add_picture(picture(seed))
-    cache.picture_of_row = [0, 1]
+        cache.add_image(image(seed))
+    cache.image_of_row = [0, 1]
     cache.reserve(2, 3)
     cache.set_span(slice(1, 2), [0], 3)
     new = random(1, HEADS, 3, WIDTH)
     cache.update(new, -new, 0)
     cache.move_row(1, 0, 2)
     layer = cache.rows_of_layers[0]
-    assert cache.picture_of_row == [1, 1]
+    assert cache.image_of_row == [1, 1]
     assert torch.equal(layer.keys[0, :, :2], new[0, :, :2]) and not layer.keys[0, :, 2:].any()
     assert torch.equal(layer.values[0, :, :2], -new[0, :, :2])
 
@@ -101,14 +101,14 @@ def plain_attention(query, keys, values):
 @pytest.mark.parametrize("per_key", [1, 3])
 @pytest.mark.parametrize("first", [0, 1])
 def test_attention_is_that_of_each_row_alone(per_key, first):
-    """Rows of two pictures in any order: a prefill, then a token at other places."""
+    """Rows of two images in any order: a prefill, then a token at other places."""
     numbers = [2, 1, 2, 2, 1][first:]
     count = len(numbers)
-    pictures = [picture(100 * n) for n in range(3)]
+    images = [image(100 * n) for n in range(3)]
     cache = RowCache(2)
-    for layers in pictures:
-        cache.add_picture(layers)
-    cache.picture_of_row = [0] * first + numbers
+    for layers in images:
+        cache.add_image(layers)
+    cache.image_of_row = [0] * first + numbers
     cache.reserve(first + count, 4)
     module = SimpleNamespace(layer_idx=1)
     rows = slice(first, first + count)
@@ -120,7 +120,7 @@ def test_attention_is_that_of_each_row_alone(per_key, first):
         assert made.shape == (count, new, HEADS * per_key, WIDTH)
         for row, (number, end) in enumerate(zip(numbers, ends, strict=True)):
             for head in range(HEADS * per_key):
-                shared_keys, shared_values = (p[0, head // per_key] for p in pictures[number][1])
+                shared_keys, shared_values = (p[0, head // per_key] for p in images[number][1])
                 alone = plain_attention(
                     query[row, head],
                     torch.cat([shared_keys, keys[row, head // per_key, :end]]),

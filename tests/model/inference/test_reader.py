@@ -38,20 +38,20 @@ def without_cache(model, ids: list[int], features: torch.Tensor, count: int) -> 
     return new
 
 
-def test_generation_stops_at_the_end_token(reader, picture):
+def test_generation_stops_at_the_end_token(reader, image):
     weight = reader.model.lm_head.weight
-    first, second = reader.segment(picture, QUESTION, max_new_tokens=2).token_ids
+    first, second = reader.segment(image, QUESTION, max_new_tokens=2).token_ids
     assert first != second
     with torch.no_grad():
         weight[[2, second]] = weight[[second, 2]]
-    answer = reader.segment(picture, QUESTION, max_new_tokens=9)
+    answer = reader.segment(image, QUESTION, max_new_tokens=9)
     assert answer.token_ids == [first, 2]
     assert "</s>" not in answer.text
 
 
-def test_answers_of_a_batch_are_those_of_single_questions(talking, picture):
-    other = picture[:40, ::-1].copy()
-    items = [(picture, QUESTIONS), (other, QUESTIONS[:2]), (other, [])]
+def test_answers_of_a_batch_are_those_of_single_questions(talking, image):
+    other = image[:40, ::-1].copy()
+    items = [(image, QUESTIONS), (other, QUESTIONS[:2]), (other, [])]
     together = talking.segment_batch(items, max_new_tokens=6)
     assert len(together) == 5
     singles = [
@@ -66,9 +66,9 @@ def test_answers_of_a_batch_are_those_of_single_questions(talking, picture):
         same_masks(one, other)
 
 
-def test_generated_and_teacher_forced_masks_agree(talking, picture):
+def test_generated_and_teacher_forced_masks_agree(talking, image):
     """The same tokens give the same mask, whoever chose them."""
-    answer = talking.segment(picture, QUESTION, max_new_tokens=6)
+    answer = talking.segment(image, QUESTION, max_new_tokens=6)
     assert answer.segments
     prompt = build_prompt([(user_turn(QUESTION), None)])
     ids = encode_prompt(prompt, talking.tokenizer)
@@ -78,7 +78,7 @@ def test_generated_and_teacher_forced_masks_agree(talking, picture):
         states = model.prompt_states(
             row,
             torch.ones_like(row, dtype=torch.bool),
-            model.encode_clip(model.views.clip(picture)[None]),
+            model.encode_clip(model.views.clip(image)[None]),
             torch.tensor([0]),
         )
     first = answer.segments[0]
@@ -92,21 +92,21 @@ def test_generated_and_teacher_forced_masks_agree(talking, picture):
 # --- segments -------------------------------------------------------------------------------
 
 
-def test_several_seg_in_one_answer(reader, picture):
+def test_several_seg_in_one_answer(reader, image):
     text = "It is [SEG] and [SEG], then [SEG]."
-    answer = reader.segment(picture, QUESTION, answer=text)
+    answer = reader.segment(image, QUESTION, answer=text)
     assert answer.text == text
     assert len(answer.segments) == 3
     places = [segment.token_index for segment in answer.segments]
     assert places == [n for n, token in enumerate(answer.token_ids) if token == 800]
     assert np.array_equal(answer.mask, np.any([s.mask for s in answer.segments], axis=0))
-    first = reader.segment(picture, QUESTION, answer="It is [SEG]")
+    first = reader.segment(image, QUESTION, answer="It is [SEG]")
     assert np.abs(first.segments[0].logits - answer.segments[0].logits).max() <= 1e-4
     assert np.abs(answer.segments[0].logits - answer.segments[1].logits).max() > 1e-4
 
 
-def test_types_and_frames_of_a_segment(reader, picture):
-    (segment,) = reader.segment(picture, QUESTION, answer=POSITIVE_ANSWER).segments
+def test_types_and_frames_of_a_segment(reader, image):
+    (segment,) = reader.segment(image, QUESTION, answer=POSITIVE_ANSWER).segments
     assert segment.logits.dtype == np.float32 and segment.logits.shape == (60, 80)
     assert segment.mask.dtype == bool and np.array_equal(segment.mask, segment.logits > 0)
     assert isinstance(segment.score, float)
@@ -116,35 +116,35 @@ def test_types_and_frames_of_a_segment(reader, picture):
     assert segment.points[:, 0].max() <= 79 and segment.points[:, 1].max() <= 59
 
 
-def test_reasons(reader, picture):
-    silent = reader.segment(picture, QUESTION, answer="No, it is not there.")
+def test_reasons(reader, image):
+    silent = reader.segment(image, QUESTION, answer="No, it is not there.")
     assert not silent.present and silent.reason == "no [SEG] in the answer"
     assert silent.segments == [] and silent.mask.shape == (60, 80) and not silent.mask.any()
 
     reader.model.model.visual_model.upscale = lambda low, inner, size: torch.full(
         (len(low), *size), -1.0
     )
-    empty = reader.segment(picture, QUESTION, answer=POSITIVE_ANSWER)
+    empty = reader.segment(image, QUESTION, answer=POSITIVE_ANSWER)
     assert not empty.present and empty.reason == "empty mask" and len(empty.segments) == 1
 
 
-def test_seg_in_the_question_is_not_an_answer(reader, picture):
-    answer = reader.segment(picture, "What does [SEG] mean?", answer="Nothing.")
+def test_seg_in_the_question_is_not_an_answer(reader, image):
+    answer = reader.segment(image, "What does [SEG] mean?", answer="Nothing.")
     assert answer.segments == [] and not answer.present
 
 
-def test_force_seg(reader, picture):
-    plain = reader.segment(picture, QUESTION, max_new_tokens=4)
+def test_force_seg(reader, image):
+    plain = reader.segment(image, QUESTION, max_new_tokens=4)
     assert not plain.segments
-    forced = reader.segment(picture, QUESTION, max_new_tokens=4, force_seg=True)
+    forced = reader.segment(image, QUESTION, max_new_tokens=4, force_seg=True)
     assert forced.text.startswith(plain.text) and forced.text.endswith(POSITIVE_ANSWER)
     (segment,) = forced.segments
     assert forced.token_ids[segment.token_index] == 800
 
 
-def test_force_seg_leaves_answers_with_a_seg_alone(talking, picture):
-    given = talking.segment_batch([(picture, QUESTIONS)], max_new_tokens=6)
-    forced = talking.segment_batch([(picture, QUESTIONS)], max_new_tokens=6, force_seg=True)
+def test_force_seg_leaves_answers_with_a_seg_alone(talking, image):
+    given = talking.segment_batch([(image, QUESTIONS)], max_new_tokens=6)
+    forced = talking.segment_batch([(image, QUESTIONS)], max_new_tokens=6, force_seg=True)
     assert any(answer.segments for answer in given)
     assert all(answer.segments for answer in forced)
     for one, other in zip(given, forced, strict=True):
@@ -154,9 +154,9 @@ def test_force_seg_leaves_answers_with_a_seg_alone(talking, picture):
 
 
 @pytest.mark.parametrize("prompt", ["points", "discrete", "text"])
-def test_prompt_kinds_reach_the_masks(reader, picture, prompt):
+def test_prompt_kinds_reach_the_masks(reader, image, prompt):
     reader.model.config.sasp_params = SaspParams(prompt=prompt)
-    (segment,) = reader.segment(picture, QUESTION, answer=POSITIVE_ANSWER).segments
+    (segment,) = reader.segment(image, QUESTION, answer=POSITIVE_ANSWER).segments
     whole = np.array_equal(segment.points, np.trunc(segment.points))
     assert len(segment.points) == (0 if prompt == "text" else 30)
     assert whole == (prompt != "points")
@@ -173,41 +173,41 @@ def count_rows(module: torch.nn.Module) -> list[int]:
     return rows
 
 
-def test_encoders_run_once_for_each_picture(talking, picture):
+def test_encoders_run_once_for_each_image(talking, image):
     model = talking.model.model
     clip, sam = count_rows(model.vision_tower), count_rows(model.visual_model.image_encoder)
     projected = count_rows(model.text_hidden_fcs[0])
-    answers = talking.segment_batch([(picture, QUESTIONS)], max_new_tokens=6, force_seg=True)
+    answers = talking.segment_batch([(image, QUESTIONS)], max_new_tokens=6, force_seg=True)
     assert clip == [1] and sam == [1]
     assert sum(projected) == sum(len(answer.segments) for answer in answers) >= 3
 
 
-def test_sam_rests_when_there_is_nothing_to_show(reader, picture):
+def test_sam_rests_when_there_is_nothing_to_show(reader, image):
     sam = count_rows(reader.model.model.visual_model.image_encoder)
-    reader.segment(picture, QUESTION, answer="No.")
+    reader.segment(image, QUESTION, answer="No.")
     assert sam == []
 
 
-def test_training_mode_comes_back(reader, picture):
+def test_training_mode_comes_back(reader, image):
     reader.model.train()
-    reader.segment(picture, QUESTION, answer=POSITIVE_ANSWER)
+    reader.segment(image, QUESTION, answer=POSITIVE_ANSWER)
     assert reader.model.training and not reader.model.model.vision_tower.training
 
 
-# --- pictures and bad input -----------------------------------------------------------------
+# --- images and bad input -----------------------------------------------------------------
 
 
-def test_every_kind_of_picture(reader, picture, tmp_path):
-    path = tmp_path / "picture.png"
-    Image.fromarray(picture).save(path)
-    given = [picture, picture[:, :, :], path, str(path), Image.fromarray(picture)]
+def test_every_kind_of_image(reader, image, tmp_path):
+    path = tmp_path / "image.png"
+    Image.fromarray(image).save(path)
+    given = [image, image[:, :, :], path, str(path), Image.fromarray(image)]
     answers = [reader.segment(image, QUESTION, answer=POSITIVE_ANSWER) for image in given]
     for answer in answers[1:]:
         same_masks(answers[0], answer, tolerance=0)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (3, 2)])
-def test_tiny_pictures(reader, size):
+def test_tiny_images(reader, size):
     answer = reader.segment(np.zeros((*size, 3), np.uint8), QUESTION, answer=POSITIVE_ANSWER)
     assert answer.mask.shape == size and np.isfinite(answer.segments[0].logits).all()
 
@@ -223,20 +223,20 @@ def test_tiny_pictures(reader, size):
         (torch.zeros(3, 4, 5), "given as Tensor"),
     ],
 )
-def test_unusable_pictures(reader, image, message):
+def test_unusable_images(reader, image, message):
     with pytest.raises(InputError, match=message):
         reader.segment(image, QUESTION)
 
 
-def test_missing_and_broken_files(reader, picture, tmp_path):
+def test_missing_and_broken_files(reader, image, tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.png"):
         reader.segment(tmp_path / "nowhere.png", QUESTION)
     text = tmp_path / "text.png"
-    text.write_text("no picture")
+    text.write_text("no image")
     with pytest.raises(InputError, match=r"text\.png"):
         reader.segment(text, QUESTION)
     whole = tmp_path / "whole.png"
-    Image.fromarray(picture).save(whole)
+    Image.fromarray(image).save(whole)
     cut = tmp_path / "cut.png"
     cut.write_bytes(whole.read_bytes()[:2000])
     with pytest.raises(InputError, match=r"cut\.png"):
@@ -250,11 +250,11 @@ def test_missing_and_broken_files(reader, picture, tmp_path):
     [("", "expected a sentence"), (" \n", "expected a sentence"), (None, "expected a sentence")]
     + [("What is in <image>?", "leave it out"), ("word " * 3000, "shorten the question")],
 )
-def test_unusable_questions(reader, picture, question, message):
+def test_unusable_questions(reader, image, question, message):
     with pytest.raises(InputError, match=message):
-        reader.segment(picture, question)
+        reader.segment(image, question)
 
 
-def test_unusable_length(reader, picture):
+def test_unusable_length(reader, image):
     with pytest.raises(InputError, match="max_new_tokens is 0"):
-        reader.segment(picture, QUESTION, max_new_tokens=0)
+        reader.segment(image, QUESTION, max_new_tokens=0)

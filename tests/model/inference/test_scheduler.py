@@ -12,7 +12,7 @@ import torch
 import model.inference.prefix_cache
 import model.inference.scheduler
 from model import Answer, Reader, load_read
-from tests.model.babble import QUESTIONS, babbling, pictures
+from tests.model.babble import QUESTIONS, babbling, images
 from tests.reference.inference import PlainAnswer, ask_plainly
 from utils.errors import InputError
 from utils.protocol.conversation import POSITIVE_ANSWER
@@ -31,9 +31,9 @@ def babbler(small_folder) -> Reader:
 
 @pytest.fixture(scope="module")
 def items() -> list[tuple[np.ndarray, list[str]]]:
-    """Five pictures of other sizes with 4, 1, no, 3 and 5 questions of other lengths."""
+    """Five images of other sizes with 4, 1, no, 3 and 5 questions of other lengths."""
     chosen = [QUESTIONS[:4], QUESTIONS[4:5], [], QUESTIONS[1:4], QUESTIONS[2:7]]
-    return list(zip(pictures(5), chosen, strict=True))
+    return list(zip(images(5), chosen, strict=True))
 
 
 def plainly(reader: Reader, items, answer: str | None = None) -> list[PlainAnswer]:
@@ -147,7 +147,7 @@ def shapes_of_calls(module: torch.nn.Module, name: str = "inputs_embeds") -> lis
     return shapes
 
 
-def test_each_part_runs_once_for_a_picture(babbler, items, expected):
+def test_each_part_runs_once_for_an_image(babbler, items, expected):
     read = babbler.model.model
     language = shapes_of_calls(read)
     clip = shapes_of_calls(read.vision_tower)
@@ -183,7 +183,7 @@ def test_free_rows_are_taken_by_waiting_questions(babbler, items, expected):
 
 
 def test_a_stream_takes_items_when_it_needs_them(babbler):
-    (image,) = pictures(1)
+    (image,) = images(1)
     taken = itertools.count()
     endless = ((image, [f"Question {n}?"]) for n in taken)
     stream = babbler.stream(endless, max_new_tokens=2, batch_questions=2)
@@ -191,12 +191,12 @@ def test_a_stream_takes_items_when_it_needs_them(babbler):
     assert all(len(answers) == 1 for answers in handed)
     assert next(taken) <= 12 + 4 * 2 + 2
     stream.close()
-    assert not any(thread.name.startswith("pictures") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("images") for thread in threading.enumerate())
 
 
 def test_a_long_answer_holds_back_later_ones_within_the_window(babbler):
     """The first answer takes 40 steps, all others one: they wait, and not too many of them."""
-    (image,) = pictures(1)
+    (image,) = images(1)
     taken = itertools.count()
     endless = ((image, [QUESTIONS[0] if n == 0 else QUESTIONS[1]]) for n in taken)
     given = babbler.segment(image, QUESTIONS[0], max_new_tokens=40)
@@ -217,7 +217,7 @@ def test_one_list_for_each_item(babbler, items):
     assert babbler.segment_batch([]) == []
 
 
-def test_pictures_are_read_beside_the_work(babbler, items, monkeypatch):
+def test_images_are_read_beside_the_work(babbler, items, monkeypatch):
     readers = []
     load = model.inference.scheduler.load_views
 
@@ -230,7 +230,7 @@ def test_pictures_are_read_beside_the_work(babbler, items, monkeypatch):
     assert len(readers) == 4 and threading.main_thread() not in readers
 
 
-def test_a_broken_picture_stops_after_those_before_it(babbler, items, tmp_path):
+def test_a_broken_image_stops_after_those_before_it(babbler, items, tmp_path):
     given = [*items[:2], (tmp_path / "lost.png", ["Where?"]), *items[3:]]
     stream = babbler.stream(given, max_new_tokens=LENGTH, batch_questions=16)
     assert [len(next(stream)), len(next(stream))] == [4, 1]
@@ -368,8 +368,8 @@ def test_stages_are_measured(babbler, items):
     babbler.watch = Stopwatch()
     babbler.segment_batch(items, max_new_tokens=3)
     assert set(babbler.watch.seconds) == {
-        "read pictures (thread)",
-        "wait for pictures",
+        "read images (thread)",
+        "wait for images",
         "clip",
         "shared prefix",
         "prefill",

@@ -12,8 +12,8 @@ from tests.model.conftest import QUESTION
 
 
 @pytest.fixture
-def answers(talking, picture):
-    items = [(picture, [QUESTION, "Nothing here."]), (picture[:40], [QUESTION])]
+def answers(talking, image):
+    items = [(image, [QUESTION, "Nothing here."]), (image[:40], [QUESTION])]
     kept = talking.stream(items, max_new_tokens=8, force_seg=True, keep_states=True)
     return [answer for replies in kept for answer in replies]
 
@@ -39,19 +39,19 @@ def test_the_same_masks_again(talking, answers, no_encoders):
             assert float(made.scores[n]) == pytest.approx(segment.score, abs=1e-6)
 
 
-def test_answers_about_a_picture_share_its_states(answers):
-    first, second, other = (answer.states.picture for answer in answers)
+def test_answers_about_an_image_share_its_states(answers):
+    first, second, other = (answer.states.image for answer in answers)
     assert first is second and first is not other
     assert first.size == (60, 80) and other.size == (40, 80)
 
 
-def test_other_parameters_are_those_of_a_model_that_has_them(talking, picture, answers):
+def test_other_parameters_are_those_of_a_model_that_has_them(talking, image, answers):
     params = dataclasses.replace(
         talking.model.config.sasp_params, num_points=7, prompt="discrete", t_pos=0.6
     )
     made = masks_of(talking.model, answers[0].states, params)
     talking.model.config.sasp = dataclasses.asdict(params)
-    fresh = talking.segment(picture, QUESTION, max_new_tokens=8, force_seg=True)
+    fresh = talking.segment(image, QUESTION, max_new_tokens=8, force_seg=True)
     assert made.points.shape[1] == 7
     np.testing.assert_allclose(made.points[0].numpy(), fresh.segments[0].points, atol=1e-4)
     np.testing.assert_allclose(made.logits[0].numpy(), fresh.segments[0].logits, atol=1e-5)
@@ -78,16 +78,16 @@ def test_points_alone_are_what_sams_own_predictor_makes_of_them(talking, answers
     """`segment_anything`'s modules, called as its predictor calls them."""
     states = answers[0].states
     sam: SamModel = talking.model.model.visual_model
-    height, width = states.picture.size
+    height, width = states.image.size
     points = torch.tensor([[[20.0, 30.0], [60.0, 10.0]]])
     labels = torch.tensor([[1, 0]])
     made = masks_at(talking.model, states, points, labels, text=False)
-    h, w = states.picture.sam_size
+    h, w = states.image.sam_size
     scaled = points * torch.tensor([w / width, h / height])
     with torch.no_grad():
         sparse, dense = sam.prompt_encoder(points=(scaled, labels), boxes=None, masks=None)
         low, scores = sam.mask_decoder(
-            image_embeddings=states.picture.embedding,
+            image_embeddings=states.image.embedding,
             image_pe=sam.prompt_encoder.get_dense_pe(),
             sparse_prompt_embeddings=sparse,
             dense_prompt_embeddings=dense,
@@ -99,6 +99,6 @@ def test_points_alone_are_what_sams_own_predictor_makes_of_them(talking, answers
     torch.testing.assert_close(made.scores, scores[:, 0], rtol=1e-4, atol=1e-4)
 
 
-def test_nothing_is_kept_unasked(talking, picture):
-    (answer,) = talking.segment_batch([(picture, [QUESTION])], force_seg=True, max_new_tokens=8)
+def test_nothing_is_kept_unasked(talking, image):
+    (answer,) = talking.segment_batch([(image, [QUESTION])], force_seg=True, max_new_tokens=8)
     assert answer.segments and answer.states is None

@@ -41,15 +41,15 @@ def trained(request, micro_parts, tmp_path):
     return base, tmp_path / "adapter", Reader(merge(model).eval(), built.tokenizer), sam
 
 
-def test_an_adapter_on_its_base_is_the_trained_model(trained, picture):
+def test_an_adapter_on_its_base_is_the_trained_model(trained, image):
     base, adapter, merged, sam = trained
     reader = load_read(base, adapter=adapter, vision_pretrained=sam)
     state = reader.model.state_dict()
     for name, value in merged.model.state_dict().items():
         assert torch.equal(state[name], value), name
     assert reader.model.config.sasp_params == PARAMS
-    one = merged.segment(picture, QUESTION, answer=POSITIVE_ANSWER)
-    other = reader.segment(picture, QUESTION, answer=POSITIVE_ANSWER)
+    one = merged.segment(image, QUESTION, answer=POSITIVE_ANSWER)
+    other = reader.segment(image, QUESTION, answer=POSITIVE_ANSWER)
     assert one.token_ids == other.token_ids and np.array_equal(one.mask, other.mask)
 
 

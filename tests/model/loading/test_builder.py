@@ -36,7 +36,7 @@ def same_state(one, other):
         assert value.dtype == second[name].dtype and torch.equal(value, second[name]), name
 
 
-def test_saved_and_loaded_again_it_is_the_same(reader, picture, tmp_path):
+def test_saved_and_loaded_again_it_is_the_same(reader, image, tmp_path):
     params = SaspParams(num_points=11, t_pos=0.7, down_sample=1)
     reader.model.config.sasp_params = params
     with torch.no_grad():
@@ -46,26 +46,26 @@ def test_saved_and_loaded_again_it_is_the_same(reader, picture, tmp_path):
     same_state(reader.model, again.model)
     assert again.model.config.sasp_params == params
     assert again.model.config.sam == reader.model.config.sam
-    one = reader.segment(picture, QUESTION, answer=POSITIVE_ANSWER)
-    two = again.segment(picture, QUESTION, answer=POSITIVE_ANSWER)
+    one = reader.segment(image, QUESTION, answer=POSITIVE_ANSWER)
+    two = again.segment(image, QUESTION, answer=POSITIVE_ANSWER)
     assert np.array_equal(one.segments[0].logits, two.segments[0].logits)
     assert len(two.segments[0].points) == 11
     assert one.token_ids == two.token_ids
 
 
-def test_a_saved_folder_may_be_moved(copied, picture, small_folder):
+def test_a_saved_folder_may_be_moved(copied, image, small_folder):
     """CLIP travels inside; safetensors only, and no weight of CLIP among ours."""
     names = {file.name for file in copied.iterdir()}
     assert "model.safetensors" in names and not any(name.endswith(".bin") for name in names)
     assert not any("vision_tower" in name for name in load_file(copied / "model.safetensors"))
     moved = copied.rename(copied.parent / "elsewhere")
-    answer = load_read(moved).segment(picture, QUESTION, answer=POSITIVE_ANSWER)
+    answer = load_read(moved).segment(image, QUESTION, answer=POSITIVE_ANSWER)
     assert answer.segments
     config = json.loads((moved / "config.json").read_text())
     assert config["mm_vision_tower"] == "vision_tower"
 
 
-def test_a_released_folder_becomes_one_of_ours(released, picture, tmp_path):
+def test_a_released_folder_becomes_one_of_ours(released, image, tmp_path):
     """The SAM sizes and CLIP folder that the user had to name are named no more."""
     reader = load_read(released, vision_tower=CLIP, sam=SAM)
     save_model(reader.model, reader.tokenizer, tmp_path / "ours")

@@ -69,7 +69,7 @@ def test_unknown_targets_are_named(reader):
         add_lora(reader.model, r=2, target_modules="q_proj,qkv")
 
 
-def test_merging_changes_no_answer(talking, picture):
+def test_merging_changes_no_answer(talking, image):
     wrapped = add_lora(talking.model, r=4)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)
@@ -79,15 +79,15 @@ def test_merging_changes_no_answer(talking, picture):
     wrapped.eval()
     before = Reader(unwrap(wrapped), talking.tokenizer)
     plain = {n: p.clone() for n, p in before.model.named_parameters() if "q_proj.base" in n}
-    given = before.segment(picture, QUESTION, max_new_tokens=6)
-    forced = before.segment(picture, QUESTION, answer=POSITIVE_ANSWER)
+    given = before.segment(image, QUESTION, max_new_tokens=6)
+    forced = before.segment(image, QUESTION, answer=POSITIVE_ANSWER)
 
     merged = merge(copy.deepcopy(wrapped))
     assert not any("lora" in name for name, _ in merged.named_parameters())
     moved = merged.model.layers[0].self_attn.q_proj.weight
     assert not torch.equal(moved, plain["model.layers.0.self_attn.q_proj.base_layer.weight"])
     after = Reader(merged, talking.tokenizer)
-    assert after.segment(picture, QUESTION, max_new_tokens=6).token_ids == given.token_ids
-    again = after.segment(picture, QUESTION, answer=POSITIVE_ANSWER)
+    assert after.segment(image, QUESTION, max_new_tokens=6).token_ids == given.token_ids
+    again = after.segment(image, QUESTION, answer=POSITIVE_ANSWER)
     assert np.abs(again.segments[0].logits - forced.segments[0].logits).max() < 1e-3
     assert (again.mask != forced.mask).mean() <= 1e-3

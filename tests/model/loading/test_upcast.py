@@ -26,9 +26,9 @@ def narrow(reader):
     return model.eval()
 
 
-def logits(model, tokenizer, picture) -> torch.Tensor:
+def logits(model, tokenizer, image) -> torch.Tensor:
     reader = Reader(unwrap(model), tokenizer)
-    answer = reader.segment(picture, QUESTION, answer=POSITIVE_ANSWER)
+    answer = reader.segment(image, QUESTION, answer=POSITIVE_ANSWER)
     return torch.as_tensor(answer.segments[0].logits)
 
 
@@ -58,35 +58,35 @@ def test_widening_needs_memory(reader, monkeypatch):
     widen_small(model)
 
 
-def test_they_compute_as_in_float32(narrow, reader, picture):
+def test_they_compute_as_in_float32(narrow, reader, image):
     wide = copy.deepcopy(narrow).float()
-    expected = logits(wide, reader.tokenizer, picture)
+    expected = logits(wide, reader.tokenizer, image)
     before = [layer.weight.clone() for layer in linears(narrow)]
     with float32_linears(narrow):
-        found = logits(narrow, reader.tokenizer, picture)
+        found = logits(narrow, reader.tokenizer, image)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     for layer, weight in zip(linears(narrow), before, strict=True):
         assert torch.equal(layer.weight, weight) and not layer._forward_hooks
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_folded_is_what_merging_gives(narrow, reader, picture, dtype):
+def test_folded_is_what_merging_gives(narrow, reader, image, dtype):
     for layer in linears(narrow):
         layer.weight.data = layer.weight.data.to(dtype)
     with float32_linears(narrow):
-        beside = logits(narrow, reader.tokenizer, picture)
+        beside = logits(narrow, reader.tokenizer, image)
     with float32_linears(narrow, folded=True):
-        folded = logits(narrow, reader.tokenizer, picture)
+        folded = logits(narrow, reader.tokenizer, image)
     torch.testing.assert_close(folded, beside, rtol=1e-4, atol=1e-4)
     for layer in linears(narrow):
         layer.weight.data = layer.weight.data.float()
-    merged = logits(merge(narrow), reader.tokenizer, picture)
+    merged = logits(merge(narrow), reader.tokenizer, image)
     torch.testing.assert_close(folded, merged, rtol=0, atol=1e-6)
 
 
-def test_lora_matters_here(narrow, reader, picture):
+def test_lora_matters_here(narrow, reader, image):
     with float32_linears(narrow):
-        beside = logits(narrow, reader.tokenizer, picture)
+        beside = logits(narrow, reader.tokenizer, image)
         with narrow.disable_adapter():
-            without = logits(narrow, reader.tokenizer, picture)
+            without = logits(narrow, reader.tokenizer, image)
     assert (beside - without).abs().max() > 1e-3

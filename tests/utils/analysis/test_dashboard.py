@@ -63,22 +63,22 @@ def test_scores_that_are_no_numbers_stay_out():
 
 def test_files_of_layers_are_told_shortly_or_in_full(tmp_path):
     plain = {
-        "picture": "pictures/abc.png",
-        "llava": "pictures/7_llava.png",
-        "final": "pictures/7_final.png",
+        "image": "images/abc.png",
+        "llava": "images/7_llava.png",
+        "final": "images/7_final.png",
     }
-    odd = {"picture": "p.png", "llava": "one.png", "final": "other.png"}
-    alone = {"picture": "p.jpg", "final": "one.jpg"}
-    questions = [analysed(n, pictures=named) for n, named in enumerate((plain, odd, alone))]
+    odd = {"image": "p.png", "llava": "one.png", "final": "other.png"}
+    alone = {"image": "p.jpg", "final": "one.jpg"}
+    questions = [analysed(n, images=named) for n, named in enumerate((plain, odd, alone))]
     first, second, third = (
         q["answers"][0] for q in page_data([ModelAnalysis("a", questions, {})])["questions"]
     )
-    assert first["start"] == "pictures/7_" and first["layers"] == ["llava", "final"]
-    assert first["picture"] == "pictures/abc.png"
+    assert first["start"] == "images/7_" and first["layers"] == ["llava", "final"]
+    assert first["image"] == "images/abc.png"
     assert second["layers"] == {"llava": "one.png", "final": "other.png"}
     assert third["layers"] == {"final": "one.jpg"}
     columns = page_data([ModelAnalysis("a", questions, {})])["columns"]
-    assert [column["id"] for column in columns] == ["picture", "llava", "final"]
+    assert [column["id"] for column in columns] == ["image", "llava", "final"]
 
 
 def test_a_thousand_questions_to_two_models(tmp_path):

@@ -1,4 +1,4 @@
-"""Pictures of an analysed question: every layer lies where it belongs."""
+"""Images of an analysed question: every layer lies where it belongs."""
 
 import cv2
 import numpy as np
@@ -18,13 +18,13 @@ from utils.reports.visualize import MASK_COLOUR, POSITIVE_COLOUR, TRUTH_COLOUR
 
 
 def read(path) -> np.ndarray:
-    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    order = cv2.COLOR_BGRA2RGBA if picture.shape[2] == 4 else cv2.COLOR_BGR2RGB
-    return cv2.cvtColor(picture, order)
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    order = cv2.COLOR_BGRA2RGBA if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return cv2.cvtColor(image, order)
 
 
 @pytest.mark.parametrize("size", [(60, 200), (200, 60), (700, 500)])
-def test_a_hot_cell_lies_where_the_picture_is_hot(size):
+def test_a_hot_cell_lies_where_the_image_is_hot(size):
     values = np.zeros((size[0] // 10, size[1] // 10), np.float32)
     values[1, -2] = 1
     layer = map_layer(values)
@@ -69,25 +69,25 @@ def test_points_keep_their_places(size):
 def test_a_question_on_disk(tmp_path):
     files = draw_one(tmp_path, 0)
     assert set(files) == {
-        "picture", "marks", "clip", "llava", "sam", "sam_points", "text", "points", "final", "truth"
+        "image", "marks", "clip", "llava", "sam", "sam_points", "text", "points", "final", "truth"
     }  # fmt: skip
     shown = shown_size(SIZES[0])
-    picture, truth, final = (read(tmp_path / files[n]) for n in ("picture", "truth", "final"))
-    assert picture.shape == (*shown, 3) and truth.shape == (*shown, 4)
+    image, truth, final = (read(tmp_path / files[n]) for n in ("image", "truth", "final"))
+    assert image.shape == (*shown, 3) and truth.shape == (*shown, 4)
     object_ = truth[..., 3] > 0
-    assert picture[object_][:, 0].mean() > 180 and picture[~object_][:, 0].mean() < 120
+    assert image[object_][:, 0].mean() > 180 and image[~object_][:, 0].mean() < 120
     np.testing.assert_array_equal(final[..., 3] > 0, object_)
     for layer, colour in ((truth, TRUTH_COLOUR), (final, MASK_COLOUR)):
         scaled = layer[object_][:, :3] / layer[object_][:, :3].max(axis=1, keepdims=True)
         own = np.array(colour) / max(colour)
         assert (abs(scaled - own).max(axis=1) < 0.02).mean() > 0.7
-    layers = sum((tmp_path / files[n]).stat().st_size for n in files if n != "picture")
+    layers = sum((tmp_path / files[n]).stat().st_size for n in files if n != "image")
     assert layers < 60_000
 
 
 @pytest.mark.parametrize("ground", [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255,) * 3, (0,) * 3])
-def test_masks_keep_their_colour_over_any_picture(ground, tmp_path):
-    """As the page shows them: the layer laid over the picture."""
+def test_masks_keep_their_colour_over_any_image(ground, tmp_path):
+    """As the page shows them: the layer laid over the image."""
     image = np.full((80, 120, 3), ground, np.uint8)
     truth = np.zeros((80, 120), np.uint8)
     truth[20:60, 30:90], truth[65:] = 1, 255
@@ -98,8 +98,8 @@ def test_masks_keep_their_colour_over_any_picture(ground, tmp_path):
     for name in ("final", "truth"):
         layer = read(tmp_path / files[name]).astype(float)
         opacity = layer[..., 3:] / 255
-        picture = read(tmp_path / files["picture"])
-        shown[name] = layer[..., :3] * opacity + picture * (1 - opacity)
+        base = read(tmp_path / files["image"])
+        shown[name] = layer[..., :3] * opacity + base * (1 - opacity)
     middle, ignored = (round(40.5 / 80 * 213), 160), (200, 160)
     for name, colour in (("final", MASK_COLOUR), ("truth", TRUTH_COLOUR)):
         pixel = shown[name][middle]
@@ -109,13 +109,13 @@ def test_masks_keep_their_colour_over_any_picture(ground, tmp_path):
     np.testing.assert_array_equal(shown["final"][ignored], ground)
 
 
-def test_a_picture_is_stored_once(tmp_path):
+def test_an_image_is_stored_once(tmp_path):
     image = np.full((30, 40, 3), 7, np.uint8)
     nothing = np.zeros((0, 2)), np.zeros(0)
     one = draw_question(image, {}, *nothing, {}, None, tmp_path, "a")
     two = draw_question(image, {}, *nothing, {}, None, tmp_path, "b")
     other = draw_question(image + 1, {}, *nothing, {}, None, tmp_path, "c")
-    assert one["picture"] == two["picture"] != other["picture"]
+    assert one["image"] == two["image"] != other["image"]
     assert "truth" not in one
 
 
@@ -137,6 +137,6 @@ def test_a_mask_of_one_pixel_is_drawn_where_it_is(shape, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / "pictures").write_text("in the way")
+    (tmp_path / "images").write_text("in the way")
     with pytest.raises(InputError, match="--out"):
         draw_one(tmp_path, 0)

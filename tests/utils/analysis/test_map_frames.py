@@ -1,4 +1,4 @@
-"""Maps on pictures, against torch's resizing and pixel by pixel."""
+"""Maps on images, against torch's resizing and pixel by pixel."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def resized(values: np.ndarray, shape) -> np.ndarray:
 
 
 def by_hand(placed: PlacedMap, y: float, x: float) -> float:
-    """Bilinear value at a place of the picture, NaN outside the view."""
+    """Bilinear value at a place of the image, NaN outside the view."""
     left, top, right, bottom = placed.box
     rows, columns = placed.values.shape
     if not (left <= x <= right and top <= y <= bottom):
@@ -35,7 +35,7 @@ def by_hand(placed: PlacedMap, y: float, x: float) -> float:
 
 
 @pytest.mark.parametrize("size", [(60, 60), (6, 6), (37, 37)])
-def test_over_a_square_picture_it_is_resized(values, size):
+def test_over_a_square_image_it_is_resized(values, size):
     placed = PlacedMap(values, clip_box(size, 336))
     np.testing.assert_allclose(placed.over(size), resized(values, size), atol=1e-5)
 

@@ -10,24 +10,24 @@ from utils.analysis.summary import summarise
 from utils.evaluation.bootstrap import RESAMPLES, SEED
 
 
-def question(picture: int, number: int = 0, **found) -> QuestionAnalysis:
+def question(image_index: int, number: int = 0, **found) -> QuestionAnalysis:
     given = {"answer": "It is [SEG].", "kind": "short", "present": True, "truth_present": True}
-    asked = {"image": f"{picture}.png", "question": "?", "size": (5, 5)}
-    return QuestionAnalysis(picture, number, **asked, **{**given, **found})
+    asked = {"image": f"{image_index}.png", "question": "?", "size": (5, 5)}
+    return QuestionAnalysis(image_index, number, **asked, **{**given, **found})
 
 
 @pytest.fixture
 def records() -> list[QuestionAnalysis]:
     rng = np.random.default_rng(0)
     made = []
-    for picture in range(6):
-        for number in range(1 + picture % 3):
+    for image in range(6):
+        for number in range(1 + image % 3):
             union = int(rng.integers(5, 30))
             made.append(
                 question(
-                    picture,
+                    image,
                     number,
-                    kind="long" if picture > 3 else "short",
+                    kind="long" if image > 3 else "short",
                     masks={"points": (int(rng.integers(0, union)), union), "text": (1, union)},
                     maps={"llava": MapScore(float(rng.random()), float(rng.random()), 0.5)},
                     layers={0: float(rng.random()), 10: 0.5, 2: 0.25},
@@ -71,16 +71,16 @@ def test_values_are_ratios_of_sums(records):
     assert found["layers"]["2"] == {"value": 0.25, "low": 0.25, "high": 0.25}
 
 
-def test_intervals_are_over_pictures(records):
+def test_intervals_are_over_images(records):
     found = summarise(records)["measures"]["all"]["S-IoU [SEG] x LLaVA"]
     draws = np.random.default_rng(SEED).integers(6, size=(RESAMPLES, 6))
     means = []
     for drawn in draws:
         scores = [
             one.maps["llava"].s_iou
-            for picture in drawn
+            for image in drawn
             for one in records
-            if one.picture == picture
+            if one.image_index == image
         ]
         means.append(np.mean(scores))
     assert [found["low"], found["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]))

@@ -10,24 +10,24 @@ import pytest
 from utils.evaluation.bootstrap import (
     SUMS,
     bootstrap_intervals,
+    image_sums,
     metrics_of_sums,
-    number_pictures,
-    picture_sums,
+    number_images,
     question_sums,
     resample_weights,
 )
 
 
-def make_questions(seed: int, pictures: int, absent_share: float = 0.4):
-    """Questions about pictures, 1 to 6 each: name, intersection, union, present, truth_present."""
+def make_questions(seed: int, images: int, absent_share: float = 0.4):
+    """Questions about images, 1 to 6 each: name, intersection, union, present, truth_present."""
     rng = np.random.default_rng(seed)
     questions = []
-    for picture in range(pictures):
+    for image in range(images):
         for _ in range(rng.integers(1, 7)):
             there, says = rng.random() > absent_share, rng.random() > 0.3
             union = int(rng.integers(1, 900)) if there or says else 0
             both = int(rng.integers(0, union + 1)) if there and says else 0
-            questions.append((f"picture {picture:03d}", both, union, bool(says), bool(there)))
+            questions.append((f"image {image:03d}", both, union, bool(says), bool(there)))
     return questions
 
 
@@ -52,9 +52,9 @@ def slow_metrics(questions) -> dict[str, float]:
 
 def sums_of(questions, tests=(lambda q: True,)):
     names, both, either, says, there = zip(*questions, strict=True)
-    picture, count = number_pictures(names)
+    image, count = number_images(names)
     groups = [np.array([test(q) for q in questions]) for test in tests]
-    return picture_sums(question_sums(both, either, says, there), picture, count, groups)
+    return image_sums(question_sums(both, either, says, there), image, count, groups)
 
 
 def test_against_a_slow_implementation():
@@ -81,7 +81,7 @@ def test_against_a_slow_implementation():
             assert fast[metric][group] == pytest.approx(ends, abs=1e-9), (metric, group)
 
 
-def test_the_sums_of_all_pictures_give_the_metrics():
+def test_the_sums_of_all_images_give_the_metrics():
     questions = make_questions(1, 40)
     found = metrics_of_sums(sums_of(questions).sum(axis=1))
     for name, value in slow_metrics(questions).items():
@@ -98,8 +98,8 @@ def test_the_order_of_the_questions_changes_no_bit():
         assert all(np.array_equal(whole[name], again[name]) for name in whole)
 
 
-def test_pictures_are_drawn_and_not_questions():
-    """Ten questions about a picture that all share its fate count as one observation."""
+def test_images_are_drawn_and_not_questions():
+    """Ten questions about an image that all share its fate count as one observation."""
     fates = np.random.default_rng(3).random(80) > 0.5
     once = [(f"{n:03d}", 5 * fate, 5, True, True) for n, fate in enumerate(fates)]
     widths = []
@@ -157,9 +157,9 @@ def test_large_runs_take_a_moment():
     found, lines = [], []
 
     def find() -> None:
-        picture, count = number_pictures(names)
+        image, count = number_images(names)
         columns = question_sums(union // 2, union, union > 30_000, union % 3 > 0)
-        sums = picture_sums(columns, picture, count, [np.ones(len(union), bool), union > 45_000])
+        sums = image_sums(columns, image, count, [np.ones(len(union), bool), union > 45_000])
         found.append(bootstrap_intervals(sums, np.random.default_rng(0)))
 
     for questions in (217, 21_700):

@@ -24,14 +24,14 @@ class FakeAnswer:
 
 
 def make_item(index: int) -> EvalItem:
-    """Picture `index`: one object of index + 1 pixels, and one that is not there."""
+    """Image `index`: one object of index + 1 pixels, and one that is not there."""
     truth = np.zeros((4, 8), np.uint8)
     truth.ravel()[: index + 1] = 1
     questions = [
         EvalQuestion("where is it?", truth, True, "direct"),
         EvalQuestion("where is nothing?", np.zeros_like(truth), False, "absent"),
     ]
-    return EvalItem(f"picture_{index}.png", np.full((4, 8, 3), index, np.uint8), questions)
+    return EvalItem(f"image_{index}.png", np.full((4, 8, 3), index, np.uint8), questions)
 
 
 class Items:
@@ -43,12 +43,12 @@ class Items:
 
     def __getitem__(self, index):
         if index in self.broken:
-            raise InputError(f"picture_{index}.png is no picture")
+            raise InputError(f"image_{index}.png is no image")
         return make_item(index)
 
 
 def predict(image, questions):
-    """Always the first two pixels, except for odd pictures asked about nothing."""
+    """Always the first two pixels, except for odd images asked about nothing."""
     mask = np.zeros(image.shape[:2], bool)
     mask.ravel()[:2] = True
     odd = image[0, 0, 0] % 2
@@ -83,12 +83,12 @@ def test_a_question_counted_twice_is_refused():
         whole.merge(evaluate(predict, Items(1), progress=False))
 
 
-def test_broken_pictures_stop_unless_told_to_skip():
-    with pytest.raises(InputError, match=r"picture_1\.png.*--skip_broken"):
+def test_broken_images_stop_unless_told_to_skip():
+    with pytest.raises(InputError, match=r"image_1\.png.*--skip_broken"):
         evaluate(predict, Items(3, broken=[1]), progress=False)
     result = evaluate(predict, Items(3, broken=[1]), progress=False, skip_broken=True)
     assert [r.item for r in result.records] == [0, 0, 2, 2]
-    assert result.skipped == ["picture_1.png is no picture"]
+    assert result.skipped == ["image_1.png is no image"]
 
 
 def test_done_items_are_not_asked_again():

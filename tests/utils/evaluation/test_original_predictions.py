@@ -49,7 +49,7 @@ def change(path: Path, edit) -> None:
 def test_the_numbers_that_the_original_prints(name, tmp_path):
     questions, ciou, see = PRINTED[name]
     found = metrics(copy(name, tmp_path))[MODE]["all"]
-    assert found["questions"] == questions and found["pictures"] == 2
+    assert found["questions"] == questions and found["images"] == 2
     assert (round(found["ciou"], 4), round(found["see_accuracy"], 4)) == (ciou, see)
 
 
@@ -133,7 +133,7 @@ def test_images_that_the_sampler_repeated_count_once(tmp_path):
     other = {**again, "ref_ids": [[1, 2, 3, 4]]}
     change(second, lambda content: content.update({image: other}))
     found = metrics(folder)[MODE]["all"]
-    assert found["questions"] == 12 and found["pictures"] == 2
+    assert found["questions"] == 12 and found["images"] == 2
 
 
 def test_several_data_sets_in_a_folder_are_scored_apart(tmp_path):

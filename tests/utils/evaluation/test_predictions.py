@@ -128,7 +128,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with pytest.raises(InputError, match=r"of 40 pictures .* goes on where it stopped"):
+    with pytest.raises(InputError, match=r"of 40 images .* goes on where it stopped"):
         read_results(folder)
     lines = [line for line in shard.read_bytes().splitlines(keepends=True) if line[-1:] == b"\n"]
     finished = b"".join(lines[: len(lines) // 2 * 2])
@@ -163,16 +163,16 @@ def test_missing_processes_and_folders_are_named(tmp_path):
         read_results(tmp_path / "nowhere")
 
 
-def test_skipped_pictures_stay_skipped(tmp_path):
+def test_skipped_images_stay_skipped(tmp_path):
     class Broken(list):
         def __getitem__(self, index):
             if index == 1:
-                raise InputError("1.png is no picture")
+                raise InputError("1.png is no image")
             return super().__getitem__(index)
 
     run(tmp_path, Broken(make_items(3)))
     result = read_results(tmp_path)[MODE]
-    assert result.skipped == ["1.png is no picture"]
+    assert result.skipped == ["1.png is no image"]
     assert {r.item for r in result.records} == {0, 2}
     assert PredictionFile(tmp_path, 0, 1, MODE).done == {0, 1, 2}
 

@@ -44,8 +44,8 @@ def work(job):
 
 list(Decoder(workers=2, show=False).run(work, list(range(1000 * CHUNK)), "jobs"))
 """
-PICTURES = """
-from tiny.pictures import draw_scenes
+IMAGES = """
+from tiny.images import draw_scenes
 
 scenes = draw_scenes(1_000_000, seed=0)
 next(scenes)
@@ -65,7 +65,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("code", [LOADER, DOCTOR, PICTURES], ids=["loader", "doctor", "pictures"])
+@pytest.mark.parametrize("code", [LOADER, DOCTOR, IMAGES], ids=["loader", "doctor", "images"])
 def test_helpers_end_with_a_killed_parent(code):
     process = subprocess.Popen(
         [sys.executable, "-c", f"import time\n{code}"],

@@ -1,4 +1,4 @@
-"""Reading pictures: grey images with more than 8 bits, compared with OpenCV's own reading."""
+"""Reading images: grey images with more than 8 bits, compared with OpenCV's own reading."""
 
 import io
 

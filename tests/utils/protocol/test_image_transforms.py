@@ -1,4 +1,4 @@
-"""Views of a picture: uint8 in the worker, normalised on the device, equal to the processor."""
+"""Views of an image: uint8 in the worker, normalised on the device, equal to the processor."""
 
 import numpy as np
 import pytest

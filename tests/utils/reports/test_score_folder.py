@@ -26,7 +26,7 @@ from utils.reports.visualize import MASK_COLOUR, TRUTH_COLOUR
 
 @pytest.fixture(scope="module")
 def items(tmp_path_factory):
-    return make_items(tmp_path_factory.mktemp("pictures"), 11)
+    return make_items(tmp_path_factory.mktemp("images"), 11)
 
 
 def scored(folder: Path) -> dict:
@@ -80,7 +80,7 @@ def test_numbers_by_an_independent_count(items, tmp_path):
         }
     assert found["segment"] == found["all"]["ciou"]
     assert found["bootstrap"] == {
-        "unit": "picture", "level": 0.95, "resamples": 1000, "seed": 0
+        "unit": "image", "level": 0.95, "resamples": 1000, "seed": 0
     }  # fmt: skip
     for name in ("giou", "ciou", "see_accuracy", "absent_precision", "absent_recall"):
         low, high = found["all"]["intervals"][name]
@@ -96,9 +96,9 @@ def test_any_number_of_processes_gives_the_same_files(items, tmp_path):
         texts.append([(folder / name).read_bytes() for name in ("metrics.json", "report.html")])
     assert texts[0] == texts[1] == texts[2]
     found = json.loads(texts[0][0])[MODE]
-    assert found["skipped"] == [f"picture {n} <is> no picture" for n in (4, 7, 8)]
+    assert found["skipped"] == [f"image {n} <is> no image" for n in (4, 7, 8)]
     page = texts[0][1].decode()
-    assert "3 broken" in page and "picture 7 &lt;is&gt; no picture" in page
+    assert "3 broken" in page and "image 7 &lt;is&gt; no image" in page
 
 
 def test_truth_is_kept_and_older_files_without_it_are_read(items, tmp_path):
@@ -196,14 +196,14 @@ def test_only_some_answers_of_a_large_run_are_drawn():
     assert all(r.union == 16 for r in groups["Worst: segmented though absent"])
 
 
-def test_a_picture_stands_in_a_group_once():
+def test_an_image_stands_in_a_group_once():
     records = [make_record(n // 5, both=n, either=100, number=n % 5) for n in range(20)]
     (found,) = choose(records).values()
     assert [record.image for record in found] == ["0.png", "1.png", "2.png", "3.png"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "broken", "resized"])
-def test_pictures_that_cannot_be_shown_do_not_break_the_page(tmp_path, damage):
+def test_images_that_cannot_be_shown_do_not_break_the_page(tmp_path, damage):
     items = make_items(tmp_path, 5)
     write_ours(tmp_path / "out", items)
     before = scored(tmp_path / "out")
@@ -212,7 +212,7 @@ def test_pictures_that_cannot_be_shown_do_not_break_the_page(tmp_path, damage):
         if damage == "missing":
             path.unlink()
         elif damage == "broken":
-            path.write_bytes(b"\x89PNG no picture")
+            path.write_bytes(b"\x89PNG no image")
         else:
             Image.new("RGB", (50, 40)).save(path)
     assert scored(tmp_path / "out") == before
@@ -221,14 +221,14 @@ def test_pictures_that_cannot_be_shown_do_not_break_the_page(tmp_path, damage):
     assert told[damage] in page and checker.seen.count("img") >= 8
 
 
-def test_relative_pictures_are_found_in_a_folder(tmp_path):
+def test_relative_images_are_found_in_a_folder(tmp_path):
     Image.new("RGB", (12, 10), (200, 10, 10)).save(tmp_path / "a.png")
     record = Record(0, 0, 1, "a.png", "q", "k", "a", True, True, 1, 2)
     mask = np.zeros((10, 12), bool)
     mask[2:5, 3:9] = True
     case = draw_case(record, (mask, mask.astype(np.uint8)), [tmp_path])
     assert case.note == "" and [caption for caption, _ in case.tiles] == [
-        "picture",
+        "image",
         "answer",
         "truth",
     ]
@@ -292,7 +292,7 @@ def test_what_cannot_be_written_is_told(items, tmp_path):
     [
         ({"union": None}, "'union' is None"),
         ({"present": 1}, "'present' is 1 and should be of type bool"),
-        ({"masks": [{"size": [1, 1], "counts": "~"}]}, "mask of picture .* is damaged"),
+        ({"masks": [{"size": [1, 1], "counts": "~"}]}, "mask of image .* is damaged"),
     ],
 )
 def test_damaged_lines_are_named(items, tmp_path, change, told):
@@ -307,7 +307,7 @@ def test_damaged_lines_are_named(items, tmp_path, change, told):
 def test_a_question_in_two_files_is_refused(items, tmp_path):
     write_ours(tmp_path, items, world=2)
     shutil.copy(shard_path(tmp_path, 0, 2), shard_path(tmp_path, 1, 2))
-    with pytest.raises(InputError, match="of 11 pictures"):
+    with pytest.raises(InputError, match="of 11 images"):
         score_folder(tmp_path)
     whole = shard_path(tmp_path, 0, 2).read_bytes()
     shutil.rmtree(tmp_path)

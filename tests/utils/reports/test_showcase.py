@@ -44,7 +44,7 @@ def test_questions_are_picked_by_a_fixed_rule():
 def test_examples_show_the_answer_and_its_verdict():
     first, *_, fourth = answer_examples(predict, [make_item(n) for n in range(9)], 4)
     assert [caption for caption, _ in first.tiles] == [
-        "picture",
+        "image",
         "similarity",
         "points",
         "mask",
@@ -52,7 +52,7 @@ def test_examples_show_the_answer_and_its_verdict():
     ]
     assert first.right and "IoU 1.00" in first.verdict
     assert fourth.right and "rightly denied" in fourth.verdict
-    assert [caption for caption, _ in fourth.tiles] == ["picture", "mask", "truth"]
+    assert [caption for caption, _ in fourth.tiles] == ["image", "mask", "truth"]
 
 
 def test_curves_of_a_run(tmp_path):

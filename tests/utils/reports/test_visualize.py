@@ -1,4 +1,4 @@
-"""Pictures of answers: what is drawn where, and that nothing is lost on the way to the disk."""
+"""Images of answers: what is drawn where, and that nothing is lost on the way to the disk."""
 
 import base64
 import colorsys
@@ -20,13 +20,13 @@ from utils.reports.visualize import (
     display_scale,
     embed_png,
     heat_map,
-    mask_picture,
+    mask_image,
     overlay,
     paint_mask,
     paint_points,
     save_png,
     sheet,
-    truth_picture,
+    truth_image,
 )
 
 GROUNDS = {
@@ -44,7 +44,7 @@ MASK = np.zeros((40, 60), bool)
 MASK[10:20, 30:45] = True
 
 
-def test_small_pictures_are_enlarged_and_large_ones_are_not():
+def test_small_images_are_enlarged_and_large_ones_are_not():
     assert display_scale((40, 60)) == 11
     assert display_scale((1000, 700)) == 1
     assert overlay(IMAGE, MASK).shape == (440, 660, 3)
@@ -78,7 +78,7 @@ def test_a_mask_has_the_hue_of_its_legend_on_any_ground(ground, colour):
 def test_grey_is_what_does_not_count_and_nothing_else(ground):
     truth = np.zeros((120, 180), np.uint8)
     truth[20:50, 20:160], truth[70:100, 20:160] = 1, 255
-    drawn = truth_picture(np.full((120, 180, 3), ground, np.uint8), truth, 1).astype(int)
+    drawn = truth_image(np.full((120, 180, 3), ground, np.uint8), truth, 1).astype(int)
     assert np.ptp(drawn[85, 90]) <= 8  # IGNORED_COLOUR itself is a grey with a trace of blue
     assert np.ptp(IGNORED_COLOUR) <= 8
     assert np.ptp(drawn[35, 90]) > 100
@@ -123,25 +123,25 @@ def test_a_constant_map_is_drawn():
 def test_truth_shows_ignored_pixels_otherwise():
     truth = MASK.astype(np.uint8)
     truth[30:36, 5:15] = 255
-    drawn = truth_picture(IMAGE, truth, scale=1)
+    drawn = truth_image(IMAGE, truth, scale=1)
     assert drawn[15, 37, 0] > drawn[15, 37, 1] < drawn[15, 37, 2]
     assert len({int(v) for v in drawn[33, 10]}) < 3 and (drawn[33, 10] != 100).any()
 
 
 def test_masks_are_saved_without_loss(tmp_path):
-    path = save_png(tmp_path / "new" / "mask.png", mask_picture(MASK))
+    path = save_png(tmp_path / "new" / "mask.png", mask_image(MASK))
     assert np.array_equal(np.asarray(Image.open(path)) == 255, MASK)
     with pytest.raises(InputError, match=r"\.png"):
-        save_png(tmp_path / "mask.jpg", mask_picture(MASK))
+        save_png(tmp_path / "mask.jpg", mask_image(MASK))
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
-        save_png(tmp_path / "file" / "mask.png", mask_picture(MASK))
+        save_png(tmp_path / "file" / "mask.png", mask_image(MASK))
 
 
-def test_embedded_pictures_are_the_pictures():
+def test_embedded_images_are_the_images():
     text = embed_png(IMAGE)
     header, data = text.split(",")
     assert header == "data:image/png;base64"
@@ -156,7 +156,7 @@ def test_tiles_of_an_answer_have_one_size(size):
     corner = np.array([[size[1] - 1.0, size[0] - 1.0]])
     segment = SimpleNamespace(similarity=np.eye(4), points=corner, point_labels=np.array([1]))
     tiles = answer_tiles(image, [segment], mask, mask.astype(np.uint8), side=128)
-    assert [name for name, _ in tiles] == ["picture", "similarity", "points", "mask", "truth"]
+    assert [name for name, _ in tiles] == ["image", "similarity", "points", "mask", "truth"]
     (shape,) = {tile.shape for _, tile in tiles}
     assert 110 <= min(shape[:2]) <= 256
     drawn = dict(tiles)["points"]
@@ -165,7 +165,7 @@ def test_tiles_of_an_answer_have_one_size(size):
 
 
 def test_a_sheet_wraps_long_text():
-    tiles = [("picture", IMAGE), ("answer", IMAGE)]
+    tiles = [("image", IMAGE), ("answer", IMAGE)]
     short, long = sheet(tiles, ["a question"]), sheet(tiles, ["word " * 60])
     assert short.shape[1] == long.shape[1] == 16 + 2 * (60 + 16)
     assert long.shape[0] > short.shape[0]

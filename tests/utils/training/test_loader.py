@@ -19,13 +19,13 @@ class Numbers:
 
     def draw(self, index: int) -> Sample:
         if index in self.broken:
-            raise InputError(f"cannot read picture {index}")
+            raise InputError(f"cannot read image {index}")
         return Sample(str(index), np.zeros((1, 1, 3), np.uint8), [], np.zeros((0, 1, 1)), [])
 
 
 class AllBroken:
     def draw(self, index: int) -> Sample:
-        raise InputError(f"cannot read picture {index}")
+        raise InputError(f"cannot read image {index}")
 
 
 def names_only(samples: list[Sample]) -> Batch:
@@ -57,7 +57,7 @@ def test_workers_change_nothing():
 
 def test_a_broken_sample_is_replaced_and_told():
     first, second = order(0, 2, 0, 1, source=Numbers(broken=[1]))
-    assert (first.draws, first.broken) == (3, ["cannot read picture 1"])
+    assert (first.draws, first.broken) == (3, ["cannot read image 1"])
     assert (second.draws, second.broken) == (2, [])
     assert len(first.batch.image_paths) == 2
 

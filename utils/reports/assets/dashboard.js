@@ -1,5 +1,5 @@
 "use strict";
-// The table of questions: filters, order, and pictures that load when they come into view.
+// The table of questions: filters, order, and images that load when they come into view.
 // Every text from the data enters the page as text, never as markup.
 
 const data = JSON.parse(document.getElementById("data").textContent);
@@ -9,7 +9,7 @@ const end = document.getElementById("end");
 const large = document.getElementById("large");
 const CHUNK = 30;
 const SAYS_WIDTH = 210; // of the dialogue, in CSS pixels
-const LOOK_WIDTH = 104; // least of a picture in a row; where there is less, rows become cards
+const LOOK_WIDTH = 104; // least of an image in a row; where there is less, rows become cards
 const OVER = { [data.points]: [], sam_points: [data.points] };
 let shown = [];
 let drawn = 0;
@@ -154,8 +154,8 @@ function stack(question, place, column) {
   const [height, width] = question.size;
   const around = make("span", { className: "stack" });
   around.style.aspectRatio = `${width} / ${height}`;
-  const names = column.id === "picture" ? [] : [column.id, ...(OVER[column.id] ?? [])];
-  const sources = [answer.picture, ...names.map((name) => layerFile(answer, name))];
+  const names = column.id === "image" ? [] : [column.id, ...(OVER[column.id] ?? [])];
+  const sources = [answer.image, ...names.map((name) => layerFile(answer, name))];
   for (const file of sources.filter(Boolean)) {
     around.append(make("img", { loading: "lazy", decoding: "async", alt: "", src: files(place, file) }));
   }
@@ -173,7 +173,7 @@ function caption(question, place, column) {
 }
 
 const has = (answer, column) =>
-  column.id === "picture" ? Boolean(answer.picture) : layerFile(answer, column.id) !== undefined;
+  column.id === "image" ? Boolean(answer.image) : layerFile(answer, column.id) !== undefined;
 
 function lookCell(question, place, column) {
   const cell = make("td", { role: "cell", className: "look" });
@@ -277,7 +277,7 @@ function refresh() {
   more();
 }
 
-// --- one picture, large -----------------------------------------------------------------------
+// --- one image, large -----------------------------------------------------------------------
 
 function open(question, place, column) {
   opened = { question, place, column };
@@ -286,21 +286,21 @@ function open(question, place, column) {
   const name = data.models.length > 1 ? `${data.models[place]}: ` : "";
   document.getElementById("large-caption").textContent =
     [name + column.title, caption(question, place, column)].filter(Boolean).join(" · ");
-  const picture = stack(question, place, column);
+  const image = stack(question, place, column);
   const [height, width] = question.size;
-  picture.style.width = `min(100%, ${(66 * width) / height}vh)`;
-  document.getElementById("large-shot").replaceChildren(picture);
+  image.style.width = `min(100%, ${(66 * width) / height}vh)`;
+  document.getElementById("large-shot").replaceChildren(image);
   if (!large.open) large.showModal();
 }
 
-// The picture beside it in the row.
+// The image beside it in the row.
 function step(by) {
   const columns = columnsShown().filter((column) => has(opened.question.answers[opened.place], column));
   const place = columns.indexOf(opened.column) + by;
   open(opened.question, opened.place, columns[(place + columns.length) % columns.length]);
 }
 
-// The picture in the same column of the next row that has one.
+// The image in the same column of the next row that has one.
 function stepRow(by) {
   const { question, place, column } = opened;
   const rows = shown.flatMap((one) => modelsShown().map((model) => [one, model]))

@@ -1,4 +1,4 @@
-"""Toy pictures in memory, in the frames of SAM and CLIP, drawn once for a whole pre-training."""
+"""Toy images in memory, in the frames of SAM and CLIP, drawn once for a whole pre-training."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ MAX_THINGS = 4
 
 
 @dataclass
-class Pictures:
-    """M pictures in one square frame of side S.
+class Images:
+    """M images in one square frame of side S.
 
     Args:
         pixels: uint8[M, S, S, 3].
-        masks: uint8[M, 4, S, S], 0/1, all 0 beyond the picture's number of things.
-        sizes: int64[M, 2]: height and width of the picture's part of the frame.
-        things: names and places, one tuple per picture.
+        masks: uint8[M, 4, S, S], 0/1, all 0 beyond the image's number of things.
+        sizes: int64[M, 2]: height and width of the image's part of the frame.
+        things: names and places, one tuple per image.
     """
 
     pixels: np.ndarray
@@ -37,24 +37,24 @@ def draw_scenes(count: int, seed: int, workers: int = 2) -> Iterator[Scene]:
     """`count` scenes; scene i is a function of (seed, i)."""
     jobs = [(seed, index) for index in range(count)]
     with ProcessPoolExecutor(workers, initializer=end_with_parent) as pool:
-        yield from tqdm(pool.map(_draw_one, jobs, chunksize=64), total=count, desc="pictures")
+        yield from tqdm(pool.map(_draw_one, jobs, chunksize=64), total=count, desc="images")
 
 
 def _draw_one(job: tuple[int, int]) -> Scene:
     return sample_scene(np.random.default_rng(job))
 
 
-def sam_frame(count: int, seed: int, side: int) -> Pictures:
+def sam_frame(count: int, seed: int, side: int) -> Images:
     """Longest side resized to `side`, zeros to the right and below."""
     return _in_frame(count, seed, side, crop=False)
 
 
-def clip_frame(count: int, seed: int, side: int) -> Pictures:
+def clip_frame(count: int, seed: int, side: int) -> Images:
     """Shortest side resized to `side`, centre crop."""
     return _in_frame(count, seed, side, crop=True)
 
 
-def _in_frame(count: int, seed: int, side: int, crop: bool) -> Pictures:
+def _in_frame(count: int, seed: int, side: int, crop: bool) -> Images:
     pixels = np.zeros((count, side, side, 3), np.uint8)
     masks = np.zeros((count, MAX_THINGS, side, side), np.uint8)
     sizes = np.zeros((count, 2), np.int64)
@@ -77,4 +77,4 @@ def _in_frame(count: int, seed: int, side: int, crop: bool) -> Pictures:
         for number, plane in enumerate(arrays[1:]):
             masks[index, number, :h, :w] = plane >= 128
         things.append(scene.things)
-    return Pictures(pixels, masks, sizes, things)
+    return Images(pixels, masks, sizes, things)

@@ -1,8 +1,8 @@
-"""Draws the pictures of `docs/sasp.md`: SasP step by step on one answer of a trained toy model.
+"""Draws the images of `docs/sasp.md`: SasP step by step on one answer of a trained toy model.
 
-    python -m docs.make_sasp_pictures quickstart_output/merged PICTURE QUESTION [--out docs/sasp]
+    python -m docs.make_sasp_images quickstart_output/merged IMAGE QUESTION [--out docs/sasp]
 
-The picture is cut to a wide one first, so that undoing CLIP's centre crop can be seen.
+The image is cut to a wide one first, so that undoing CLIP's centre crop can be seen.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from utils.protocol.geometry import crop_padding
 COLOURS = {1: "#1a9c3c", 0: "#e5342b", -1: "#7d8590"}
 NAMES = {1: "positive", 0: "negative", -1: "neutral"}
 ARROWS = 500
-"""How much the shifts of DtoC are enlarged in the picture."""
+"""How much the shifts of DtoC are enlarged in the image."""
 
 
 class Steps:
@@ -41,7 +41,7 @@ class Steps:
         image: uint8[H, W, 3].
         segment: the answer's mask with its similarity map.
         params: of SasP.
-        out: folder of the pictures.
+        out: folder of the images.
     """
 
     def __init__(self, image: np.ndarray, segment: Segment, params: SaspParams, out: Path):
@@ -58,7 +58,7 @@ class Steps:
         self.shown = int(shifts.masked_fill(self.labels != 1, -1).argmax())
 
     def figure(self, title: str, ratio: float | None = None) -> tuple[Figure, matplotlib.axes.Axes]:
-        """A figure as wide as those of the page, with the axes of the picture."""
+        """A figure as wide as those of the page, with the axes of the image."""
         ratio = ratio or self.size[0] / self.size[1]
         figure = Figure(figsize=(5.4, 5.0 * ratio + 0.5), dpi=110, layout="constrained")
         axes = figure.add_subplot()
@@ -70,15 +70,15 @@ class Steps:
     def save(self, figure: Figure, name: str) -> None:
         figure.savefig(self.out / f"{name}.png")
 
-    def show_picture(self, axes: matplotlib.axes.Axes, opacity: float = 1.0) -> None:
-        """The picture in its own frame: pixel (x, y) covers [x, x + 1] x [y, y + 1]."""
+    def show_image(self, axes: matplotlib.axes.Axes, opacity: float = 1.0) -> None:
+        """The image in its own frame: pixel (x, y) covers [x, x + 1] x [y, y + 1]."""
         height, width = self.size
         axes.imshow(self.image, extent=(0, width, height, 0), alpha=opacity)
         axes.set_xlim(0, width)
         axes.set_ylim(height, 0)
 
     def crop(self) -> tuple[float, float, float]:
-        """Left, top and side of CLIP's crop in pixels of the picture."""
+        """Left, top and side of CLIP's crop in pixels of the image."""
         height, width = self.size
         side = min(height, width)
         return (width - side) / 2, (height - side) / 2, side
@@ -88,15 +88,15 @@ class Steps:
             chosen = points[self.labels == label].detach() + 0.5
             axes.scatter(*chosen.T, s=46, c=COLOURS[label], edgecolors="white", linewidths=1.2)
 
-    # --- one method a picture ---------------------------------------------------------------
+    # --- one method an image ---------------------------------------------------------------
 
-    def picture(self, question: str) -> None:
+    def image(self, question: str) -> None:
         figure, axes = self.figure(f'"{question}" Dashed: what CLIP sees')
-        self.show_picture(axes)
+        self.show_image(axes)
         left, top, side = self.crop()
         frame = Rectangle((left, top), side, side, fill=False, ls="--", lw=2, ec="#1f6feb")
         axes.add_patch(frame)
-        self.save(figure, "1_picture")
+        self.save(figure, "1_image")
 
     def similarity(self) -> None:
         figure, axes = self.figure("similarity s of each image token, in thousands", ratio=0.86)
@@ -108,8 +108,8 @@ class Steps:
         self.save(figure, "2_similarity")
 
     def classes(self) -> None:
-        figure, axes = self.figure("the grid in the picture, scaled to 0 .. 1, with classes")
-        self.show_picture(axes, 0.55)
+        figure, axes = self.figure("the grid in the image, scaled to 0 .. 1, with classes")
+        self.show_image(axes, 0.55)
         side = self.map.shape[0] // self.params.down_sample
         rows_off, columns_off = crop_padding(self.size, side)
         rows, columns = side + 2 * rows_off, side + 2 * columns_off
@@ -151,7 +151,7 @@ class Steps:
         figure, axes = self.figure(
             f"discrete points in their order: {count[0]} positive, {count[1]} negative"
         )
-        self.show_picture(axes)
+        self.show_image(axes)
         for number, (point, label) in enumerate(zip(self.still, self.labels, strict=True), 1):
             x, y = (point + 0.5).tolist()
             axes.scatter(x, y, s=130, c=COLOURS[int(label)], edgecolors="white", linewidths=1.2)
@@ -168,7 +168,7 @@ class Steps:
         return along_y @ self.scaled @ along_x.T
 
     def continuous(self) -> None:
-        figure, axes = self.figure("the map M at the size of the picture; 0 outside of the crop")
+        figure, axes = self.figure("the map M at the size of the image; 0 outside of the crop")
         height, width = self.size
         drawn = axes.imshow(self.full_map(), cmap="turbo", extent=(0, width, height, 0))
         figure.colorbar(drawn, shrink=0.7)
@@ -203,7 +203,7 @@ class Steps:
         figure, axes = self.figure(
             f"what DtoC does, enlarged {ARROWS} times; the longest is {furthest:.3f} pixels"
         )
-        self.show_picture(axes, 0.7)
+        self.show_image(axes, 0.7)
         for (x, y), (dx, dy), label in zip(
             (self.still + 0.5).tolist(), (moved * ARROWS).tolist(), self.labels, strict=True
         ):
@@ -238,7 +238,7 @@ class Steps:
 
     def mask(self) -> None:
         figure, axes = self.figure("SAM's mask from text and points")
-        self.show_picture(axes)
+        self.show_image(axes)
         height, width = self.size
         tint = np.zeros((height, width, 4))
         tint[self.segment.mask] = (0.0, 0.85, 1.0, 0.5)
@@ -248,7 +248,7 @@ class Steps:
 
 
 def wide_part(image: np.ndarray) -> np.ndarray:
-    """The middle of a picture, about three quarters as tall as wide."""
+    """The middle of an image, about three quarters as tall as wide."""
     height, width = image.shape[:2]
     tall = min(height, int(width * 0.76))
     top = (height - tall) // 2
@@ -258,16 +258,16 @@ def wide_part(image: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
-    parser.add_argument("picture")
+    parser.add_argument("image")
     parser.add_argument("question")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("sasp"))
     given = parser.parse_args()
     reader = load_read(given.model)
-    image = wide_part(load_pixels(given.picture))
+    image = wide_part(load_pixels(given.image))
     answer: Answer = reader.segment(image, given.question, answer=POSITIVE_ANSWER)
     given.out.mkdir(parents=True, exist_ok=True)
     steps = Steps(image, answer.segments[0], reader.model.config.sasp_params, given.out)
-    steps.picture(given.question.partition(" Please")[0])
+    steps.image(given.question.partition(" Please")[0])
     for draw in (
         steps.similarity,
         steps.classes,
