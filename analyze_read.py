@@ -35,7 +35,7 @@ from utils.reports.page import Table, table_text
 from utils.reports.page import number as number_text
 
 if TYPE_CHECKING:
-    from model.analysis.probe import Analyst, Question, Seen
+    from model.analysis.probe import Question, SegProbe, SegTrace
     from utils.protocol.batch import EvalItem
 
 
@@ -55,19 +55,19 @@ def items_of(options: AnalyzeOptions) -> Sequence[EvalItem]:
     )
 
 
-def open_analyst(options: AnalyzeOptions) -> tuple[Analyst, list[str]]:
+def open_analyst(options: AnalyzeOptions) -> tuple[SegProbe, list[str]]:
     """The model, and notes on what cannot be seen of it.
 
     Raises:
         InputError: it cannot be loaded, has no such layers, or lacks what `--word` needs.
     """
     from model.analysis.clip_word_maps import load_word_clip
-    from model.analysis.pretrained_sam import load_first_sam
-    from model.analysis.probe import Analyst
-    from model.loading.from_options import open_reader
+    from model.analysis.pretrained_sam import load_pretrained_sam
+    from model.analysis.probe import SegProbe
+    from model.loading.from_options import load_from_options
 
-    reader = open_reader(options)
-    notes, word, first_sam = [], None, None
+    reader = load_from_options(options)
+    notes, word, pretrained_sam = [], None, None
     tower = reader.model.model.vision_tower
     try:
         word = load_word_clip(tower) if tower is not None else None
@@ -76,7 +76,7 @@ def open_analyst(options: AnalyzeOptions) -> tuple[Analyst, list[str]]:
             raise
         notes.append(f"No word x CLIP: {error}.")
     if options.vision_pretrained is not None:
-        first_sam = load_first_sam(options.vision_pretrained, reader.model.model.visual_model)
+        pretrained_sam = load_pretrained_sam(options.vision_pretrained, reader.model.model.visual_model)
     else:
         notes.append("No SAM with the points only: it needs SAM as before training.")
     layers: list[int] = []
@@ -85,12 +85,12 @@ def open_analyst(options: AnalyzeOptions) -> tuple[Analyst, list[str]]:
             layers = read_layers(options.layers, reader.model.config.num_hidden_layers)
         except ValueError as error:
             raise InputError(f"--layers={options.layers}: {error}") from error
-    analyst = Analyst(
+    analyst = SegProbe(
         reader,
         POSITIVE_ANSWER if options.eval_mode == "teacher_forced" else None,
         layers,
         word,
-        first_sam,
+        pretrained_sam,
         options.max_new_tokens,
         options.batch_questions,
     )
@@ -98,7 +98,7 @@ def open_analyst(options: AnalyzeOptions) -> tuple[Analyst, list[str]]:
 
 
 def run_settings(
-    options: AnalyzeOptions, analyst: Analyst, notes: list[str], count: int
+    options: AnalyzeOptions, analyst: SegProbe, notes: list[str], count: int
 ) -> dict[str, Any]:
     """What makes two analyses the same one; kept beside the questions."""
     images = options.dataset_dir if options.images is None else options.images
@@ -196,7 +196,7 @@ def _questions(chosen: Chosen, word: str | None) -> list[Question]:
     return [Question(one.text, word or one.phrase or one.text, one.forced_answer) for one in asked]
 
 
-def _line(chosen: Chosen, number: int, seen: Seen, folder: Path) -> QuestionAnalysis:
+def _line(chosen: Chosen, number: int, seen: SegTrace, folder: Path) -> QuestionAnalysis:
     """A question's scores, once its images are drawn."""
     image, truth = chosen.item.image, chosen.item.questions[number].truth
     height, width = image.shape[:2]

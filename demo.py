@@ -147,17 +147,17 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(DemoOptions, argv, prog="demo.py", show=False)
     check_models(options.pretrained_model_path, options.vision_tower)
     from model.inference.reader import load_pixels
-    from model.loading.from_options import open_reader
+    from model.loading.from_options import load_from_options
 
     if options.web:
         from web.serving import serve
 
-        serve(open_reader(options), options)
+        serve(load_from_options(options), options)
         return
     if options.image is None or options.prompt is None:
-        Demo(open_reader(options), options, input, print).chat()
+        Demo(load_from_options(options), options, input, print).chat()
         return
-    image, reader = load_pixels(options.image), open_reader(options)
+    image, reader = load_pixels(options.image), load_from_options(options)
     shown = Shown(options.image, image, reader.open(image))
     Demo(reader, options, input, print).answer(shown, options.prompt)
 

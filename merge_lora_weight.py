@@ -78,9 +78,9 @@ def check_equal(before: list[Answer], after: list[Answer], what: str) -> None:
 
 def answers_of(reader: Reader) -> list[Answer]:
     """`trial_answers` in float32, from weights as they are stored."""
-    from model.loading.upcast import float32_linears, widen_small
+    from model.loading.upcast import float32_linears, upcast_small
 
-    widen_small(reader.model)
+    upcast_small(reader.model)
     with float32_linears(reader.model):
         return trial_answers(reader)
 
@@ -259,7 +259,7 @@ def write_merged(
     from model.loading.builder import DTYPES
     from model.loading.from_options import build_model
     from model.loading.lora import merge, unwrap
-    from model.loading.upcast import float32_linears, widen_small
+    from model.loading.upcast import float32_linears, upcast_small
 
     dtype = DTYPES[trained.precision]
     plain = dataclasses.replace(
@@ -268,7 +268,7 @@ def write_merged(
     model, built = build_model(plain)
     needed = needed_bytes(folder, adapter, model, dtype)
     check_space(needed, "free space there, or give another folder")
-    widen_small(model)
+    upcast_small(model)
     load(model)
     model.eval()
     reader = Reader(unwrap(model), built.tokenizer)

@@ -95,11 +95,11 @@ def infer(options: TestOptions, rank: int, world: int, forgetting: RunLock | Non
             this lock writes there.
     """
     from model.analysis.ablation import Ablation, grid
-    from model.loading.from_options import open_reader
+    from model.loading.from_options import load_from_options
     from utils.evaluation.evaluator import evaluate, reader_predict
 
     folder = options.vis_save_path
-    reader = open_reader(options)
+    reader = load_from_options(options)
     own = reader.model.config.sasp_params
     settings = grid(own, options.budgets()) if options.ablate else [own]
     gathered = 2 * options.batch_questions
@@ -142,21 +142,21 @@ def hold_parts(options: TestOptions, process: Process, held: ExitStack) -> None:
     Raises:
         SystemExit: one is there; on every rank, after rank 0 has told.
     """
-    from utils.training.distributed import stop_together
+    from utils.training.distributed import abort_all_ranks
 
     folder = options.vis_save_path
     for turn in (True, False):  # the first rank deletes what is there before another one begins
         refused = None
         if process.is_first == turn:
             try:
-                own = held.enter_context(part_lock(folder, process.rank, process.world))
+                own = held.enter_context(part_lock(folder, process.rank, process.world_size))
                 if turn and not options.resume:
                     refuse_other_writers(folder, own)
                     forget(folder)
             except InputError as error:
                 refused = str(error)
-        if told := [message for message in process.gather(refused) if message is not None]:
-            stop_together(process, told[0])
+        if told := [message for message in process.all_gather(refused) if message is not None]:
+            abort_all_ranks(process, told[0])
 
 
 def show(options: TestOptions) -> None:
@@ -191,8 +191,8 @@ def main(argv: list[str] | None = None) -> None:
         process = distributed.start(options.local_rank)
         with ExitStack() as held:
             hold_parts(options, process, held)
-            infer(options, process.rank, process.world)
-            process.wait_for_all()
+            infer(options, process.rank, process.world_size)
+            process.barrier()
             if process.is_first:
                 show(options)
         return

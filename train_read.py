@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from model.read_model import ReadForCausalLM
     from utils.protocol.batch import EvalItem
     from utils.training.distributed import Process
-    from utils.training.trainer import Plan
+    from utils.training.trainer import Schedule
 
 LOAD_REPORT = "load_report.txt"
 
@@ -66,9 +66,11 @@ def validation(
 
     def score() -> dict[str, Any]:
         model.eval()
-        own = evaluate(predict, items, rank=process.rank, world=process.world, label="validation")
+        own = evaluate(
+            predict, items, rank=process.rank, world=process.world_size, label="validation"
+        )
         merged = EvalResult()
-        for part in process.gather(own):
+        for part in process.all_gather(own):
             merged.merge(part)
         summary = merged.summary()
         return {**summary.pop("all"), **summary}
@@ -87,7 +89,7 @@ def find_start(
     """
     if process.is_first and own.folder.is_dir() and options.resume is None:
         own.repair()
-    process.wait_for_all()
+    process.barrier()
     source, name = own, BEST if options.eval_only else LATEST
     if options.resume:
         given = Path(os.path.abspath(options.resume))
@@ -111,21 +113,21 @@ def find_start(
             f"{own.folder} holds checkpoints already; choose another --exp_name for what "
             f"continues {options.resume}"
         )
-    if state.world != process.world and not options.eval_only:
+    if state.world != process.world_size and not options.eval_only:
         raise InputError(
             f"{source.folder / state.tag} was written by {state.world} ranks, now there are "
-            f"{process.world}: start the same number"
+            f"{process.world_size}: start the same number"
         )
     if elsewhere:
         state = dataclasses.replace(state, best_score=None, best_tag=None)
     return source, state
 
 
-def plan_of(options: TrainOptions) -> Plan:
+def schedule_of(options: TrainOptions) -> Schedule:
     """When what happens in the training."""
-    from utils.training.trainer import Plan
+    from utils.training.trainer import Schedule
 
-    return Plan(
+    return Schedule(
         total_steps=options.total_steps,
         steps_per_epoch=options.steps_per_epoch,
         micro_steps=options.grad_accumulation_steps,
@@ -143,7 +145,7 @@ def hold_run_folder(options: TrainOptions, process: Process, held: ExitStack) ->
     Raises:
         SystemExit: one is there; on every rank, after rank 0 has told.
     """
-    from utils.training.distributed import stop_together
+    from utils.training.distributed import abort_all_ranks
 
     lock = RunLock(
         options.run_dir / LOCK_FILE,
@@ -156,9 +158,9 @@ def hold_run_folder(options: TrainOptions, process: Process, held: ExitStack) ->
             held.enter_context(lock)
         except InputError as error:
             refused = str(error)
-    refused = process.gather(refused)[0]
+    refused = process.all_gather(refused)[0]
     if refused is not None:
-        stop_together(process, refused)
+        abort_all_ranks(process, refused)
 
 
 def train(options: TrainOptions, process: Process, origins: Callable[[], dict[str, str]]) -> None:
@@ -187,7 +189,7 @@ def train_alone(
     source, state = find_start(options, own, process)
     changed = [] if source is None else changes(options, source.folder.parent / CONFIG_FILE)
     first_step = state.step if state else options.start_epoch * options.steps_per_epoch
-    plan = plan_of(options)
+    plan = schedule_of(options)
     goes_on = source is not None and source.folder.resolve() == own.folder.resolve()
     not_scored = goes_on and state is not None and state.score is None
     owed = not_scored and not options.no_eval and plan.ends_epoch(first_step)
@@ -219,7 +221,7 @@ def train_alone(
         validate_only(options, process, model, score, source, state)
         return
 
-    built.model.in_step = partitioned
+    built.model.uniform_forward = partitioned
     ds = engine.build_engine(
         model,
         betas=(options.beta1, options.beta2),
@@ -248,7 +250,7 @@ def train_alone(
             ),
             batch_size=options.batch_size,
             rank=process.rank,
-            world=process.world,
+            world=process.world_size,
             workers=options.workers,
             pin=process.device.type == "cuda",
         ),
@@ -284,7 +286,7 @@ def load_checkpoint(
     if goes_on and process.is_first:
         newest = source.pointer(LATEST)
         state = state if newest == state.tag else source.go_back(state)
-    return process.gather(state)[0]
+    return process.all_gather(state)[0]
 
 
 def validate_only(

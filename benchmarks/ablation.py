@@ -92,7 +92,7 @@ def compare(name: str, reader: Reader, items: Sequence[EvalItem], repeats: int) 
         config.sasp_params = own
         pairs = zip(alone, ablated[-1][0].records, strict=True)
         different += sum(
-            (one.present, one.intersection, one.union) != tuple(other.varied[number])
+            (one.present, one.intersection, one.union) != tuple(other.sweep_outcomes[number])
             for one, other in pairs
         )
     return {

@@ -33,7 +33,7 @@ from dataset.collate import collate
 from dataset.mixture import Mixture
 from dataset.reason_seg import ReasonSegTrain
 from dataset.refer.sets import ReferSegTrain
-from dataset.sampling import DrawSettings
+from dataset.sampling import SamplingOptions
 from dataset.sem_seg.sampling import SemSegTrain
 from dataset.templates import load_templates
 from dataset.vqa import VqaTrain
@@ -83,7 +83,7 @@ def pss() -> int:
     return total
 
 
-def our_batches(root: Path, settings: DrawSettings, workers: int, count: int) -> Iterator[Any]:
+def our_batches(root: Path, settings: SamplingOptions, workers: int, count: int) -> Iterator[Any]:
     """The mixture as training loads it."""
     parts = [
         ("sem_seg", SemSegTrain(root, "ade20k||paco_lvis", settings)),
@@ -97,7 +97,7 @@ def our_batches(root: Path, settings: DrawSettings, workers: int, count: int) ->
     return draws(mixture, join, batch_size=BATCH, workers=workers, **steps)
 
 
-def plain_batches(root: Path, settings: DrawSettings, workers: int, count: int) -> Iterator[Any]:
+def plain_batches(root: Path, settings: SamplingOptions, workers: int, count: int) -> Iterator[Any]:
     """The same mixture, straightforwardly."""
     join = partial(plain_collate, tokenizer=load_tokenizer(str(TOKENIZER)))
     loader: DataLoader[Any] = DataLoader(
@@ -112,7 +112,7 @@ def plain_batches(root: Path, settings: DrawSettings, workers: int, count: int) 
 
 def measure(side: str, root: Path, workers: int, count: int) -> dict[str, float]:
     """Start-up seconds, samples per second and memory of one side, in this process."""
-    settings = DrawSettings(templates=load_templates("varied"))
+    settings = SamplingOptions(templates=load_templates("varied"))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     before, start = pss(), time.perf_counter()
     make = our_batches if side == "ours" else plain_batches

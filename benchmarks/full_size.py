@@ -41,7 +41,7 @@ IMAGE = (480, 640)
 SAMPLED_S = 0.05
 
 
-class Watch:
+class Timer:
     """Time and memory of the stages of this process.
 
     Its highest resident memory counts the pages of files that are mapped, which the kernel gives
@@ -89,17 +89,17 @@ def _status(field: str) -> int:
     return 0
 
 
-def write(options: argparse.Namespace, watch: Watch) -> None:
+def write(options: argparse.Namespace, timer: Timer) -> None:
     """Model and CLIP, unless they are there."""
     world = WORLDS[options.size]
-    with watch.stage("write"):
+    with timer.stage("write"):
         write_clip(options.dir / "clip", world)
         partial = options.dir / "released.partial"
         write_released(partial, world, options.dir / "clip", options.dtype)
         partial.rename(options.dir / "released")
 
 
-def load(options: argparse.Namespace, watch: Watch) -> None:
+def load(options: argparse.Namespace, timer: Timer) -> None:
     """Load the model and, if that is asked for, ask it.
 
     A CPU answers in float32 from weights that stay in 16 bits, as merging does: many compute in
@@ -107,9 +107,9 @@ def load(options: argparse.Namespace, watch: Watch) -> None:
     """
     from benchmarks.random_read import questions, random_image
     from model import load_read
-    from model.loading.upcast import float32_linears, widen_small
+    from model.loading.upcast import float32_linears, upcast_small
 
-    with watch.stage("load"):
+    with timer.stage("load"):
         reader = load_read(
             options.dir / "released",
             dtype=options.dtype,
@@ -118,29 +118,29 @@ def load(options: argparse.Namespace, watch: Watch) -> None:
         )
     if "ask" in options.steps:
         image, question = random_image(*IMAGE, seed=0), questions(1)[0]
-        with watch.stage("ask"), ExitStack() as held:
-            if not watch.on_gpu:
-                widen_small(reader.model)
+        with timer.stage("ask"), ExitStack() as held:
+            if not timer.on_gpu:
+                upcast_small(reader.model)
                 held.enter_context(float32_linears(reader.model))
             answer = reader.segment(image, question, answer=POSITIVE_ANSWER)
         if len(answer.segments) != 1:
             raise InputError(f"one mask was expected, there are {len(answer.segments)}")
 
 
-def run(options: argparse.Namespace, watch: Watch) -> None:
+def run(options: argparse.Namespace, timer: Timer) -> None:
     """A run folder whose checkpoint fits the model."""
     shutil.rmtree(options.dir / "run", ignore_errors=True)
     world, folder = WORLDS[options.size], options.dir / "released"
-    with watch.stage("checkpoint"):
+    with timer.stage("checkpoint"):
         write_run(options.dir / "run", folder, options.dir / "clip", world, options.dtype)
 
 
-def merge(options: argparse.Namespace, watch: Watch) -> None:
+def merge(options: argparse.Namespace, timer: Timer) -> None:
     """Merge that run; the merged model is loaded and has to answer as the run does."""
     from merge_lora_weight import merge_run
     from utils.cli.options import MergeOptions
 
-    with watch.stage("merge"):
+    with timer.stage("merge"):
         merge_run(MergeOptions(exp_dir=str(options.dir / "run")))
 
 
@@ -166,13 +166,13 @@ def measured(step: Callable, options: argparse.Namespace) -> dict[str, dict[str,
 def _child(step: Callable, options: argparse.Namespace, pipe: Connection) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
-    watch = Watch(options.device)
+    timer = Timer(options.device)
     try:
-        step(options, watch)
+        step(options, timer)
     except InputError as error:
         pipe.send(str(error))
     else:
-        pipe.send(watch.stages)
+        pipe.send(timer.stages)
     pipe.close()
 
 

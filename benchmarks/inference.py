@@ -33,7 +33,7 @@ from benchmarks.inference_full import DTYPES, full_size
 from benchmarks.random_read import SIZES, questions, random_image, random_reader
 from model import Answer
 from tests.reference.inference import PlainAnswer, ask_plainly
-from utils.stopwatch import Stopwatch, no_watch
+from utils.stopwatch import Stopwatch, null_timer
 
 COUNTS = (1, 2, 4, 8, 16)
 TOKENS = 20
@@ -111,9 +111,9 @@ def compare(size: str, repeats: int) -> dict:
         print(f"engine, {count} questions: {rows[-1]['engine_s']:.2f} s", flush=True)
     answers: list[Answer] = runs[-1][0]
 
-    reader.watch = Stopwatch()
+    reader.timer = Stopwatch()
     reader.segment_batch([(image, asked)], max_new_tokens=TOKENS, batch_questions=16)
-    shares, reader.watch = reader.watch.shares(), no_watch
+    shares, reader.timer = reader.timer.shares(), null_timer
 
     plain, differences = [], []
     for number, question in enumerate(asked):

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.random_read import SIZES, questions, random_image, random_reader
 from model import Reader
-from utils.stopwatch import Stopwatch, no_watch
+from utils.stopwatch import Stopwatch, null_timer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOKENS = 20
@@ -77,9 +77,9 @@ def measure(reader: Reader, images: int, rows: int, on_gpu: bool) -> dict:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else None
-    reader.watch = watch = Stopwatch(reader.model.device)
+    reader.timer = timer = Stopwatch(reader.model.device)
     run(max(2, images // 3))
-    reader.watch = no_watch
+    reader.timer = null_timer
     return {
         "rows": rows,
         "seconds": seconds,
@@ -89,7 +89,7 @@ def measure(reader: Reader, images: int, rows: int, on_gpu: bool) -> dict:
         "tokens_per_s": tokens / seconds,
         "peak_gb": peak,
         "fp_refcoco_val_min": FP_REFCOCO_QUESTIONS * seconds / answered / 60,
-        "stages": watch.shares(),
+        "stages": timer.shares(),
     }
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from model import ReadConfig, Reader, ReadForCausalLM
-from model.inference.prompts import Wording
+from model.inference.prompts import PromptFormat
 from model.llava import VisionTower
 from model.sam import sam_sizes, sam_sizes_dict
 from utils.protocol.image_transforms import default_clip_processor
@@ -130,7 +130,7 @@ def say_seg(reader: Reader) -> None:
     """
     model = reader.model
     embeddings, head = model.model.embed_tokens.weight, model.lm_head.weight
-    last = Wording(model, reader.tokenizer).prompt("What?")[1][-1]
+    last = PromptFormat(model, reader.tokenizer).prompt("What?")[1][-1]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for token, then in itertools.pairwise((last, *FIRST_WORDS, model.seg_token_id)):

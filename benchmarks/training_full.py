@@ -30,7 +30,7 @@ from benchmarks.random_read import Size
 from benchmarks.training_steps import TRAINED_SIZES, trained_reader, training_batch
 from model import ReadForCausalLM
 from model.sam import SamSizes
-from model.shared_prefix import find_packing
+from model.shared_prefix import pack_shared_prefix
 from utils.protocol.batch import Batch
 from utils.protocol.constants import IGNORE_INDEX
 
@@ -93,7 +93,7 @@ def flops(model: ReadForCausalLM, size: Size, batch: Batch) -> dict[str, float]:
     """FLOPs of a step; the formulas stand in the head of this file."""
     config, values = model.config, model.image_tokens
     width, inner = config.hidden_size, config.intermediate_size
-    packing = find_packing(batch.input_ids, batch.attention_mask, batch.image_index, values)
+    packing = pack_shared_prefix(batch.input_ids, batch.attention_mask, batch.image_index, values)
     if packing is None:
         length = batch.attention_mask.sum(dim=1) + values - 1
         positions, seen = int(length.sum()), int((length * (length + 1) // 2).sum())

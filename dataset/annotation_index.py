@@ -43,11 +43,11 @@ _CHECKSUM_AT = 68
 Build = Callable[[], Iterable[tuple[str, dict]]]
 
 
-class RecordStore:
+class AnnotationIndex:
     """Records of big annotation files, by group and position, in an SQLite file written once.
 
     A store is picklable and cheap to fork: each process opens its own read-only connection.
-    Made by `RecordStore.open`.
+    Made by `AnnotationIndex.open`.
 
     Args:
         path: a complete index file.
@@ -64,7 +64,7 @@ class RecordStore:
     @classmethod
     def open(
         cls, sources: Sequence[Path], kind: str, build: Build, cache_dir: Path | None = None
-    ) -> RecordStore:
+    ) -> AnnotationIndex:
         """Open the index of some files, making it if it is missing, outdated or damaged.
 
         Several processes that ask at once build it once.
@@ -110,7 +110,7 @@ class RecordStore:
         )
 
     @classmethod
-    def _existing(cls, path: Path, stamp: dict) -> RecordStore | None:
+    def _existing(cls, path: Path, stamp: dict) -> AnnotationIndex | None:
         """The store in a file, or None if the file is missing, outdated or damaged."""
         try:
             if not _intact(path):

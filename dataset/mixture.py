@@ -10,7 +10,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.protocol.batch import Sample
-from utils.training.loader import DrawSource
+from utils.training.loader import SampleSource
 
 _STREAM = zlib.crc32(b"mixture")
 """The choice has its own generator: what a part draws tells nothing about when it is chosen."""
@@ -28,7 +28,9 @@ class Mixture:
         InputError: not one rate for each part, a rate that is negative or no number, or all 0.
     """
 
-    def __init__(self, parts: Sequence[tuple[str, DrawSource]], rates: Sequence[float], seed: int):
+    def __init__(
+        self, parts: Sequence[tuple[str, SampleSource]], rates: Sequence[float], seed: int
+    ):
         if len(rates) != len(parts):
             raise InputError(
                 f"--sample_rates has {len(rates)} numbers for {len(parts)} data sets: give one for "
@@ -50,8 +52,8 @@ class Mixture:
 
     def choice(self, index: int) -> int:
         """Which of `names` draw `index` is taken from."""
-        luck = np.random.default_rng([self.seed, _STREAM, index]).random()
-        return int(np.searchsorted(self._ends, luck, side="right"))
+        u = np.random.default_rng([self.seed, _STREAM, index]).random()
+        return int(np.searchsorted(self._ends, u, side="right"))
 
     def draw(self, index: int) -> Sample:
         """The sample of a global index.

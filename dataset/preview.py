@@ -31,7 +31,7 @@ from utils.reports.visualize import embed_png, enlarge, fit
 
 if TYPE_CHECKING:
     from utils.protocol.batch import Sample
-    from utils.training.loader import DrawSource
+    from utils.training.loader import SampleSource
 
 ASSETS = Path(__file__).parent / "assets"
 LONGEST, SHORTEST = 420, 260
@@ -91,7 +91,7 @@ class Expression:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class MicroBatch:
     """One draw, ready for the page.
 
     Args:
@@ -142,7 +142,7 @@ def layer(mask: np.ndarray, size: tuple[int, int], colour: tuple[int, int, int])
     return painted
 
 
-def show(sample: Sample, index: int, source: str) -> Drawn:
+def show(sample: Sample, index: int, source: str) -> MicroBatch:
     """A sample as it appears on the page."""
     image = fit(sample.image, LONGEST)
     image = enlarge(image, max(1, round(SHORTEST / min(image.shape[:2]))))
@@ -161,10 +161,10 @@ def show(sample: Sample, index: int, source: str) -> Drawn:
         )
     shown = (sample.image.shape[1], sample.image.shape[0])
     kind, path = sample.kind, sample.image_path
-    return Drawn(index, source, kind, path, shown, embed_png(image), expressions)
+    return MicroBatch(index, source, kind, path, shown, embed_png(image), expressions)
 
 
-def draw_all(source: DrawSource, first: int, count: int) -> list[Drawn]:
+def draw_all(source: SampleSource, first: int, count: int) -> list[MicroBatch]:
     """Draws number `first` and following; a broken one holds its message."""
     from dataset.mixture import Mixture
 
@@ -174,11 +174,11 @@ def draw_all(source: DrawSource, first: int, count: int) -> list[Drawn]:
         try:
             drawn.append(show(source.draw(index), index, part))
         except InputError as error:
-            drawn.append(Drawn(index, part, error=str(error)))
+            drawn.append(MicroBatch(index, part, error=str(error)))
     return drawn
 
 
-def render(drawn: Sequence[Drawn], intro: str) -> str:
+def render(drawn: Sequence[MicroBatch], intro: str) -> str:
     """The page as HTML text."""
     environment = Environment(
         loader=FileSystemLoader(ASSETS),

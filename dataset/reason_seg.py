@@ -13,7 +13,7 @@ import numpy as np
 
 from dataset import json_files
 from dataset.masks import draw_reason_seg
-from dataset.sampling import KIND_ABSENT, DrawSettings, Turn, choose, make_sample
+from dataset.sampling import KIND_ABSENT, SamplingOptions, Turn, choose, make_sample
 from dataset.templates import SIMPLE, Templates
 from utils.errors import InputError
 from utils.protocol.batch import EvalItem, EvalQuestion, Sample
@@ -181,7 +181,7 @@ class ReasonSegTrain:
         self,
         dataset_dir: str | Path,
         spec: str = "ReasonSeg|train",
-        settings: DrawSettings | None = None,
+        settings: SamplingOptions | None = None,
     ):
         name, _, splits = spec.partition("|")
         if name != "ReasonSeg" or not splits:
@@ -189,7 +189,7 @@ class ReasonSegTrain:
                 f"--reason_seg_data {spec!r}: expected ReasonSeg|SPLIT, for example ReasonSeg|train"
             )
         self.pairs = list_split(dataset_dir, splits)
-        self.settings = settings or DrawSettings()
+        self.settings = settings or SamplingOptions()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -263,7 +263,7 @@ class ReasonSegEval(Sequence):
         polygon_fill: str = POLYGON_FILLS[0],
     ):
         self.false_premises = false_premises
-        self.settings = DrawSettings(templates=templates, seed=seed, polygon_fill=polygon_fill)
+        self.settings = SamplingOptions(templates=templates, seed=seed, polygon_fill=polygon_fill)
         length = _LENGTHS.get(split)
         whole = split if length is None and split != _WHOLE_TEST else "test"
         self.pairs = list_split(dataset_dir, whole)

@@ -20,7 +20,7 @@ KIND_ABSENT = "absent"
 
 
 @dataclass(frozen=True)
-class DrawSettings:
+class SamplingOptions:
     """How samples are drawn and worded; the same for every data set of a training.
 
     Args:
@@ -69,7 +69,7 @@ def choose(rng: np.random.Generator, available: int, most: int) -> list[int]:
 
 
 def make_sample(
-    path: str, image: np.ndarray, turns: Sequence[Turn], settings: DrawSettings, kind: str
+    path: str, image: np.ndarray, turns: Sequence[Turn], settings: SamplingOptions, kind: str
 ) -> Sample:
     """One conversation for each turn.
 

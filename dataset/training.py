@@ -6,15 +6,15 @@ from dataset.mixture import Mixture
 from dataset.own.sets import OwnTrain
 from dataset.reason_seg import ReasonSegTrain
 from dataset.refer.sets import ReferSegTrain
-from dataset.sampling import DrawSettings
+from dataset.sampling import SamplingOptions
 from dataset.sem_seg.sampling import SemSegTrain
 from dataset.templates import load_templates
 from dataset.vqa import VqaTrain
 from utils.cli.options import TrainOptions
-from utils.training.loader import DrawSource
+from utils.training.loader import SampleSource
 
 
-def training_set(options: TrainOptions) -> DrawSource:
+def training_set(options: TrainOptions) -> SampleSource:
     """The data sets of `--dataset`, drawn at their rates.
 
     A name that is no family of the published mixture is a set of one's own, `NAME` or
@@ -23,7 +23,7 @@ def training_set(options: TrainOptions) -> DrawSource:
     Raises:
         InputError: data, templates or a specification are missing or wrong.
     """
-    settings = DrawSettings(
+    settings = SamplingOptions(
         num_classes_per_sample=options.num_classes_per_sample,
         templates=load_templates(options.templates),
         conv_type=options.conv_type,
@@ -39,7 +39,7 @@ def training_set(options: TrainOptions) -> DrawSource:
     return Mixture(parts, list(rates.values()), options.seed)
 
 
-def _part(name: str, options: TrainOptions, settings: DrawSettings) -> DrawSource:
+def _part(name: str, options: TrainOptions, settings: SamplingOptions) -> SampleSource:
     folder = options.dataset_dir
     match name:
         case "sem_seg":

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from dataset.annotation_index import RecordStore
+from dataset.annotation_index import AnnotationIndex
 from dataset.catalog import SETS
 from dataset.json_files import damaged, is_text, read_json
-from dataset.sampling import DrawSettings
+from dataset.sampling import SamplingOptions
 from utils.errors import InputError
 from utils.protocol.batch import Sample
 from utils.protocol.constants import ADDED_TOKENS, IMAGE_TOKEN
@@ -49,7 +49,7 @@ class VqaTrain:
         InputError: missing or damaged files.
     """
 
-    def __init__(self, dataset_dir: str | Path, spec: str, settings: DrawSettings):
+    def __init__(self, dataset_dir: str | Path, spec: str, settings: SamplingOptions):
         self.settings = settings
         self.images = Path(dataset_dir) / "coco" / "train2017"
         names = spec.split("||")
@@ -139,10 +139,10 @@ def plain(text: str) -> str:
     return _TOKENS.sub(lambda token: f"{token[0][0]} {token[0][1:-1]} {token[0][-1]}", text.strip())
 
 
-def _open(file: Path) -> RecordStore:
+def _open(file: Path) -> AnnotationIndex:
     if not file.is_file():
         raise InputError(f"no conversations at {file}; {_HOW_TO_GET}")
-    store = RecordStore.open([file], KIND_VQA, functools.partial(_records, file))
+    store = AnnotationIndex.open([file], KIND_VQA, functools.partial(_records, file))
     if not store.groups().get(_IMAGES):
         raise damaged(file, "no entry has an image", _FORM)
     return store

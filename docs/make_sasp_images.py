@@ -90,7 +90,7 @@ class Steps:
 
     # --- one method an image ---------------------------------------------------------------
 
-    def image(self, question: str) -> None:
+    def input_image(self, question: str) -> None:
         figure, axes = self.figure(f'"{question}" Dashed: what CLIP sees')
         self.show_image(axes)
         left, top, side = self.crop()
@@ -267,7 +267,7 @@ def main() -> None:
     answer: Answer = reader.segment(image, given.question, answer=POSITIVE_ANSWER)
     given.out.mkdir(parents=True, exist_ok=True)
     steps = Steps(image, answer.segments[0], reader.model.config.sasp_params, given.out)
-    steps.image(given.question.partition(" Please")[0])
+    steps.input_image(given.question.partition(" Please")[0])
     for draw in (
         steps.similarity,
         steps.classes,

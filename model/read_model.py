@@ -29,7 +29,7 @@ from model.outputs import MaskPrediction, PromptStates, ReadOutput
 from model.sam import SamModel, sam_sizes
 from model.sasp import SaspParams, similarity_map, similarity_to_points
 from model.seg_tokens import image_states, locate_seg
-from model.shared_prefix import find_packing, run_rows
+from model.shared_prefix import forward_packed, pack_shared_prefix
 from utils.errors import InputError
 from utils.protocol.batch import Batch
 from utils.protocol.constants import IGNORE_INDEX
@@ -78,7 +78,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
     config_class = ReadConfig
     config: ReadConfig
     _no_split_modules = ["LlamaDecoderLayer", "Block", "TwoWayAttentionBlock"]
-    in_step = False
+    uniform_forward = False
     """Whether every `forward` runs the same modules equally often, whatever has a mask (ZeRO-3)."""
     _keys_to_ignore_on_load_unexpected = [r"rotary_emb\.inv_freq", r"model\.vision_tower\."]
 
@@ -206,17 +206,17 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         spliced = splice_image(
             input_ids, attention_mask, self.model.embed_tokens, image_features, image_index
         )
-        hidden = run_rows(
+        hidden = forward_packed(
             self.model,
             spliced,
-            find_packing(input_ids, attention_mask, image_index, image_features.shape[1]),
+            pack_shared_prefix(input_ids, attention_mask, image_index, image_features.shape[1]),
         )
         return PromptStates(hidden, spliced.text_position, spliced.image_start)
 
     def predict_masks(
         self,
-        seg_states: torch.Tensor,
-        states_of_image: torch.Tensor,
+        seg_hidden_states: torch.Tensor,
+        image_hidden_states: torch.Tensor,
         image_of_mask: torch.Tensor,
         embeddings: torch.Tensor,
         input_sizes: Sequence[tuple[int, int]],
@@ -227,7 +227,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         """From `[SEG]` states to masks: text prompt, similarity, points, SAM's decoder.
 
         Args:
-            seg_states: float[M, D].
+            seg_hidden_states: float[M, D].
             states_of_image: float[M, V, D], the image tokens each of them saw.
             image_of_mask: int64[M], non-decreasing: the image of each.
             embeddings: float[B, C, h', w'], SAM's image embeddings.
@@ -240,8 +240,8 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             one `MaskPrediction` for each of the B images.
         """
         sam, params = self.model.visual_model, params or self.config.sasp_params
-        text = self.model.text_hidden_fcs[0](seg_states)
-        similarity = similarity_map(states_of_image, seg_states)
+        text = self.model.text_hidden_fcs[0](seg_hidden_states)
+        similarity = similarity_map(image_hidden_states, seg_hidden_states)
         counts = torch.bincount(image_of_mask, minlength=len(sizes)).tolist()
 
         prompts, points, labels = [], [], []
@@ -274,13 +274,16 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         """All masks at once if their prompts are equally long, else image by image."""
         sam = self.model.visual_model
         repeats = torch.tensor(counts, device=embeddings.device)
-        if not self.in_step and len({prompt.shape[1] for prompt in prompts if len(prompt)}) <= 1:
+        if (
+            not self.uniform_forward
+            and len({prompt.shape[1] for prompt in prompts if len(prompt)}) <= 1
+        ):
             used = [prompt for prompt in prompts if len(prompt)] or prompts[:1]
             return sam.decode(embeddings.repeat_interleave(repeats, dim=0), torch.cat(used))
         parts = [
             sam.decode(embeddings[i : i + 1].expand(n, -1, -1, -1), prompts[i])
             for i, n in enumerate(counts)
-            if n or self.in_step
+            if n or self.uniform_forward
         ]
         return torch.cat([low for low, _ in parts]), torch.cat([score for _, score in parts])
 
@@ -322,7 +325,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         else:
             bce = self.config.bce_loss_weight * pair[0]
             dice = self.config.dice_loss_weight * pair[1]
-            if self.in_step:
+            if self.uniform_forward:
                 bce = bce + self._zero_of_masks(predictions)
         return ReadOutput(
             loss=ce_loss + bce + dice,
@@ -335,7 +338,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
 
     def _zero_of_masks(self, predictions: Sequence[MaskPrediction]) -> torch.Tensor:
         """0, with zero gradients instead of none: every rank reduces the same parameters."""
-        if self.in_step:
+        if self.uniform_forward:
             return torch.stack([p.logits[:0].sum() for p in predictions]).sum()
         return losses.zero_of(self.model.text_hidden_fcs, self.model.visual_model)
 
@@ -346,8 +349,8 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         return losses.token_loss(self.lm_head(before), labels[row, column])
 
     def _images_of_masks(self, batch: Batch) -> torch.Tensor:
-        """int64[b], the images with a `[SEG]` in rising order; all of them if `in_step`."""
-        if self.in_step:
+        """int64[b], the images with a `[SEG]` in rising order; all of them if `uniform_forward`."""
+        if self.uniform_forward:
             return torch.arange(len(batch.original_sizes), device=self.device)
         return torch.unique(batch.image_index[(batch.input_ids == self.seg_token_id).any(dim=1)])
 

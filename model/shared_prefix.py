@@ -38,13 +38,13 @@ class Packing:
     Args:
         source: int64[R, M]: the position n * L + l that each one holds; 0 on padding.
         position: int64[R, M]: its distance from the begin of its conversation.
-        part: int64[R, M]: 0 the prefix, 1 and up the rests, -1 padding.
+        segment_id: int64[R, M]: 0 the prefix, 1 and up the rests, -1 padding.
         place: int64[N, L]: the position r * M + m where each one went; 0 for padding.
     """
 
     source: torch.Tensor
     position: torch.Tensor
-    part: torch.Tensor
+    segment_id: torch.Tensor
     place: torch.Tensor
 
     def to(self, device: torch.device) -> Packing:
@@ -64,7 +64,7 @@ class Packing:
 
         Padding sees the prefix, so that no row of scores is empty.
         """
-        asking, asked = self.part[:, :, None], self.part[:, None, :]
+        asking, asked = self.segment_id[:, :, None], self.segment_id[:, None, :]
         seen = ((asked == 0) | (asked == asking)).tril()[:, None]
         return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
 
@@ -83,7 +83,9 @@ class _Row:
         return self.number * length + self.begin
 
 
-def run_rows(llm: LlamaModel, spliced: SplicedPrompt, packing: Packing | None) -> torch.Tensor:
+def forward_packed(
+    llm: LlamaModel, spliced: SplicedPrompt, packing: Packing | None
+) -> torch.Tensor:
     """Last states float[N, L, D] of separate rows, by way of their packing if there is one."""
     if packing is None:
         return llm(
@@ -109,7 +111,7 @@ def same_attention(
     return lambda: (nullcontext(), attention_by(config, config._attn_implementation))
 
 
-def find_packing(
+def pack_shared_prefix(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor,
     image_index: torch.Tensor,
@@ -140,7 +142,7 @@ def find_packing(
 
     length = input_ids.shape[1] + (grow if any(row.image is not None for row in rows) else 0)
     joined = [_join(group, 0 if alone else grow, length) for (alone, _), group in groups.items()]
-    width = max(len(made.part) for made in joined)
+    width = max(len(made.segment_id) for made in joined)
     place = torch.zeros(len(rows) * length, dtype=torch.int64)
     for number, made in enumerate(joined):
         for start, columns in made.columns.items():
@@ -148,7 +150,7 @@ def find_packing(
     packing = Packing(
         source=_padded([made.source for made in joined], 0),
         position=_padded([made.position for made in joined], 0),
-        part=_padded([made.part for made in joined], PADDING),
+        segment_id=_padded([made.segment_id for made in joined], PADDING),
         place=place.view(len(rows), length),
     )
     return packing.to(input_ids.device)
@@ -164,7 +166,7 @@ class _Joined:
 
     source: torch.Tensor
     position: torch.Tensor
-    part: torch.Tensor
+    segment_id: torch.Tensor
     columns: dict[int, torch.Tensor]
 
 

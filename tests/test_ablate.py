@@ -88,7 +88,7 @@ def test_every_setting_is_what_an_evaluation_of_its_own_finds(ablated, run, tmp_
         flags = [f"--sasp_{name}={value}" for name, value in params.items()]
         alone = read_results(run(tmp_path / str(number), *flags, "--no_report"))
         for mode, result in stored.results.items():
-            varied = [tuple(record.varied[number]) for record in result.records]
+            varied = [tuple(record.sweep_outcomes[number]) for record in result.records]
             assert varied == outcomes(alone[mode]), params
             seen.add(tuple(varied))
     plain = read_results(run(tmp_path / "plain", "--no_report"))
@@ -156,7 +156,7 @@ def test_the_language_model_and_sams_encoder_run_once(talking, micro_data):
     predict = reader_predict(reader, answer, batch_questions=4, keep_states=True)
     vary = Ablation(reader.model, settings[1:], questions_at_once=5)
     result = evaluate(predict, items, vary=vary, progress=False)
-    assert all(len(record.varied) == len(settings) - 1 for record in result.records)
+    assert all(len(record.sweep_outcomes) == len(settings) - 1 for record in result.records)
     assert plain["llm"] > 0 and plain["sam encoder"] == plain["clip"] == len(items)
     assert {k: v for k, v in calls.items() if k != "decoder"} == {
         k: v for k, v in plain.items() if k != "decoder"
@@ -218,7 +218,7 @@ def test_several_masks_in_an_answer_and_pixels_that_do_not_count(talking, micro_
             other = load_read(talking)
             other.model.config.sasp_params = params
             alone = evaluate(reader_predict(other, answer), items, progress=False)
-            assert [record.varied[number] for record in varied.records] == outcomes(alone)
+            assert [record.sweep_outcomes[number] for record in varied.records] == outcomes(alone)
 
 
 def test_running_out_of_memory_halves_what_goes_together(talking, micro_data, monkeypatch):

@@ -69,7 +69,7 @@ def run(tmp_path, monkeypatch, capsys):
     model.mkdir()
     (model / "config.json").write_text("{}")
     reader = FakeReader()
-    monkeypatch.setattr("model.loading.from_options.open_reader", lambda options: reader)
+    monkeypatch.setattr("model.loading.from_options.load_from_options", lambda options: reader)
 
     def start(*arguments, typed=()):
         lines = iter(typed)
@@ -217,7 +217,7 @@ def test_a_chat_encodes_an_image_once(run, small_folder, monkeypatch, tmp_path):
     for path, pixels in zip(paths, images(2), strict=True):
         Image.fromarray(pixels).save(path)
     reader = babbling(load_read(small_folder, device="cpu"))
-    monkeypatch.setattr("model.loading.from_options.open_reader", lambda options: reader)
+    monkeypatch.setattr("model.loading.from_options.load_from_options", lambda options: reader)
     core, encoded = reader.model.model, []
     core.vision_tower.register_forward_pre_hook(lambda *_: encoded.append("clip"))
     core.visual_model.image_encoder.register_forward_pre_hook(lambda *_: encoded.append("sam"))

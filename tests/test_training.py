@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import merge_lora_weight
 import train_read
 from dataset.reason_seg import ReasonSegTrain
-from dataset.sampling import DrawSettings
+from dataset.sampling import SamplingOptions
 from model.loading.builder import load_read
 from tests.conftest import write_reason_seg
 from utils.cli import parser
@@ -231,7 +231,7 @@ def break_image(data: Path, number: int) -> None:
 
 
 def count_broken(data: Path, seed: int, draws: int) -> int:
-    source = ReasonSegTrain(data, settings=DrawSettings(seed=seed))
+    source = ReasonSegTrain(data, settings=SamplingOptions(seed=seed))
     broken = 0
     for index in range(draws):
         try:
@@ -322,7 +322,7 @@ def test_without_any_mask(train, micro_data, tmp_path):
 
 
 def only_absent(data: Path, seed: int) -> bool:
-    source = ReasonSegTrain(data, settings=DrawSettings(seed=seed))
+    source = ReasonSegTrain(data, settings=SamplingOptions(seed=seed))
     return not any(exists for index in range(2) for exists in source.draw(index).exists)
 
 

@@ -17,7 +17,7 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 
 import train_read
 from dataset.reason_seg import ReasonSegTrain
-from dataset.sampling import DrawSettings
+from dataset.sampling import SamplingOptions
 from model.loading.from_options import build_model
 from utils.cli import parser
 from utils.cli.options import TrainOptions
@@ -85,7 +85,7 @@ def uneven_seed(data: Path) -> int:
         return any(source.draw(index).exists)
 
     for seed in range(100):
-        source = ReasonSegTrain(data, settings=DrawSettings(seed=seed))
+        source = ReasonSegTrain(data, settings=SamplingOptions(seed=seed))
         uneven = [has_mask(source, 2 * i) != has_mask(source, 2 * i + 1) for i in range(STEPS)]
         if any(uneven[:3]) and sum(uneven) >= 3:
             return seed

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import merge_lora_weight
 from dataset.reason_seg import ReasonSegTrain
-from dataset.sampling import DrawSettings
+from dataset.sampling import SamplingOptions
 from model.loading.from_options import build_model
 from tests.forked import finish, start_ranks, train, weights
 from utils.cli import parser
@@ -40,7 +40,7 @@ RUNS = {"zero1": (1, 2), "zero2": (2, 2), "zero3": (3, 2), "zero3_three": (3, 3)
 def uneven_seed(data: Path) -> int:
     """A seed with micro steps, of two ranks and of three, in which some have masks, others none."""
     for seed in range(1000):
-        source = ReasonSegTrain(data, settings=DrawSettings(seed=seed))
+        source = ReasonSegTrain(data, settings=SamplingOptions(seed=seed))
         masks = [any(source.draw(index).exists) for index in range(STEPS * IMAGES)]
         if all(masks) or not any(masks[:2]):
             continue

@@ -110,55 +110,55 @@ class SeeMetrics:
     """Does the model see whether the object is there?
 
     Args:
-        found: there, and answered as there.
-        missed: there, and answered as absent.
-        rejected: absent, and answered as absent.
-        invented: absent, and answered as there.
+        true_pos: found, there, and answered as there.
+        false_neg: missed, there, and answered as absent.
+        true_neg: rejected, absent, and answered as absent.
+        false_pos: invented, absent, and answered as there.
     """
 
-    found: int = 0
-    missed: int = 0
-    rejected: int = 0
-    invented: int = 0
+    true_pos: int = 0
+    false_neg: int = 0
+    true_neg: int = 0
+    false_pos: int = 0
 
     def update(self, predicted: Iterable[bool], truth: Iterable[bool]) -> None:
         """Count questions: predicted presence and true presence, one each per question."""
         for says_there, is_there in zip(predicted, truth, strict=True):
             if is_there:
-                self.found += bool(says_there)
-                self.missed += not says_there
+                self.true_pos += bool(says_there)
+                self.false_neg += not says_there
             else:
-                self.invented += bool(says_there)
-                self.rejected += not says_there
+                self.false_pos += bool(says_there)
+                self.true_neg += not says_there
 
     def merge(self, other: SeeMetrics) -> SeeMetrics:
         """Count the questions of another process as well; returns itself."""
-        self.found += other.found
-        self.missed += other.missed
-        self.rejected += other.rejected
-        self.invented += other.invented
+        self.true_pos += other.true_pos
+        self.false_neg += other.false_neg
+        self.true_neg += other.true_neg
+        self.false_pos += other.false_pos
         return self
 
     @property
     def count(self) -> int:
-        return self.found + self.missed + self.rejected + self.invented
+        return self.true_pos + self.false_neg + self.true_neg + self.false_pos
 
     @property
     def accuracy(self) -> float:
         """Share of questions with predicted presence = true presence."""
-        return _ratio(self.found + self.rejected, self.count)
+        return _ratio(self.true_pos + self.true_neg, self.count)
 
     @property
     def absent_precision(self) -> float:
         """Of the questions answered as absent, the share that is."""
-        return _ratio(self.rejected, self.rejected + self.missed)
+        return _ratio(self.true_neg, self.true_neg + self.false_neg)
 
     @property
     def absent_recall(self) -> float:
         """Of the questions about absent objects, the share answered so."""
-        return _ratio(self.rejected, self.rejected + self.invented)
+        return _ratio(self.true_neg, self.true_neg + self.false_pos)
 
     @property
     def present_recall(self) -> float:
         """Of the questions about objects that are there, the share answered so."""
-        return _ratio(self.found, self.found + self.missed)
+        return _ratio(self.true_pos, self.true_pos + self.false_neg)

@@ -13,13 +13,13 @@ import torch
 _NOTHING = nullcontext()
 
 
-def no_watch(stage: str) -> AbstractContextManager[None]:
+def null_timer(stage: str) -> AbstractContextManager[None]:
     """Measures nothing and costs nothing; takes the place of a `Stopwatch`."""
     return _NOTHING
 
 
 class Stopwatch:
-    """Adds up the seconds spent in `with watch("stage"):`.
+    """Adds up the seconds spent in `with timer("stage"):`.
 
     Args:
         device: what the stages run on; work on a GPU is waited for at both ends of a stage, unless

@@ -36,7 +36,7 @@ def colour_name(layer: int) -> str:
     return list(COLOURS)[layer % len(COLOURS)]
 
 
-class Canvas:
+class Renderer:
     """An image in the size in which it is shown.
 
     Args:

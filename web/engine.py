@@ -41,11 +41,13 @@ class Engine:
         """See `Reader.open`."""
         return self.reader.open(image)
 
-    def say(
+    def stream_answer(
         self, image: EncodedImage, question: str, max_new_tokens: int, force_seg: bool
     ) -> Iterator[str | Answer]:
         """See `Reader.say`; states are kept."""
-        saying = self.reader.say(image, question, max_new_tokens, force_seg, keep_states=True)
+        saying = self.reader.stream_answer(
+            image, question, max_new_tokens, force_seg, keep_states=True
+        )
         while True:
             with self.lock:
                 piece = next(saying, None)

@@ -12,11 +12,11 @@ import numpy as np
 from model.sasp import SaspParams
 from utils.errors import InputError
 from utils.protocol.conversation import MASK_REQUEST
-from web import parts
+from web import widgets
 from web.drawing import colour_name, png
 from web.session import MODES, SET_ASIDE, Session
+from web.sessions import Sessions
 from web.uploads import Uploads
-from web.visitors import Visitors
 
 TITLE = "READ: reasoning to attend"
 INTRODUCTION = (
@@ -57,7 +57,7 @@ class Page:
 
     def __init__(
         self,
-        visitors: Visitors,
+        visitors: Sessions,
         uploads: Uploads,
         params: SaspParams,
         side: int,
@@ -110,9 +110,9 @@ class Page:
         with gr.Row(equal_height=True):
             self.force = gr.Checkbox(force_seg, label="Always make a mask", min_width=150)
             self.ask = gr.Button("Ask", variant="primary", min_width=120, elem_id="ask")
-        self.status = gr.HTML(parts.note(parts.WAITING), elem_id="status", padding=False)
+        self.status = gr.HTML(widgets.note(widgets.WAITING), elem_id="status", padding=False)
         gr.HTML("<h2>Talk about this image</h2>", elem_id="talk_head", padding=False)
-        self.talk = gr.HTML(parts.talk([]), elem_id="talk", padding=False)
+        self.talk = gr.HTML(widgets.talk([]), elem_id="talk", padding=False)
 
     def _answer_part(self, params: SaspParams, side: int) -> None:
         gr.HTML("<h2>Mask and points</h2>", padding=False)
@@ -250,13 +250,13 @@ class Page:
             source = self.uploads.path(image)
             if source is None:
                 self.visitors.leave(request.session_hash)
-                return self._everything(None, parts.note(parts.WAITING))
+                return self._everything(None, widgets.note(widgets.WAITING))
             session = self._enter(request)
             session.open(source)
         except InputError as error:
-            return self._everything(session, parts.told(error))
+            return self._everything(session, widgets.told(error))
         height, width = session.size
-        return self._everything(session, parts.note(f"{width} x {height} pixels. Ask about it."))
+        return self._everything(session, widgets.note(f"{width} x {height} pixels. Ask about it."))
 
     def _asked(
         self,
@@ -275,11 +275,17 @@ class Page:
             session = self._enter(request)
             session.open(source)
             for words in session.ask(question, _named(settings), bool(force), bool(mask)):
-                said = [*session.talk, (session.asking, words or parts.PENDING)]
-                yield {self.talk: parts.talk(said), self.status: parts.said(parts.PENDING, words)}
+                said = [*session.talk, (session.asking, words or widgets.PENDING)]
+                yield {
+                    self.talk: widgets.talk(said),
+                    self.status: widgets.said(widgets.PENDING, words),
+                }
         except InputError as error:
             talk = self.visitors.find(request.session_hash)
-            yield {self.status: parts.told(error), self.talk: parts.talk(talk.talk if talk else [])}
+            yield {
+                self.status: widgets.told(error),
+                self.talk: widgets.talk(talk.talk if talk else []),
+            }
             return
         yield self._everything(session, None, bool(points))
 
@@ -333,9 +339,9 @@ class Page:
                 raise InputError(SET_ASIDE)
             change(session)
         except InputError as error:
-            return {self.status: parts.told(error)}
+            return {self.status: widgets.told(error)}
         updates: Updates = {
-            self.status: parts.about(session),
+            self.status: widgets.about(session),
             self.overlay: self._image(session, session.overlay(bool(points))),
         }
         if similarity:
@@ -352,11 +358,13 @@ class Page:
             for n, segment in enumerate(segments)
         ]
         return {
-            self.status: status if status is not None or session is None else parts.about(session),
+            self.status: status
+            if status is not None or session is None
+            else widgets.about(session),
             self.overlay: self._image(session, session.overlay(points)) if session else None,
             self.similarity: self._image(session, session.similarity()) if session else None,
-            self.talk: parts.talk(session.talk if session else []),
-            self.files: parts.links(session.token) if session and segments else "",
+            self.talk: widgets.talk(session.talk if session else []),
+            self.files: widgets.links(session.token) if session and segments else "",
             self.layers_row: gr.Row(visible=len(segments) > 1),
             self.shown: gr.CheckboxGroup(choices=names, value=shown),
             self.chosen: gr.Dropdown(

@@ -18,8 +18,8 @@ from web.engine import Engine
 from web.export import FILES, export
 from web.limits import Limits
 from web.session import Session
+from web.sessions import Sessions
 from web.uploads import Uploads
-from web.visitors import Visitors
 
 WAITING = 64
 """Questions in the queue; more are refused."""
@@ -84,13 +84,13 @@ def serving(
         # Only now: gradio reads its settings when it is imported.
         from fastapi.middleware import Middleware
 
-        from web.gate import Gate
         from web.hosts import Hosts
+        from web.middleware import Gate
         from web.page import STYLE, THEME, Page
 
         uploads = Uploads(Path(folder), limits)
         engine = Engine(reader)
-        visitors = Visitors(lambda: Session(engine, limits), most_visitors)
+        visitors = Sessions(lambda: Session(engine, limits), most_visitors)
         side = round(reader.model.image_tokens**0.5)
         blocks = Page(visitors, uploads, engine.params, side, force_seg).blocks
         blocks.queue(max_size=WAITING, api_open=False)
@@ -150,7 +150,7 @@ def _settings_of_gradio(folder: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _serve_files(app: Any, visitors: Visitors) -> None:
+def _serve_files(app: Any, visitors: Sessions) -> None:
     from fastapi import HTTPException
     from fastapi.responses import Response
 

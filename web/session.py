@@ -18,12 +18,12 @@ import torch
 
 from model.inference.answer import Answer, Segment, answer_of, segments_of
 from model.inference.encoded_image import EncodedImage
-from model.inference.seg_states import SegStates, masks_at, masks_of
+from model.inference.seg_states import SegStates, resegment, segment_from_points
 from model.sasp import NEGATIVE, NEUTRAL, POSITIVE, SaspParams
 from utils.errors import InputError
 from utils.protocol.conversation import with_mask_request
 from web import limits as allowed
-from web.drawing import Canvas
+from web.drawing import Renderer
 from web.engine import Engine
 from web.limits import Limits
 from web.uploads import remove
@@ -70,7 +70,7 @@ class Session:
                 remove(self.drawn.popleft())
             self.token = secrets.token_urlsafe(24)
             self.source: str | None = None
-            self.canvas: Canvas | None = None
+            self.canvas: Renderer | None = None
             self.size = (0, 0)
             self.talk: list[tuple[str, str]] = []
             self.asking = ""
@@ -94,7 +94,7 @@ class Session:
             return
         self.close()
         image = allowed.read_upload(source, self.limits)
-        opened, canvas = self.engine.open(image), Canvas(image)
+        opened, canvas = self.engine.open(image), Renderer(image)
         with self._lock:
             self.source, self.size = source, opened.size
             self._opened, self.canvas = opened, canvas
@@ -129,7 +129,9 @@ class Session:
         if opened is None:
             raise InputError("Please open an image first.")
         answer = None
-        for piece in self.engine.say(opened, text, self.limits.tokens(opened.size), force_seg):
+        for piece in self.engine.stream_answer(
+            opened, text, self.limits.tokens(opened.size), force_seg
+        ):
             if isinstance(piece, Answer):
                 answer = piece
             else:
@@ -207,7 +209,7 @@ class Session:
         if states is None:
             return
         with self.engine.lock:
-            prediction = masks_of(self.engine.model, states, params)
+            prediction = resegment(self.engine.model, states, params)
         indices = [segment.token_index for segment in self._base]
         self._base = [replace(s, logits=NO_LOGITS) for s in segments_of(prediction, indices)]
         self._edits = {n: Edits(edits.added) for n, edits in self._edits.items() if edits.added}
@@ -231,9 +233,9 @@ class Session:
         added = np.array(edits.added, np.float32).reshape(-1, 3)
         points = np.concatenate([base.points[kept], added[:, :2]])
         labels = np.concatenate([base.point_labels[kept], added[:, 2].astype(np.int64)])
-        one = SegStates(states.image, states.seg_states[layer : layer + 1])
+        one = SegStates(states.image, states.seg_hidden_states[layer : layer + 1])
         with self.engine.lock:
-            prediction = masks_at(
+            prediction = segment_from_points(
                 self.engine.model,
                 one,
                 torch.from_numpy(points)[None],

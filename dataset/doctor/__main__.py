@@ -126,7 +126,7 @@ def _with_all_splits(flags: DataFlags, want: Wanted) -> Wanted:
 def _write_indexes(root: Path, wanted: Sequence[Wanted], reports: Sequence[SetReport]) -> None:
     """Open the sets that are in order as training would: it then finds their indexes made."""
     from dataset.refer.sets import ReferSet
-    from dataset.sampling import DrawSettings
+    from dataset.sampling import SamplingOptions
     from dataset.sem_seg.sampling import SemSegTrain
     from dataset.vqa import VqaTrain
 
@@ -135,9 +135,9 @@ def _write_indexes(root: Path, wanted: Sequence[Wanted], reports: Sequence[SetRe
         if want.name not in sound:
             continue
         if want.family == "sem_seg":
-            SemSegTrain(root, want.name, DrawSettings())
+            SemSegTrain(root, want.name, SamplingOptions())
         elif want.family == "vqa":
-            VqaTrain(root, want.name, DrawSettings())
+            VqaTrain(root, want.name, SamplingOptions())
         elif want.family in REFER_FAMILIES:
             ReferSet(root, want.name, want.split_by)
 

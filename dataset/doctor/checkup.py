@@ -16,12 +16,12 @@ from tqdm import tqdm
 from dataset.catalog import DATA_FLAGS, OWN_FOLDER, SETS, SetFacts, splits_of
 from dataset.doctor import classes, own, refer, texts
 from dataset.doctor.decode import Decoder
-from dataset.doctor.exam import Examination
-from dataset.doctor.report import Finding, Level, SetReport, Shelf
+from dataset.doctor.exam import DatasetCheck
+from dataset.doctor.report import DirectoryCache, Finding, Level, SetReport
 from dataset.flag_checks import selection
 from utils.cli.train_flags import DataFlags
 
-Check = Callable[[Examination], None]
+Check = Callable[[DatasetCheck], None]
 
 _CHECKS: dict[str, Check] = {
     "ade20k": classes.ade20k,
@@ -105,7 +105,7 @@ def examine(
     Returns:
         A report for each set; for each split of ReasonSeg.
     """
-    shelf = Shelf(sizes=level > Level.QUICK)
+    shelf = DirectoryCache(sizes=level > Level.QUICK)
     decoder = Decoder(workers, show and level == Level.DEEP)
     rows = [row for want in wanted for row in _rows(want)]
     hidden = not show or level == Level.DEEP
@@ -113,7 +113,7 @@ def examine(
     for number, (report, spec, check) in enumerate(bar, start=1):
         bar.set_postfix_str(report.name)
         decoder.prefix = f"[{number}/{len(rows)}] "
-        exam = Examination(Path(dataset_dir), report, level, shelf, decoder)
+        exam = DatasetCheck(Path(dataset_dir), report, level, shelf, decoder)
         if report.facts is None or exam.needed(spec):
             check(exam)
     return [report for report, _, _ in rows]

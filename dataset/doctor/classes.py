@@ -8,7 +8,7 @@ from typing import Any
 
 from dataset.doctor import decode
 from dataset.doctor.decode import Jobs
-from dataset.doctor.exam import Examination, Tally
+from dataset.doctor.exam import DatasetCheck, FaultCounter
 from dataset.doctor.report import COPY_AGAIN, Level, samples
 from dataset.json_stream import JsonLists
 from dataset.sem_seg.label_maps import load_classes
@@ -21,21 +21,21 @@ _ANNOTATION = ("id", "image_id", "segmentation")
 _COCO_EXPECTS = "COCO's images, annotations and categories"
 
 
-def ade20k(exam: Examination) -> None:
+def ade20k(exam: DatasetCheck) -> None:
     """150 classes from 1, 0 is ignored."""
     root = exam.root / "ade20k"
     values = range(len(load_classes("ade20k")) + 1)
     label_maps(exam, root / "images/training", root / "annotations/training", values)
 
 
-def cocostuff(exam: Examination) -> None:
+def cocostuff(exam: DatasetCheck) -> None:
     """182 classes from 0, 255 is ignored; the images are shared with other sets."""
     values = [*range(len(load_classes("cocostuff"))), IGNORE_LABEL]
     images, labels = exam.root / "coco/train2017", exam.root / "cocostuff/train2017"
     label_maps(exam, images, labels, values, shared=True)
 
 
-def mapillary(exam: Examination) -> None:
+def mapillary(exam: DatasetCheck) -> None:
     """As many classes as the configuration lists."""
     root = exam.root / "mapillary"
     path = root / "config_v2.0.json"
@@ -46,12 +46,12 @@ def mapillary(exam: Examination) -> None:
     label_maps(exam, root / "training/images", root / "training/v2.0/labels", values)
 
 
-def _mapillary_classes(exam: Examination, path: Path, content: Any) -> int:
+def _mapillary_classes(exam: DatasetCheck, path: Path, content: Any) -> int:
     entries = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not 0 < len(entries) <= IGNORE_LABEL + 1:
         exam.add("broken", path, "holds no list `labels` of at most 256 classes")
         return 0
-    tally = Tally(exam, path)
+    tally = FaultCounter(exam, path)
     for number, entry in enumerate(entries):
         readable = entry.get("readable") if isinstance(entry, dict) else None
         if not isinstance(readable, str) or not readable.strip():
@@ -61,7 +61,7 @@ def _mapillary_classes(exam: Examination, path: Path, content: Any) -> int:
 
 
 def label_maps(
-    exam: Examination,
+    exam: DatasetCheck,
     image_folder: Path,
     labels: Path,
     values: Collection[int],
@@ -102,19 +102,19 @@ def label_maps(
     exam.decode(decode.label_map, jobs, "label maps", few=True)
 
 
-def paco_lvis(exam: Examination) -> None:
+def paco_lvis(exam: DatasetCheck) -> None:
     """Objects and parts on COCO images."""
     path = exam.root / "vlpart/paco/annotations/paco_lvis_v1_train.json"
     coco_parts(exam, path, [exam.root / "coco", exam.root / "coco/train2017"])
 
 
-def pascal_part(exam: Examination) -> None:
+def pascal_part(exam: DatasetCheck) -> None:
     """Objects and parts on PASCAL VOC 2010."""
     root = exam.root / "vlpart/pascal_part"
     coco_parts(exam, root / "train.json", [root / "VOCdevkit/VOC2010/JPEGImages"])
 
 
-def coco_parts(exam: Examination, path: Path, folders: list[Path]) -> None:
+def coco_parts(exam: DatasetCheck, path: Path, folders: list[Path]) -> None:
     """A COCO file whose categories are named "object" or "object:part".
 
     Args:
@@ -135,7 +135,7 @@ def coco_parts(exam: Examination, path: Path, folders: list[Path]) -> None:
     exam.decode(decode.mask, table.masks(), "masks")
 
 
-def _first(exam: Examination, paths: list[Path]) -> Path:
+def _first(exam: DatasetCheck, paths: list[Path]) -> Path:
     """The first that exists; else the last."""
     return next((path for path in paths if exam.shelf.size(path) is not None), paths[-1])
 
@@ -154,14 +154,14 @@ class CocoTable:
     """
 
     def __init__(
-        self, exam: Examination, path: Path, keys: tuple[str, ...], keep: Collection[Any] = ()
+        self, exam: DatasetCheck, path: Path, keys: tuple[str, ...], keep: Collection[Any] = ()
     ):
         self.exam, self.path = exam, path
         self.images: dict[Any, tuple[str, tuple[int, int]]] = {}
         """id -> (file name, (H, W))."""
         self.kept: dict[Any, Any] = {}
         """id of an annotation of `keep` -> id of its image."""
-        self._tally = Tally(exam, path, COPY_AGAIN)
+        self._tally = FaultCounter(exam, path, COPY_AGAIN)
         self._classed = "categories" in keys
         self._keep, self._classes = keep, set[Any]()
         self._count = dict.fromkeys(keys, 0)
@@ -262,7 +262,7 @@ class CocoTable:
         for who, category in self._unclassed if "categories" in found else ():
             if category not in self._classes:
                 self._tally.note("its category is not in the file", f"annotation {who}")
-        orphans = Tally(self.exam, self.path, COPY_AGAIN, kind="orphan")
+        orphans = FaultCounter(self.exam, self.path, COPY_AGAIN, kind="orphan")
         for who, image in self._unplaced:
             if image not in self.images:
                 self._good -= 1

@@ -10,7 +10,7 @@ from typing import Any
 
 from dataset.catalog import Needed, needed_paths
 from dataset.doctor.decode import Decoded, Decoder, Jobs
-from dataset.doctor.report import COPY_AGAIN, Finding, Level, SetReport, Shelf, samples
+from dataset.doctor.report import COPY_AGAIN, DirectoryCache, Finding, Level, SetReport, samples
 from dataset.json_stream import JsonLists
 
 QUICK_BYTES = 1 << 20
@@ -19,7 +19,7 @@ _EDGE = 4096
 _SHOWN = 3
 
 
-class Examination:
+class DatasetCheck:
     """One data set under examination.
 
     Args:
@@ -30,7 +30,9 @@ class Examination:
         decoder: decodes images.
     """
 
-    def __init__(self, root: Path, report: SetReport, level: Level, shelf: Shelf, decoder: Decoder):
+    def __init__(
+        self, root: Path, report: SetReport, level: Level, shelf: DirectoryCache, decoder: Decoder
+    ):
         self.root, self.report, self.level = root, report, level
         self.shelf, self.decoder = shelf, decoder
 
@@ -184,7 +186,7 @@ class Examination:
         paths = list(sizes) if self.level == Level.DEEP else samples(list(sizes))
         results = self.decoder.images(paths, self.report.name)
         for path, (_, decoded) in zip(paths, results, strict=True):
-            self.take(decoded)
+            self.record(decoded)
             wanted = sizes[path]
             if decoded.size is not None and wanted is not None and decoded.size != wanted:
                 problem = (
@@ -204,15 +206,15 @@ class Examination:
         """Run jobs: all of them in a check as thorough as `least`, else a few of them or none."""
         chosen = jobs if self.level >= least else samples(list(jobs)) if few else []
         for decoded in self.decoder.run(work, chosen, f"{self.report.name}: {what}"):
-            self.take(decoded)
+            self.record(decoded)
 
-    def take(self, decoded: Decoded) -> None:
+    def record(self, decoded: Decoded) -> None:
         """Note what decoding found."""
         for trouble in decoded.troubles:
             self.add("broken", trouble.path, trouble.problem, trouble.remedy)
 
 
-class Tally:
+class FaultCounter:
     """Faults of one kind inside one file, told in one finding that names the first ones.
 
     Args:
@@ -222,7 +224,7 @@ class Tally:
         kind: of the finding.
     """
 
-    def __init__(self, exam: Examination, path: Path, remedy: str = "", kind: str = "broken"):
+    def __init__(self, exam: DatasetCheck, path: Path, remedy: str = "", kind: str = "broken"):
         self.exam, self.path, self.remedy, self.kind = exam, path, remedy, kind
         self._faults: dict[str, list[str]] = {}
 

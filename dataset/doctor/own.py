@@ -9,7 +9,7 @@ import numpy as np
 
 from dataset.catalog import OWN_FOLDER
 from dataset.doctor.decode import Decoded, Trouble, upright_size
-from dataset.doctor.exam import Examination
+from dataset.doctor.exam import DatasetCheck
 from dataset.doctor.report import Level, explain, samples
 from dataset.own.formats import Split, open_split, sound_part, split_names
 from dataset.own.rules import Complaints
@@ -17,7 +17,7 @@ from utils.errors import InputError
 from utils.protocol.image_files import read_image
 
 
-def own(exam: Examination, name: str, wanted: tuple[str, ...]) -> None:
+def own(exam: DatasetCheck, name: str, wanted: tuple[str, ...]) -> None:
     """All splits of a set, and all mistakes in them; a quick check opens the wanted ones only.
 
     Args:
@@ -40,7 +40,7 @@ def own(exam: Examination, name: str, wanted: tuple[str, ...]) -> None:
         exam.add("missing", folder, "holds no split", "docs/own_data.md shows the forms")
 
 
-def _split(exam: Examination, folder: Path, split: str, scratch: Path) -> int:
+def _split(exam: DatasetCheck, folder: Path, split: str, scratch: Path) -> int:
     """Check one split; returns the number of its images that are in order as far as known."""
     complaints = Complaints()
     opened: Split | None

@@ -8,7 +8,7 @@ from typing import Any
 from dataset.catalog import SETS, reference_files
 from dataset.doctor import decode
 from dataset.doctor.classes import CocoTable
-from dataset.doctor.exam import QUICK_BYTES, Examination, Tally
+from dataset.doctor.exam import QUICK_BYTES, DatasetCheck, FaultCounter
 from dataset.doctor.report import COPY_AGAIN, Level, explain
 from dataset.refer.refs_file import load_refs
 from utils.errors import InputError
@@ -16,7 +16,7 @@ from utils.errors import InputError
 _PICKLE_END = b"."
 
 
-def refer_seg(exam: Examination, name: str, splits: tuple[str, ...], split_by: str | None) -> None:
+def refer_seg(exam: DatasetCheck, name: str, splits: tuple[str, ...], split_by: str | None) -> None:
     """A folder with instances.json and refs(SPLIT_BY).p.
 
     Args:
@@ -44,7 +44,7 @@ def refer_seg(exam: Examination, name: str, splits: tuple[str, ...], split_by: s
     exam.decode(decode.mask, table.masks(used), "masks")
 
 
-def _references(exam: Examination, name: str, split_by: str | None) -> tuple[Path, list] | None:
+def _references(exam: DatasetCheck, name: str, split_by: str | None) -> tuple[Path, list] | None:
     """(file, references) of the preferred file that exists; None if there is nothing to read."""
     candidates = reference_files(exam.root, name)
     if split_by is not None:
@@ -65,7 +65,7 @@ def _references(exam: Examination, name: str, split_by: str | None) -> tuple[Pat
     return None
 
 
-def _read(exam: Examination, path: Path) -> tuple[Path, list] | None:
+def _read(exam: DatasetCheck, path: Path) -> tuple[Path, list] | None:
     size = path.stat().st_size
     if exam.level == Level.QUICK and size > QUICK_BYTES:
         with path.open("rb") as file:
@@ -80,7 +80,7 @@ def _read(exam: Examination, path: Path) -> tuple[Path, list] | None:
         return None
 
 
-def _splits(exam: Examination, path: Path, references: list, splits: tuple[str, ...]) -> None:
+def _splits(exam: DatasetCheck, path: Path, references: list, splits: tuple[str, ...]) -> None:
     exam.report.annotations = len(references)
     there: dict[str, int] = {}
     for entry in references:
@@ -92,9 +92,9 @@ def _splits(exam: Examination, path: Path, references: list, splits: tuple[str, 
             exam.add("missing", path, f"holds no reference of split {split!r} (it holds: {has})")
 
 
-def _follow(exam: Examination, path: Path, references: list, table: CocoTable) -> tuple[list, set]:
+def _follow(exam: DatasetCheck, path: Path, references: list, table: CocoTable) -> tuple[list, set]:
     """Ids of the images and of the annotations that references name."""
-    orphans = Tally(
+    orphans = FaultCounter(
         exam, path, "take refs and instances.json of one and the same release", kind="orphan"
     )
     image_ids: dict[Any, None] = {}

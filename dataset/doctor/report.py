@@ -128,7 +128,7 @@ class SetReport:
         return "ok" if not self.count("substitute") else "warning"
 
 
-class Shelf:
+class DirectoryCache:
     """Listings of folders, each read once.
 
     Args:

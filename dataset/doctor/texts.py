@@ -7,12 +7,12 @@ from typing import Any
 
 from dataset.catalog import COCO_TRAIN2017
 from dataset.doctor import decode
-from dataset.doctor.exam import Examination, Tally
+from dataset.doctor.exam import DatasetCheck, FaultCounter
 from dataset.doctor.report import COPY_AGAIN, Level
 from dataset.vqa import question_answer_turns
 
 
-def reason_seg(exam: Examination, split: str) -> None:
+def reason_seg(exam: DatasetCheck, split: str) -> None:
     """Images NAME.jpg with NAME.json beside them."""
     folder = exam.root / "reason_seg/ReasonSeg" / split
     images, tables = exam.names(folder, ".jpg"), exam.names(folder, ".json")
@@ -37,7 +37,7 @@ def reason_seg(exam: Examination, split: str) -> None:
         exam.decode(decode.reason_seg, jobs, "annotations", few=True)
 
 
-def conversations(exam: Examination, name: str) -> None:
+def conversations(exam: DatasetCheck, name: str) -> None:
     """A list of conversations about images of COCO.
 
     Args:
@@ -48,12 +48,12 @@ def conversations(exam: Examination, name: str) -> None:
         exam.report.found = path.is_file()
         if not exam.report.found:
             exam.add("missing", path, "the file does not exist", "correct --vqa_data")
-    tally = Tally(exam, path, f"remove the entry, or {COPY_AGAIN}")
+    tally = FaultCounter(exam, path, f"remove the entry, or {COPY_AGAIN}")
     images: dict[Path, str] = {}
     folder = exam.root / COCO_TRAIN2017
     count = 0
 
-    def take(key: str, entry: Any) -> None:
+    def record(key: str, entry: Any) -> None:
         nonlocal count
         if key:  # a list inside of an object
             return
@@ -64,7 +64,7 @@ def conversations(exam: Examination, name: str) -> None:
         elif entry.get("image"):
             images[folder / entry["image"]] = f"{path.name} names it"
 
-    found = exam.json_lists(path, "a list of {id, image, conversations}", take)
+    found = exam.json_lists(path, "a list of {id, image, conversations}", record)
     if found is None:
         return
     if "" not in found:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dataset.annotation_index import RecordStore
+from dataset.annotation_index import AnnotationIndex
 from dataset.coco_masks import decode_segmentation
 from dataset.json_files import read_json
 from dataset.own.coco import coco_records
@@ -110,7 +110,7 @@ def open_split(folder: Path, split: str) -> Split:
             yield from _records(table, complaints)
             complaints.close()
 
-        return TableSplit(folder, split, table, RecordStore.open([table], _INDEX, build))
+        return TableSplit(folder, split, table, AnnotationIndex.open([table], _INDEX, build))
     if (folder / split).is_dir():
         opened = FolderSplit(folder / split, complaints)
         complaints.close()
@@ -138,7 +138,7 @@ def sound_part(folder: Path, split: str, complaints: Complaints, scratch: Path) 
     try:
         if table.is_file():
             build = partial(_records, table, complaints)
-            store = RecordStore.open([table], f"{_INDEX}-{split}", build, scratch)
+            store = AnnotationIndex.open([table], f"{_INDEX}-{split}", build, scratch)
             return TableSplit(folder, split, table, store)
         if (folder / split).is_dir():
             return FolderSplit(folder / split, complaints)
@@ -225,7 +225,7 @@ class TableSplit:
         store: its records (`_records`).
     """
 
-    def __init__(self, folder: Path, split: str, table: Path, store: RecordStore):
+    def __init__(self, folder: Path, split: str, table: Path, store: AnnotationIndex):
         self.folder, self.split, self.table, self.store = folder, split, table, store
         if not len(self):
             raise InputError(f"{table} asks nothing about any image; {HOW}")

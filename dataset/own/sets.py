@@ -12,7 +12,7 @@ from dataset.flag_checks import own_names
 from dataset.own.formats import Image, Question, Split, open_split
 from dataset.own.rules import HOW, plain_name
 from dataset.reason_seg import FALSE_PREMISE_SHARE, NAMELESS
-from dataset.sampling import KIND_ABSENT, DrawSettings, Turn, choose, make_sample
+from dataset.sampling import KIND_ABSENT, SamplingOptions, Turn, choose, make_sample
 from dataset.templates import SIMPLE, Templates
 from utils.errors import InputError
 from utils.protocol.batch import EvalItem, EvalQuestion, Sample
@@ -49,7 +49,7 @@ class OwnTrain:
     """
 
     def __init__(
-        self, dataset_dir: str | Path, name: str, settings: DrawSettings, split: str = "train"
+        self, dataset_dir: str | Path, name: str, settings: SamplingOptions, split: str = "train"
     ):
         self.images = open_own(dataset_dir, name, split)
         self.stream = f"{OWN_FOLDER}/{name}/{split}"

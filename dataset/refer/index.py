@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataset.annotation_index import RecordStore
+from dataset.annotation_index import AnnotationIndex
 from dataset.json_stream import JsonLists
 from dataset.refer.refs_file import load_refs, refs_file, refs_of_pickle
 from utils.errors import InputError, cli
@@ -40,7 +40,7 @@ class ReferIndex:
 
     def __init__(self, refs: Path, instances: Path):
         self.refs, self.instances = refs_file(refs), instances
-        self.store = RecordStore.open([self.refs, instances], KIND, self._build)
+        self.store = AnnotationIndex.open([self.refs, instances], KIND, self._build)
         self.splits = {
             name.removeprefix("images/"): count
             for name, count in self.store.groups().items()

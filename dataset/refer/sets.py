@@ -14,7 +14,7 @@ import numpy as np
 from dataset.catalog import REFER_FAMILIES, SETS, SetFacts
 from dataset.coco_masks import decode_segmentation
 from dataset.refer.index import ReferIndex
-from dataset.sampling import KIND_ABSENT, DrawSettings, Turn, choose, make_sample
+from dataset.sampling import KIND_ABSENT, SamplingOptions, Turn, choose, make_sample
 from dataset.templates import SIMPLE, Templates
 from utils.errors import InputError
 from utils.protocol.batch import EvalItem, EvalQuestion, Sample
@@ -148,7 +148,7 @@ class ReferSegTrain:
         InputError: an unknown set, missing or damaged files, or no training split.
     """
 
-    def __init__(self, dataset_dir: str | Path, spec: str, settings: DrawSettings):
+    def __init__(self, dataset_dir: str | Path, spec: str, settings: SamplingOptions):
         self.settings, self.stream = settings, f"refer {spec}"
         self.sets = [ReferSet(dataset_dir, name) for name in spec.split("||")]
         for one in self.sets:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.annotation_index import RecordStore
+from dataset.annotation_index import AnnotationIndex
 from dataset.catalog import SETS
 from dataset.coco_masks import decode_segmentation
 from dataset.json_files import damaged, is_sayable, is_text, read_json
@@ -54,7 +54,7 @@ class CocoParts:
         if not annotations.is_file():
             raise InputError(f"no annotations at {annotations}; {how_to_get}")
         build = functools.partial(_records, annotations, how_to_get)
-        self.store = RecordStore.open([annotations], _KIND, build)
+        self.store = AnnotationIndex.open([annotations], _KIND, build)
         self._length = self.store.groups().get(_IMAGES, 0)
         if not self._length:
             raise damaged(annotations, "no image has an annotation", _FORM)

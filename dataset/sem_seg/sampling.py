@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.sampling import DrawSettings, Turn, choose, make_sample
+from dataset.sampling import SamplingOptions, Turn, choose, make_sample
 from dataset.sem_seg.coco_parts import paco_lvis, pascal_part
 from dataset.sem_seg.label_maps import (
     ClassName,
@@ -65,7 +65,7 @@ class SemSegTrain:
         InputError: unknown name, missing or damaged data.
     """
 
-    def __init__(self, dataset_dir: str | Path, spec: str, settings: DrawSettings):
+    def __init__(self, dataset_dir: str | Path, spec: str, settings: SamplingOptions):
         unknown = [name for name in spec.split("||") if name not in SOURCES]
         if unknown:
             raise InputError(
@@ -101,16 +101,16 @@ class SemSegTrain:
         absent = [image.absent[n] for n in choose(rng, len(image.absent), len(things))]
         templates, names = self.settings.templates, self.settings.class_names
         once = self.settings.premise_draw == "sample"
-        luck = rng.random() if once else 0.0
+        u = rng.random() if once else 0.0
         turns = []
         for number, mask in things:
-            luck = luck if once else rng.random()
-            asked_true = luck >= DENIAL_SHARE + CORRECTION_SHARE or not absent
+            u = u if once else rng.random()
+            asked_true = u >= DENIAL_SHARE + CORRECTION_SHARE or not absent
             name = phrase(source.classes[number if asked_true else absent.pop()], rng, names)
             question = templates.question(name, False, rng)
             if asked_true:
                 turns.append(Turn(question, templates.positive(name, rng), mask))
-            elif luck < DENIAL_SHARE:
+            elif u < DENIAL_SHARE:
                 turns.append(Turn(question, templates.denial(name, rng), None))
             else:
                 present = phrase(source.classes[number], rng, names)

@@ -24,7 +24,7 @@ from model.sasp import (
     similarity_to_points,
 )
 from utils.errors import InputError
-from utils.evaluation.variants import Outcome
+from utils.evaluation.variants import MaskOutcome
 from utils.protocol.constants import IGNORE_LABEL
 
 CELLS_AT_ONCE = 32 * 64 * 64
@@ -65,7 +65,7 @@ class _ImageSums:
     """Answers about an image: `counts[n]` masks for the n-th, all their states in one row."""
 
     states: ImageFeatures
-    seg_states: torch.Tensor
+    seg_hidden_states: torch.Tensor
     counts: list[int]
     truths: list[np.ndarray]
 
@@ -99,7 +99,7 @@ class Ablation:
 
     def __call__(
         self, images: Sequence[tuple[Sequence[Answer], Sequence[np.ndarray]]]
-    ) -> list[list[list[Outcome]]]:
+    ) -> list[list[list[MaskOutcome]]]:
         """Outcomes of answers about some images.
 
         Args:
@@ -126,10 +126,10 @@ class Ablation:
             )
         return outcomes
 
-    def _no_mask(self, truth: np.ndarray) -> list[Outcome]:
+    def _no_mask(self, truth: np.ndarray) -> list[MaskOutcome]:
         return [(False, 0, int(np.count_nonzero(truth == 1)))] * len(self.settings)
 
-    def _guarded(self, images: Sequence[_ImageSums]) -> list[list[list[Outcome]]]:
+    def _guarded(self, images: Sequence[_ImageSums]) -> list[list[list[MaskOutcome]]]:
         while True:
             try:
                 return self._outcomes(images)
@@ -146,7 +146,7 @@ class Ablation:
                 torch.cuda.empty_cache()
 
     @torch.no_grad()
-    def _outcomes(self, images: Sequence[_ImageSums]) -> list[list[list[Outcome]]]:
+    def _outcomes(self, images: Sequence[_ImageSums]) -> list[list[list[MaskOutcome]]]:
         prompts = [self._prompts(image) for image in images]
         low = self._decode(images, prompts)
         return [self._count(image, low[n]) for n, image in enumerate(images)]
@@ -154,9 +154,10 @@ class Ablation:
     def _prompts(self, image: _ImageSums) -> list[torch.Tensor]:
         """SAM's prompt tokens float[M, K, C] for each setting."""
         sam, states = self.model.model.visual_model, image.states
-        text = self.model.model.text_hidden_fcs[0](image.seg_states)
+        text = self.model.model.text_hidden_fcs[0](image.seg_hidden_states)
         maps = similarity_map(
-            states.image_states.expand(len(image.seg_states), -1, -1), image.seg_states
+            states.image_states.expand(len(image.seg_hidden_states), -1, -1),
+            image.seg_hidden_states,
         )
         made = self._points(maps, states.size)
         tokens: dict[_Choice, torch.Tensor] = {}
@@ -215,7 +216,7 @@ class Ablation:
                 low[n][setting] = part
         return low
 
-    def _count(self, image: _ImageSums, low: Sequence[torch.Tensor]) -> list[list[Outcome]]:
+    def _count(self, image: _ImageSums, low: Sequence[torch.Tensor]) -> list[list[MaskOutcome]]:
         """Outcomes of an image's answers from the logits of each setting."""
         sam, states = self.model.model.visual_model, image.states
         truth = _Truth(torch.from_numpy(np.stack(image.truths)).to(low[0].device))
@@ -224,7 +225,7 @@ class Ablation:
             1, int(self.share * PIXELS_AT_ONCE) // max(height * width, sam.sizes.image_size**2)
         )
         step = max(1, masks // len(low[0]))
-        found: list[list[Outcome]] = []
+        found: list[list[MaskOutcome]] = []
         for start in range(0, len(low), step):
             some = low[start : start + step]
             logits = sam.upscale(torch.cat(list(some)), states.sam_size, states.size)
@@ -241,8 +242,8 @@ def _shown(answers: Sequence[Answer], truths: Sequence[np.ndarray]) -> _ImageSum
     states: list[SegStates] = [state for state, _ in kept]
     return _ImageSums(
         states[0].image,
-        torch.cat([state.seg_states for state in states]),
-        [len(state.seg_states) for state in states],
+        torch.cat([state.seg_hidden_states for state in states]),
+        [len(state.seg_hidden_states) for state in states],
         [truth for _, truth in kept],
     )
 
@@ -271,7 +272,7 @@ class _Truth:
         counts = truth != IGNORE_LABEL
         self.counts = None if bool(counts.all()) else counts
 
-    def outcomes(self, masks: torch.Tensor) -> list[list[Outcome]]:
+    def outcomes(self, masks: torch.Tensor) -> list[list[MaskOutcome]]:
         """Of masks bool[A, N, H, W]."""
         area = _pixels(masks)
         counted = area if self.counts is None else _pixels(masks & self.counts)

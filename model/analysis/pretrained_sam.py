@@ -13,7 +13,7 @@ TOLERANCE = 0.01
 """Of the comparison of image encoders, relative: models may be stored in 16 bits."""
 
 
-def load_first_sam(path: str | Path, trained: SamModel) -> SamModel:
+def load_pretrained_sam(path: str | Path, trained: SamModel) -> SamModel:
     """Prompt encoder and mask decoder of a published SAM, for image embeddings of `trained`.
 
     Training leaves SAM's image encoder alone, so embeddings that the model has made serve both.

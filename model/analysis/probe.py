@@ -17,9 +17,9 @@ from model.analysis.clip_word_maps import WordClip
 from model.analysis.similarity_maps import Dialogue, clip_maps, layer_maps, llava_maps, sam_maps
 from model.inference.answer import Answer
 from model.inference.encoded_image import Item
-from model.inference.prompts import Asked, Wording
+from model.inference.prompts import Asked, PromptFormat
 from model.inference.reader import Reader
-from model.inference.seg_states import SegStates, masks_at, masks_of
+from model.inference.seg_states import SegStates, resegment, segment_from_points
 from model.outputs import MaskPrediction
 from model.sam import SamModel
 from utils.analysis.map_frames import PlacedMap
@@ -36,7 +36,7 @@ class Question:
     Args:
         text: the user's turn.
         words: what is compared with CLIP's patches.
-        forced_answer: given instead of the `Analyst`'s, where that gives one; "": none.
+        forced_answer: given instead of the `SegProbe`'s, where that gives one; "": none.
     """
 
     text: str
@@ -45,7 +45,7 @@ class Question:
 
 
 @dataclass(eq=False)
-class Seen:
+class SegTrace:
     """What a question led to.
 
     Maps are those of the answer's first `[SEG]`; points and masks are those of all of them.
@@ -68,7 +68,7 @@ class Seen:
 
 
 @dataclass(frozen=True, eq=False)
-class Analyst:
+class SegProbe:
     """Asks a reader and looks at what happens.
 
     Args:
@@ -76,7 +76,7 @@ class Analyst:
         answer: given words; None: the model generates its answer.
         layers: of `[SEG]` x LLaVA, besides the last one.
         word: CLIP with its text tower; None: no word x CLIP.
-        first_sam: SAM before training; None: no mask from the points alone.
+        pretrained_sam: SAM before training; None: no mask from the points alone.
         max_new_tokens: of a generated answer.
         batch_questions: rows of the language model's batch.
     """
@@ -85,11 +85,13 @@ class Analyst:
     answer: str | None = None
     layers: Sequence[int] = ()
     word: WordClip | None = None
-    first_sam: SamModel | None = None
+    pretrained_sam: SamModel | None = None
     max_new_tokens: int = 512
     batch_questions: int = 16
 
-    def stream(self, items: Iterable[tuple[np.ndarray, list[Question]]]) -> Iterator[list[Seen]]:
+    def stream(
+        self, items: Iterable[tuple[np.ndarray, list[Question]]]
+    ) -> Iterator[list[SegTrace]]:
         """Look at each item, an image uint8[H, W, 3] with its questions.
 
         Raises:
@@ -120,7 +122,7 @@ class Analyst:
 
     def _look(
         self, image: np.ndarray, questions: list[Question], answers: list[Answer]
-    ) -> list[Seen]:
+    ) -> list[SegTrace]:
         """Everything about the answers to one image's questions."""
         seen = [self._masks_and_maps(answer) for answer in answers]
         box = clip_box(image.shape[:2], self._clip_side)
@@ -139,25 +141,25 @@ class Analyst:
     def _clip_side(self) -> int:
         return int(self.reader.model.views.clip_processor.crop_size["height"])
 
-    def _masks_and_maps(self, answer: Answer) -> Seen:
-        seen, states = Seen(answer), answer.states
+    def _masks_and_maps(self, answer: Answer) -> SegTrace:
+        seen, states = SegTrace(answer), answer.states
         if states is None:
-            names = (*PROMPTS, "sam_points") if self.first_sam is not None else PROMPTS
+            names = (*PROMPTS, "sam_points") if self.pretrained_sam is not None else PROMPTS
             seen.masks = dict.fromkeys(names, answer.mask)
             return seen
         model, size, inside = self.reader.model, states.image.size, states.image.sam_size
         params = model.config.sasp_params
-        made = {p: masks_of(model, states, replace(params, prompt=p)) for p in PROMPTS}
+        made = {p: resegment(model, states, replace(params, prompt=p)) for p in PROMPTS}
         seen.masks = {prompt: _union(masks) for prompt, masks in made.items()}
         chosen = made["points" if params.prompt == "text" else params.prompt]
-        if self.first_sam is not None:
-            alone = masks_at(
-                model, states, chosen.points, chosen.point_labels, False, self.first_sam
+        if self.pretrained_sam is not None:
+            alone = segment_from_points(
+                model, states, chosen.points, chosen.point_labels, False, self.pretrained_sam
             )
             seen.masks["sam_points"] = _union(alone)
         seen.points = chosen.points.flatten(0, 1).cpu().numpy()
         seen.labels = chosen.point_labels.flatten().cpu().numpy()
-        first = SegStates(states.image, states.seg_states[:1])
+        first = SegStates(states.image, states.seg_hidden_states[:1])
         crop = clip_box(size, self._clip_side)
         frame = sam_box(size, inside, model.model.visual_model.sizes.image_size)
         seen.maps = {
@@ -168,24 +170,24 @@ class Analyst:
         return seen
 
     def _layers(
-        self, questions: list[Question], seen: list[Seen]
-    ) -> Iterator[tuple[Seen, np.ndarray]]:
+        self, questions: list[Question], seen: list[SegTrace]
+    ) -> Iterator[tuple[SegTrace, np.ndarray]]:
         """For each answer with a `[SEG]` its maps float32[len(layers), side, side]."""
-        wording = Wording(self.reader.model, self.reader.tokenizer)
+        prompt_format = PromptFormat(self.reader.model, self.reader.tokenizer)
         with_seg = [n for n, one in enumerate(seen) if one.answer.states is not None]
         for start in range(0, len(with_seg), self.batch_questions):
             chosen = with_seg[start : start + self.batch_questions]
             states = seen[chosen[0]].answer.states
             assert states is not None
-            dialogues = [_dialogue(wording, questions[n].text, seen[n].answer) for n in chosen]
+            dialogues = [_dialogue(prompt_format, questions[n].text, seen[n].answer) for n in chosen]
             features = states.image.clip_features
             maps = layer_maps(self.reader.model, features, dialogues, self.layers)
             yield from ((seen[n], _arrays(found)[0]) for n, found in zip(chosen, maps, strict=True))
 
 
-def _dialogue(wording: Wording, question: str, answer: Answer) -> Dialogue:
+def _dialogue(prompt_format: PromptFormat, question: str, answer: Answer) -> Dialogue:
     """The question with its answer up to the first `[SEG]`."""
-    shared, own = wording.prompt(question)
+    shared, own = prompt_format.prompt(question)
     index = answer.segments[0].token_index
     ids = [*shared, *own, *answer.token_ids[: index + 1]]
     return Dialogue(ids, [len(ids) - 1])

@@ -15,7 +15,7 @@ from functools import partial
 
 import torch
 
-from model.inference.prefix_cache import TURN
+from model.inference.prefix_cache import ATTENTION_LOCK
 from model.inference.seg_states import SegStates
 from model.llava import splice_image
 from model.read_model import ReadForCausalLM
@@ -35,9 +35,9 @@ def llava_maps(states: SegStates) -> torch.Tensor:
     Returns:
         float32[n, side, side] over CLIP's crop; what SasP takes its points from.
     """
-    count = len(states.seg_states)
+    count = len(states.seg_hidden_states)
     image = states.image.image_states.expand(count, -1, -1)
-    return on_grid(similarity_map(image, states.seg_states))
+    return on_grid(similarity_map(image, states.seg_hidden_states))
 
 
 @torch.no_grad()
@@ -47,9 +47,9 @@ def clip_maps(states: SegStates) -> torch.Tensor:
     Returns:
         float32[n, side, side] over CLIP's crop.
     """
-    count = len(states.seg_states)
+    count = len(states.seg_hidden_states)
     image = states.image.clip_features.expand(count, -1, -1)
-    return on_grid(similarity_map(image, states.seg_states))
+    return on_grid(similarity_map(image, states.seg_hidden_states))
 
 
 @torch.no_grad()
@@ -70,10 +70,10 @@ def sam_maps(
         float32[n, h', w'] over SAM's frame, the padding included.
     """
     image, sam = states.image, model.model.visual_model
-    params, count = params or model.config.sasp_params, len(states.seg_states)
-    similarity = similarity_map(image.image_states.expand(count, -1, -1), states.seg_states)
+    params, count = params or model.config.sasp_params, len(states.seg_hidden_states)
+    similarity = similarity_map(image.image_states.expand(count, -1, -1), states.seg_hidden_states)
     points, labels = similarity_to_points(similarity, image.size, params)
-    text = model.model.text_hidden_fcs[0](states.seg_states)
+    text = model.model.text_hidden_fcs[0](states.seg_hidden_states)
     prompt = sam.sparse_prompt(points, labels, text, image.size, image.sam_size)
     tokens, cells = sam.attend(image.embedding.expand(count, -1, -1, -1), prompt)
     similarity = similarity_map(cells, tokens[:, -1])
@@ -143,7 +143,7 @@ def layer_maps(
         if 0 < layer < last
     ]
     try:
-        with TURN:
+        with ATTENTION_LOCK:
             final = model.model(
                 inputs_embeds=spliced.embeds,
                 attention_mask=spliced.attention_mask,

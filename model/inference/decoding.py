@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from model.inference.prefix_cache import CACHE_ARGUMENT, TURN, Layers, RowCache, row_attention
+from model.inference.prefix_cache import (
+    ATTENTION_LOCK,
+    CACHE_ARGUMENT,
+    Layers,
+    SharedPrefixCache,
+    shared_prefix_attention,
+)
 from model.llava import splice_image
 from model.read_model import ReadForCausalLM
 
@@ -44,18 +50,18 @@ class Request:
         answer_start: where in `ids` a given answer begins; None: the model answers.
         tokens: the answer so far, end token included.
         seg_index: where in `tokens` its `[SEG]` stand.
-        seg_states: float[D] for each of them: the state that predicts it.
+        seg_hidden_states: float[D] for each of them: the state that predicts it.
     """
 
     ids: list[int]
     answer_start: int | None = None
     tokens: list[int] = field(default_factory=list)
     seg_index: list[int] = field(default_factory=list)
-    seg_states: list[torch.Tensor] = field(default_factory=list)
+    seg_hidden_states: list[torch.Tensor] = field(default_factory=list)
 
     def restart(self) -> None:
         """Forget the answer."""
-        self.tokens, self.seg_index, self.seg_states = [], [], []
+        self.tokens, self.seg_index, self.seg_hidden_states = [], [], []
 
 
 @torch.no_grad()
@@ -73,7 +79,7 @@ def encode_prefix(model: ReadForCausalLM, ids: list[int], features: torch.Tensor
     spliced = splice_image(row, known, model.model.embed_tokens, features, nothing)
     length = spliced.embeds.shape[1]
     cache = DynamicCache()
-    with TURN:
+    with ATTENTION_LOCK:
         hidden = model.model(
             inputs_embeds=spliced.embeds,
             attention_mask=spliced.attention_mask,
@@ -87,7 +93,7 @@ def encode_prefix(model: ReadForCausalLM, ids: list[int], features: torch.Tensor
     return Prefix(layers, length, hidden[0, first : first + features.shape[1]].clone())
 
 
-class AnswerRows:
+class DecodingBatch:
     """The questions that are being answered, one row of the cache each.
 
     Requests enter by `place` (any number of images) and one `prefill`; `step` adds a token to
@@ -109,7 +115,7 @@ class AnswerRows:
     def clear(self) -> list[Request]:
         """Let go of everything, memory included; returns the requests that were under way."""
         left = list(getattr(self, "requests", []))
-        self.cache = RowCache(self.model.config.num_hidden_layers)
+        self.cache = SharedPrefixCache(self.model.config.num_hidden_layers)
         self.images: list[object] = []
         self.requests: list[Request] = []
         self.lengths: list[int] = []
@@ -144,7 +150,7 @@ class AnswerRows:
         lengths = [len(request.ids) for request in placed]
         longest = max(lengths)
         self.cache.reserve(first + len(placed), longest)
-        self.cache.set_span(slice(first, first + len(placed)), [0] * len(placed), longest)
+        self.cache.set_slice(slice(first, first + len(placed)), [0] * len(placed), longest)
         ids = torch.tensor([r.ids + [0] * (longest - len(r.ids)) for r in placed], device=device)
         positions = self.shared + torch.arange(longest, device=device)
         hidden = self._forward(ids, positions.expand(len(placed), -1))
@@ -171,7 +177,7 @@ class AnswerRows:
         """One more token for each row; returns the requests that are finished."""
         device, count = self.model.device, len(self.requests)
         self.cache.reserve(count, max(self.lengths) + 1)
-        self.cache.set_span(slice(0, count), self.lengths, 1)
+        self.cache.set_slice(slice(0, count), self.lengths, 1)
         said = torch.tensor([request.tokens[-1:] for request in self.requests], device=device)
         places = torch.tensor(self.lengths, device=device)
         hidden = self._forward(said, self.shared + places[:, None])
@@ -180,7 +186,7 @@ class AnswerRows:
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """States float[r, t, D] of tokens int64[r, t] at their positions."""
-        with row_attention(self.model.config):
+        with shared_prefix_attention(self.model.config):
             return self.model.model(
                 inputs_embeds=self.model.model.embed_tokens(ids),
                 position_ids=positions,
@@ -196,7 +202,7 @@ class AnswerRows:
         for index, token in enumerate(request.tokens):
             if token == self.model.seg_token_id:
                 request.seg_index.append(index)
-                request.seg_states.append(hidden[start + index - 1].clone())
+                request.seg_hidden_states.append(hidden[start + index - 1].clone())
 
     def _say(self, rows: list[int], last: torch.Tensor) -> list[int]:
         """Choose a token for each of `rows` from its state float[r, D]; returns the ended rows."""
@@ -206,7 +212,7 @@ class AnswerRows:
             request = self.requests[row]
             if token == self.model.seg_token_id:
                 request.seg_index.append(len(request.tokens))
-                request.seg_states.append(last[place].clone())
+                request.seg_hidden_states.append(last[place].clone())
             request.tokens.append(token)
             full = len(request.tokens) >= self.max_new_tokens
             if full or token == self.model.config.eos_token_id:

@@ -11,9 +11,9 @@ from model.inference.decoding import Prefix, encode_prefix
 from model.inference.inputs import ImageInputs, ImageLike
 from model.inference.prompts import Asked
 from model.read_model import ReadForCausalLM
-from utils.stopwatch import no_watch
+from utils.stopwatch import null_timer
 
-Watch = Callable[[str], AbstractContextManager[None]]
+Timer = Callable[[str], AbstractContextManager[None]]
 
 
 class EncodedImage:
@@ -40,31 +40,31 @@ class EncodedImage:
         return self.views.size
 
     @torch.no_grad()
-    def prefix(self, ids: list[int], watch: Watch = no_watch) -> Prefix:
+    def prefix(self, ids: list[int], timer: Timer = null_timer) -> Prefix:
         """Keys, values and states of the shared part of its prompts.
 
         Args:
             ids: tokens of the shared part; others than last time are run anew.
-            watch: measures.
+            timer: measures.
         """
         if self.clip_features is None:
-            with watch("clip"):
+            with timer("clip"):
                 self.clip_features = self.model.encode_clip(self.views.clip[None])[0]
         if self._prefix is None or ids != self._ids:
-            with watch("shared prefix"):
+            with timer("shared prefix"):
                 self._prefix = encode_prefix(self.model, ids, self.clip_features[None])
             self._ids = ids
         return self._prefix
 
     @torch.no_grad()
-    def embedding(self, watch: Watch = no_watch) -> torch.Tensor:
+    def embedding(self, timer: Timer = null_timer) -> torch.Tensor:
         """SAM's image embedding float[1, C, h', w']."""
         if self._embedding is None:
-            with watch("sam encoder"):
+            with timer("sam encoder"):
                 self._embedding = self.model.encode_sam(self.views.sam[None], [self.views.sam_size])
         return self._embedding
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Let go of all that was made; it is made anew when it is needed."""
         self.clip_features = self._prefix = self._embedding = None
 

@@ -30,7 +30,7 @@ _ARGUMENTS = signature(LlamaModel.forward).parameters
 CACHE_ARGUMENT = "cache" if "cache" in _ARGUMENTS else "past_key_values"
 """What transformers' forward calls its cache: another name since 5.24."""
 
-TURN = threading.RLock()
+ATTENTION_LOCK = threading.RLock()
 """Held by a forward of the language model, since its attention is a setting of the whole model."""
 
 Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
@@ -38,7 +38,7 @@ Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
 
 
 @dataclass
-class Span:
+class CacheSlice:
     """What the next forward writes and sees.
 
     Args:
@@ -74,7 +74,7 @@ class Span:
         return apart[self.image, self.member]
 
 
-class RowLayer(DynamicLayer):
+class SharedPrefixLayer(DynamicLayer):
     """One layer: `keys`, `values` float[R, H, S, d]; `shared` twice float[G, H, p, d]."""
 
     keys: torch.Tensor
@@ -83,27 +83,30 @@ class RowLayer(DynamicLayer):
     def __init__(self) -> None:
         super().__init__()
         self.shared: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.span: Span | None = None
+        self.cache_slice: CacheSlice | None = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write float[r, H, t, d] into the span; returns all that its rows have of their own."""
-        span = self.span
-        if span is None:
-            raise RuntimeError("RowCache.set_span has to be called before a forward")
-        keys, values = self.keys[span.rows, :, : span.end], self.values[span.rows, :, : span.end]
-        if span.places is None:
+        """Write float[r, H, t, d] into the slice; returns all that its rows have of their own."""
+        cache_slice = self.cache_slice
+        if cache_slice is None:
+            raise RuntimeError("SharedPrefixCache.set_slice has to be called before a forward")
+        keys, values = (
+            self.keys[cache_slice.rows, :, : cache_slice.end],
+            self.values[cache_slice.rows, :, : cache_slice.end],
+        )
+        if cache_slice.places is None:
             keys[:, :, -key_states.shape[2] :] = key_states
             values[:, :, -key_states.shape[2] :] = value_states
         else:
-            rows, places = span.places
+            rows, places = cache_slice.places
             keys[rows, :, places] = key_states[:, :, 0]
             values[rows, :, places] = value_states[:, :, 0]
         return keys, values
 
 
-class RowCache(Cache):
+class SharedPrefixCache(Cache):
     """The cache of all layers; see the head of this file.
 
     Args:
@@ -111,7 +114,7 @@ class RowCache(Cache):
     """
 
     def __init__(self, layers: int):
-        self.rows_of_layers = [RowLayer() for _ in range(layers)]
+        self.rows_of_layers = [SharedPrefixLayer() for _ in range(layers)]
         super().__init__(layers=list(self.rows_of_layers))
         self.rows = self.slots = self.images = 0
         self.image_of_row: list[int] = []
@@ -130,7 +133,7 @@ class RowCache(Cache):
             self.slots = -(-slots // CHUNK) * CHUNK
         for layer in self.rows_of_layers:
             if layer.shared is None:
-                raise RuntimeError("RowCache.add_image has to be called before reserve")
+                raise RuntimeError("SharedPrefixCache.add_image has to be called before reserve")
             like = layer.shared[0]
             layer.keys = _grown(layer.keys, (self.rows, like.shape[1], self.slots, like.shape[3]))
             layer.values = _grown(layer.values, layer.keys.shape)
@@ -169,7 +172,7 @@ class RowCache(Cache):
 
     # --- forwards ---------------------------------------------------------------------------
 
-    def set_span(self, rows: slice, lengths: Sequence[int], new: int) -> None:
+    def set_slice(self, rows: slice, lengths: Sequence[int], new: int) -> None:
         """Say what the next forward writes and sees.
 
         Args:
@@ -195,7 +198,7 @@ class RowCache(Cache):
             members[number - first].append(row)
         most = max(map(len, members))
         padded = [row + [0] * (most - len(row)) for row in members]
-        span = Span(
+        cache_slice = CacheSlice(
             rows,
             end,
             places,
@@ -206,7 +209,7 @@ class RowCache(Cache):
             torch.tensor(member, device=device),
         )
         for layer in self.rows_of_layers:
-            layer.span = span
+            layer.cache_slice = cache_slice
 
 
 def _grown(old: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -223,7 +226,7 @@ def attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
-    rows: RowCache,
+    rows: SharedPrefixCache,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
     """Attention over the shared part and the rows' own tokens, for transformers' interface.
@@ -234,28 +237,28 @@ def attend(
         module: a LLaMA attention layer.
         query: float[r, heads, t, d].
         key, value: float[r, H, end, d], the rows' own.
-        attention_mask: unused: the span says what is seen.
+        attention_mask: unused: the cache_slice says what is seen.
         scaling: of the scores.
-        rows: the cache, its span set.
+        rows: the cache, its cache_slice set.
 
     Returns:
         float[r, t, heads, d], and no weights.
     """
     layer = rows.rows_of_layers[int(str(module.layer_idx))]
-    span = layer.span
-    if span is None or layer.shared is None:
-        raise RuntimeError("RowCache.set_span has to be called before a forward")
-    shared_key, shared_value = (part[span.images] for part in layer.shared)
+    cache_slice = layer.cache_slice
+    if cache_slice is None or layer.shared is None:
+        raise RuntimeError("SharedPrefixCache.set_slice has to be called before a forward")
+    shared_key, shared_value = (part[cache_slice.images] for part in layer.shared)
     count, heads, new, width = query.shape
     groups = heads // key.shape[1]
     # Heads that share a key stand one behind the other, as if they were more tokens.
     asked = (query * scaling).reshape(count, key.shape[1], groups * new, width)
-    hidden = span.hidden if groups == 1 else span.hidden.repeat(1, 1, groups, 1)
+    hidden = cache_slice.hidden if groups == 1 else cache_slice.hidden.repeat(1, 1, groups, 1)
     own = (asked @ key.transpose(2, 3)).masked_fill(hidden, float("-inf"))
-    shared = span.by_row(span.by_image(asked) @ shared_key.transpose(2, 3))
+    shared = cache_slice.by_row(cache_slice.by_image(asked) @ shared_key.transpose(2, 3))
     weights = torch.cat([shared, own], dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
     of_shared, of_own = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
-    made = of_own @ value + span.by_row(span.by_image(of_shared) @ shared_value)
+    made = of_own @ value + cache_slice.by_row(cache_slice.by_image(of_shared) @ shared_value)
     return made.view(count, heads, new, width).transpose(1, 2), None
 
 
@@ -265,7 +268,7 @@ AttentionInterface.register(NAME, attend)
 @contextmanager
 def attention_by(config: PreTrainedConfig, name: str) -> Iterator[None]:
     """Inside, the model of this configuration attends by that implementation; one thread a time."""
-    with TURN:
+    with ATTENTION_LOCK:
         usual = config._attn_implementation
         config._attn_implementation = name
         try:
@@ -274,6 +277,6 @@ def attention_by(config: PreTrainedConfig, name: str) -> Iterator[None]:
             config._attn_implementation = usual
 
 
-def row_attention(config: PreTrainedConfig) -> AbstractContextManager[None]:
+def shared_prefix_attention(config: PreTrainedConfig) -> AbstractContextManager[None]:
     """Inside, the model of this configuration attends by `attend`."""
     return attention_by(config, NAME)

@@ -18,7 +18,7 @@ Asked = str | tuple[str, str]
 _AROUND_SEG = re.compile(rf"\s*{re.escape(SEG_TOKEN)}\s*([.,;:!?]?)")
 
 
-class Wording:
+class PromptFormat:
     """Prompts as this model was trained on them.
 
     Args:

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from transformers import PreTrainedTokenizerBase
 
 from model.inference.answer import EMPTY_MASK, NO_SEG, Answer, Segment
-from model.inference.encoded_image import EncodedImage, Item, Watch
+from model.inference.encoded_image import EncodedImage, Item, Timer
 from model.inference.inputs import ImageLike, load_pixels, load_views
 from model.inference.memory_limit import MemoryLimit
-from model.inference.prompts import Wording, question_of
-from model.inference.scheduler import Answering, Asking
+from model.inference.prompts import PromptFormat, question_of
+from model.inference.scheduler import GenerationOptions, Scheduler
 from model.read_model import ReadForCausalLM
-from utils.stopwatch import no_watch
+from utils.stopwatch import null_timer
 
 __all__ = ["EMPTY_MASK", "NO_SEG", "Answer", "ImageLike", "Reader", "Segment", "load_pixels"]
 
@@ -28,18 +28,18 @@ class Reader:
     Args:
         model: READ with its CLIP tower attached; may be in the middle of training.
         tokenizer: from `load_tokenizer`.
-        watch: a `utils.stopwatch.Stopwatch` that measures the stages.
+        timer: a `utils.stopwatch.Stopwatch` that measures the stages.
     """
 
     def __init__(
         self,
         model: ReadForCausalLM,
         tokenizer: PreTrainedTokenizerBase,
-        watch: Watch = no_watch,
+        timer: Timer = null_timer,
     ):
         self.model = model
         self.tokenizer = tokenizer
-        self.watch = watch
+        self.timer = timer
         self._limit = MemoryLimit()
 
     def compile(self, backend: str = "inductor") -> None:
@@ -119,7 +119,7 @@ class Reader:
             InputError: an unusable image or question, or `items` raised it; all items before it
                 have been handed out by then.
         """
-        asking = Asking(answer, max_new_tokens, force_seg, batch_questions, keep_states)
+        asking = GenerationOptions(answer, max_new_tokens, force_seg, batch_questions, keep_states)
         return self._stream(items, asking)
 
     def open(self, image: ImageLike) -> EncodedImage:
@@ -133,7 +133,7 @@ class Reader:
         """
         return EncodedImage(self.model, load_views(image, self.model.views))
 
-    def say(
+    def stream_answer(
         self,
         image: ImageLike | EncodedImage,
         question: str,
@@ -152,21 +152,21 @@ class Reader:
         Raises:
             InputError: an unusable image or question.
         """
-        asking = Asking(None, max_new_tokens, force_seg, 1, keep_states)
+        asking = GenerationOptions(None, max_new_tokens, force_seg, 1, keep_states)
         with self._answering(asking) as answering:
             for answers in answering.steps([(image, [question])]):
                 yield answering.words if answers is None else answers[0]
 
-    def _stream(self, items: Iterable[Item], asking: Asking) -> Iterator[list[Answer]]:
+    def _stream(self, items: Iterable[Item], asking: GenerationOptions) -> Iterator[list[Answer]]:
         with self._answering(asking) as answering:
             yield from answering.stream(items)
 
     @contextmanager
-    def _answering(self, asking: Asking) -> Iterator[Answering]:
+    def _answering(self, asking: GenerationOptions) -> Iterator[Scheduler]:
         was_training = self.model.training
         self.model.eval()
         try:
-            wording = Wording(self.model, self.tokenizer)
-            yield Answering(self.model, wording, asking, self._limit, self.watch)
+            prompt_format = PromptFormat(self.model, self.tokenizer)
+            yield Scheduler(self.model, prompt_format, asking, self._limit, self.timer)
         finally:
             self.model.train(was_training)

@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 import torch
 
 from model.inference.answer import Answer, Segment, answer_of, segments_of
-from model.inference.decoding import AnswerRows, Prefix, Request
-from model.inference.encoded_image import EncodedImage, Item, Watch
+from model.inference.decoding import DecodingBatch, Prefix, Request
+from model.inference.encoded_image import EncodedImage, Item, Timer
 from model.inference.inputs import ImageInputs, ImageLike, load_views
 from model.inference.memory_limit import MemoryLimit, is_out_of_memory
-from model.inference.prompts import Asked, Wording, question_of
+from model.inference.prompts import Asked, PromptFormat, question_of
 from model.inference.seg_states import ImageFeatures, SegStates
 from model.read_model import ReadForCausalLM
 from utils.errors import InputError
@@ -33,7 +33,7 @@ WINDOW = 4
 
 
 @dataclass(frozen=True)
-class Asking:
+class GenerationOptions:
     """How questions are asked.
 
     Args:
@@ -79,31 +79,31 @@ class _ImageJob:
         return max(1, len(self.questions))
 
 
-class Answering:
+class Scheduler:
     """One pass over a stream of images with questions.
 
     Args:
         model: READ in evaluation mode.
-        wording: its prompts.
+        prompt_format: its prompts.
         asking: how to ask.
         limit: kept by the caller over several passes.
-        watch: measures the stages; see `utils.stopwatch`.
+        timer: measures the stages; see `utils.stopwatch`.
     """
 
     def __init__(
         self,
         model: ReadForCausalLM,
-        wording: Wording,
-        asking: Asking,
+        prompt_format: PromptFormat,
+        asking: GenerationOptions,
         limit: MemoryLimit,
-        watch: Watch,
+        timer: Timer,
     ):
         self.model = model
-        self.wording = wording
+        self.prompt_format = prompt_format
         self.asking = asking
         self.limit = limit
-        self.watch = watch
-        self.rows = AnswerRows(model, asking.max_new_tokens)
+        self.timer = timer
+        self.rows = DecodingBatch(model, asking.max_new_tokens)
         self.most_rows = min(asking.batch_questions, limit.rows or asking.batch_questions)
         self.images: deque[_ImageJob] = deque()
         self.waiting: deque[tuple[_ImageJob, Request]] = deque()
@@ -143,7 +143,7 @@ class Answering:
             return ""
         text = self.images[0].texts[0]
         # A character of several bytes may have come in part.
-        return text or self.wording.text(self.images[0].requests[0].tokens).rstrip("\ufffd")
+        return text or self.prompt_format.text(self.images[0].requests[0].tokens).rstrip("\ufffd")
 
     # --- images come and go ---------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Answering:
         given = [question_of(one, self.asking.answer) for one in asked]
         job = _ImageJob(kept, questions=[q for q, _ in given], texts=[a for _, a in given])
         for question, answer in given:
-            job.shared_ids, ids = self.wording.prompt(question)
+            job.shared_ids, ids = self.prompt_format.prompt(question)
             request = Request(ids)
             if answer is not None:
                 self._give(request, question, answer)
@@ -192,13 +192,13 @@ class Answering:
 
     def _give(self, request: Request, question: str, answer: str) -> None:
         """Let a request carry its answer."""
-        request.answer_start = len(self.wording.prompt(question)[1])
-        request.ids = self.wording.prompt(question, answer)[1]
+        request.answer_start = len(self.prompt_format.prompt(question)[1])
+        request.ids = self.prompt_format.prompt(question, answer)[1]
 
     def _prepare(self, image: ImageLike | EncodedImage) -> ImageInputs:
         if isinstance(image, EncodedImage):
             return image.views
-        with self.watch("read images (thread)"):
+        with self.timer("read images (thread)"):
             return load_views(image, self.model.views)
 
     def _is_ready(self, image: _ImageJob) -> bool:
@@ -232,7 +232,7 @@ class Answering:
         if entering and (entering >= group or entering == len(self.waiting) or not len(self.rows)):
             self._enter([self.waiting[n] for n in range(entering)])
         elif len(self.rows):
-            with self.watch("decode"):
+            with self.timer("decode"):
                 finished = self.rows.step()
             self._note(finished)
 
@@ -249,11 +249,11 @@ class Answering:
         for image in dict.fromkeys(image for image, _ in pairs):
             prefix = image.prefix or self._read(image)
             mine = [request for owner, request in pairs if owner is image]
-            with self.watch("prefill"):
+            with self.timer("prefill"):
                 self.rows.place(mine, prefix)
             if id(image) not in later and not self.asking.force_seg:
                 image.prefix = None
-        with self.watch("prefill"):
+        with self.timer("prefill"):
             finished = self.rows.prefill()
         for _ in pairs:
             self.waiting.popleft()
@@ -261,13 +261,13 @@ class Answering:
 
     def _views(self, image: _ImageJob) -> ImageInputs:
         assert image.views is not None
-        with self.watch("wait for images"):
+        with self.timer("wait for images"):
             return image.views.result()
 
     def _read(self, image: _ImageJob) -> Prefix:
         """Run CLIP and the shared part of the prompts."""
         made = image.kept or EncodedImage(self.model, self._views(image))
-        prefix = made.prefix(image.shared_ids, self.watch)
+        prefix = made.prefix(image.shared_ids, self.timer)
         image.prefix, image.image_states = prefix, prefix.image_states
         if self.asking.keep_states:
             image.clip_features = made.clip_features
@@ -279,7 +279,7 @@ class Answering:
             image = self.owner[request]
             number = image.requests.index(request)
             if request.answer_start is None:
-                text = self.wording.text(request.tokens)
+                text = self.prompt_format.text(request.tokens)
                 if self.asking.force_seg and not request.seg_index:
                     self._ask_again(image, number, text)
                     continue
@@ -316,11 +316,11 @@ class Answering:
         ]
 
     def _segments(self, image: _ImageJob, views: ImageInputs) -> list[Segment]:
-        states = [state for request in image.requests for state in request.seg_states]
+        states = [state for request in image.requests for state in request.seg_hidden_states]
         indices = [index for request in image.requests for index in request.seg_index]
         if not states or image.image_states is None:
             return []
-        embedding = (image.kept or EncodedImage(self.model, views)).embedding(self.watch)
+        embedding = (image.kept or EncodedImage(self.model, views)).embedding(self.timer)
         if self.asking.keep_states and image.clip_features is not None:
             image.states = ImageFeatures(
                 views.size,
@@ -330,7 +330,7 @@ class Answering:
                 embedding,
             )
         made: list[Segment] = []
-        with self.watch("masks"):
+        with self.timer("masks"):
             for chunk in torch.stack(states).split(self.masks_at_once):
                 (prediction,) = self.model.predict_masks(
                     chunk,
@@ -379,7 +379,7 @@ class Answering:
         for image in self.images:
             image.prefix = None
             if image.kept is not None:
-                image.kept.forget()
+                image.kept.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if not self.limit.told:
@@ -394,6 +394,6 @@ class Answering:
 
 def _seg_states(image: _ImageJob, request: Request) -> SegStates | None:
     """What an answer's masks were made from, if that is kept."""
-    if image.states is None or not request.seg_states:
+    if image.states is None or not request.seg_hidden_states:
         return None
-    return SegStates(image.states, torch.stack(request.seg_states))
+    return SegStates(image.states, torch.stack(request.seg_hidden_states))

@@ -42,23 +42,23 @@ class SegStates:
 
     Args:
         image: shared by all answers about it.
-        seg_states: float[n, D], the states that predict each `[SEG]`.
+        seg_hidden_states: float[n, D], the states that predict each `[SEG]`.
     """
 
     image: ImageFeatures
-    seg_states: torch.Tensor
+    seg_hidden_states: torch.Tensor
 
 
 @torch.no_grad()
-def masks_of(
+def resegment(
     model: ReadForCausalLM, states: SegStates, params: SaspParams | None = None
 ) -> MaskPrediction:
     """The masks of an answer with other SasP parameters; None: the model's own."""
-    image, count = states.image, len(states.seg_states)
+    image, count = states.image, len(states.seg_hidden_states)
     (prediction,) = model.predict_masks(
-        states.seg_states,
+        states.seg_hidden_states,
         image.image_states.expand(count, -1, -1),
-        torch.zeros(count, dtype=torch.int64, device=states.seg_states.device),
+        torch.zeros(count, dtype=torch.int64, device=states.seg_hidden_states.device),
         image.embedding,
         [image.sam_size],
         [image.size],
@@ -68,7 +68,7 @@ def masks_of(
 
 
 @torch.no_grad()
-def masks_at(
+def segment_from_points(
     model: ReadForCausalLM,
     states: SegStates,
     points: torch.Tensor,
@@ -93,16 +93,17 @@ def masks_at(
     if not text and not points.shape[1]:
         raise ValueError("SAM needs points or text; there are neither")
     image, sam = states.image, sam or model.model.visual_model
-    device = states.seg_states.device
+    device = states.seg_hidden_states.device
     points, labels = points.to(device), labels.to(device)
-    texts = model.model.text_hidden_fcs[0](states.seg_states) if text else None
+    texts = model.model.text_hidden_fcs[0](states.seg_hidden_states) if text else None
     prompt = sam.sparse_prompt(points, labels, texts, image.size, image.sam_size)
     low, scores = sam.decode(image.embedding.expand(len(points), -1, -1, -1), prompt)
     return MaskPrediction(
         logits=sam.upscale(low, image.sam_size, image.size),
         scores=scores.float(),
         similarity=similarity_map(
-            image.image_states.expand(len(states.seg_states), -1, -1), states.seg_states
+            image.image_states.expand(len(states.seg_hidden_states), -1, -1),
+            states.seg_hidden_states,
         ),
         points=points,
         point_labels=labels,

@@ -17,10 +17,10 @@ from model.inference.reader import Reader
 from model.llava import tower_source
 from model.loading.adapter import apply_adapter, check_adapter, read_settings
 from model.loading.load_report import LoadReport
-from model.loading.missing_weights import Completion, some
+from model.loading.missing_weights import WeightInitialiser, some
 from model.loading.needed_memory import check_memory
 from model.loading.quantization import check_quantization, quantization
-from model.loading.weights import Filled, empty_model, fill, tensor_shapes, weight_files
+from model.loading.weights import LoadResult, empty_model, load_weights, tensor_shapes, weight_files
 from model.read_model import ReadForCausalLM
 from model.sam import sam_sizes, sam_sizes_dict
 from model.sasp import SaspParams
@@ -265,7 +265,7 @@ def _check_attention(
 
 def _loaded(
     path, config, vision_tower, dtype, device, quantised, attn_implementation, half_helps=True
-) -> tuple[ReadForCausalLM, Completion]:
+) -> tuple[ReadForCausalLM, WeightInitialiser]:
     """The model with what its files hold, and what is still to be completed."""
     tower = tower_source(config, vision_tower, folder=path)
     files = weight_files(path)
@@ -282,7 +282,7 @@ def _loaded(
                     attn_implementation,
                 )  # fmt: skip
             else:
-                filled = fill(model, files, device, progress=not small)
+                filled = load_weights(model, files, device, progress=not small)
     except (RuntimeError, OSError, ValueError, ImportError) as error:
         raise InputError(
             f"cannot load {path}: {error}. Expected a complete folder in the released layout "
@@ -298,7 +298,7 @@ def _loaded(
             "checkpoint was trained with (sam=..., --sam)"
         )
     model.name_or_path = config._name_or_path = str(path)
-    completion = Completion(model, filled, path)
+    completion = WeightInitialiser(model, filled, path)
     if model.model.vision_tower is None:
         model.load_vision_tower(vision_tower, folder=path)
     return model.eval(), completion
@@ -306,7 +306,7 @@ def _loaded(
 
 def _quantised(
     path, config, vision_tower, files, dtype, device, quantised, attn_implementation
-) -> tuple[ReadForCausalLM, Filled]:
+) -> tuple[ReadForCausalLM, LoadResult]:
     """The same by transformers, which quantises while it loads."""
     attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
     model, info = ReadForCausalLM.from_pretrained(
@@ -322,7 +322,7 @@ def _quantised(
     )
     place = {name: file for file in files for name in tensor_shapes(file)}
     own = model.state_dict().keys()
-    return model, Filled(
+    return model, LoadResult(
         source={name: file for name, file in place.items() if name in own},
         missing=set(info["missing_keys"]),
         unused=sorted(place.keys() - own),

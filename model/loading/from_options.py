@@ -16,7 +16,7 @@ from model.sasp import SaspParams
 from utils.training.distributed import own_device
 
 
-def open_reader(options: Any) -> Reader:
+def load_from_options(options: Any) -> Reader:
     """Load the model that `utils.cli.options.ReaderOptions` name.
 
     SasP flags that were not given keep what the checkpoint stores.

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from model.loading.load_report import LoadReport, make_report
-from model.loading.weights import Filled
+from model.loading.weights import LoadResult
 from model.read_model import TOWER_PREFIX, ReadForCausalLM
 from model.sam import load_sam_weights
 from utils.errors import InputError
@@ -24,16 +24,16 @@ READ_CLASSES = ("READForCausalLM", "SESAMEForCausalLM", "ReadForCausalLM")
 NEW = "newly initialised"
 
 
-class Completion:
+class WeightInitialiser:
     """Fills what is missing, and keeps a record of it for the report.
 
     Args:
-        model: as `model.loading.weights.fill` left it.
+        model: as `model.loading.weights.load_weights` left it.
         filled: what that returned.
         version: the checkpoint, for messages.
     """
 
-    def __init__(self, model: ReadForCausalLM, filled: Filled, version: str | Path):
+    def __init__(self, model: ReadForCausalLM, filled: LoadResult, version: str | Path):
         self.model, self.filled, self.version = model, filled, version
         self.source: dict[str, Path | str] = dict(filled.source)
         self.why: dict[str, str] = {}

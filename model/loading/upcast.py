@@ -22,7 +22,7 @@ from model.read_model import ReadForCausalLM
 HALF = (torch.bfloat16, torch.float16)
 
 
-def widen_small(model: PeftModel | ReadForCausalLM) -> None:
+def upcast_small(model: PeftModel | ReadForCausalLM) -> None:
     """Bring everything but the language model's frozen linear layers to float32, in place.
 
     CLIP, whose weights a checkpoint does not hold, is loaded again from where it came from.
@@ -52,7 +52,7 @@ def float32_linears(model: PeftModel | ReadForCausalLM, folded: bool = False) ->
     """Inside, the language model's linear layers compute in float32 whatever they are kept in.
 
     Args:
-        model: see `widen_small`.
+        model: see `upcast_small`.
         folded: LoRA is added to the widened weights instead of running beside them, as it will be
             when it is folded in for good.
     """

@@ -39,7 +39,7 @@ UNREADABLE = (
 
 
 @dataclass
-class Filled:
+class LoadResult:
     """Which tensor came from where.
 
     Args:
@@ -125,9 +125,9 @@ def empty_model(
     return model
 
 
-def fill(
+def load_weights(
     model: ReadForCausalLM, files: list[Path], device: torch.device, progress: bool = False
-) -> Filled:
+) -> LoadResult:
     """Give a model of `empty_model` its weights, file by file, in the dtype it was made with.
 
     Args:
@@ -140,7 +140,7 @@ def fill(
         InputError: a file is damaged.
     """
     wanted = model.state_dict(keep_vars=True)
-    filled = Filled(missing=set(wanted))
+    filled = LoadResult(missing=set(wanted))
     size = sum(path.stat().st_size for path in files)
     bar = tqdm(total=size, unit="B", unit_scale=True, desc="loading", disable=not progress)
     for path in files:

@@ -15,14 +15,14 @@ from PIL import Image
 from dataset.own.sets import OwnEval, OwnTrain
 from dataset.reason_seg import ReasonSegEval, ReasonSegTrain
 from dataset.refer.sets import ReferSegEval, ReferSegTrain
-from dataset.sampling import DrawSettings
+from dataset.sampling import SamplingOptions
 from dataset.sem_seg.sampling import SemSegTrain
 from dataset.templates import VARIED_FILE, load_templates
 from dataset.vqa import VqaTrain
 from tests.dataset.damages import damage_bytes, damage_json, damage_pickle
 
 SIZE = (24, 30)
-SETTINGS = DrawSettings(templates=load_templates("varied"))
+SETTINGS = SamplingOptions(templates=load_templates("varied"))
 POLYGON = [4, 4, 20, 4, 20, 16, 4, 16]
 RUNS = {"size": [24, 30], "counts": [100, 50, 570]}
 SHAPES = [

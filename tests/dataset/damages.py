@@ -127,10 +127,10 @@ def _nested(value: Any, depth: int) -> Any:
 
 def damage_json(data: bytes, rng: np.random.Generator) -> bytes:
     """Mostly a value in the document, else its bytes, or brackets without end."""
-    luck = rng.random()
-    if luck < 0.25:
+    u = rng.random()
+    if u < 0.25:
         return damage_bytes(data, rng)
-    if luck < 0.28:
+    if u < 0.28:
         inside = int(rng.integers(1, len(data)))
         return data[:inside] + b"[" * 60_000 + data[inside:]
     changed = damage_value(json.loads(data), rng)

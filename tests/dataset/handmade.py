@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from utils.training.loader import DrawSource, draws
+from utils.training.loader import SampleSource, draws
 
 
 def write_image(path: Path, size: tuple[int, int], seed: int = 0) -> Path:
@@ -74,7 +74,7 @@ def run_lengths(mask: np.ndarray) -> dict:
     return {"size": list(mask.shape), "counts": counts}
 
 
-def drawn(source: DrawSource, first: int, last: int, workers: int) -> list[list]:
+def drawn(source: SampleSource, first: int, last: int, workers: int) -> list[list]:
     """What a loader draws in micro steps of two samples: conversations, masks, path."""
     steps = draws(
         source, list, micro_steps=(first, last), batch_size=2, rank=0, world=1, workers=workers

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset.annotation_index import FOLDER, RecordStore
+from dataset.annotation_index import FOLDER, AnnotationIndex
 from tests.conftest import REPOSITORY
 from utils.errors import InputError
 
@@ -46,7 +46,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def check(store: RecordStore) -> None:
+def check(store: AnnotationIndex) -> None:
     assert store.groups() == {"val": 34, "train": 66}
     expected = {"name": "name 3", "number": 3, "deep": [1.5, None, {"é": "\ud800"}]}
     assert store.get("val", 1) == expected
@@ -54,7 +54,7 @@ def check(store: RecordStore) -> None:
 
 
 def test_records_come_back_as_they_were_built(source):
-    store = RecordStore.open([source], "names", Builder(source))
+    store = AnnotationIndex.open([source], "names", Builder(source))
     check(store)
     assert store.path == source.parent / FOLDER / f"{source.name}.names.sqlite"
     assert not list(store.path.parent.glob("*.part"))
@@ -70,30 +70,30 @@ def test_it_is_built_once_until_a_source_changes(source):
     other = source.with_name("second.json")
     other.write_text("1")
     for _ in range(3):
-        check(RecordStore.open([source, other], "names", build))
+        check(AnnotationIndex.open([source, other], "names", build))
     assert build.calls == 1
     other.write_text("2")
-    check(RecordStore.open([source, other], "names", build))
+    check(AnnotationIndex.open([source, other], "names", build))
     assert build.calls == 2
     os.utime(source, ns=(1, 1))
-    check(RecordStore.open([source, other], "names", build))
+    check(AnnotationIndex.open([source, other], "names", build))
     assert build.calls == 3
-    check(RecordStore.open([source], "other kind", build))
+    check(AnnotationIndex.open([source], "other kind", build))
     assert build.calls == 4
 
 
 def test_the_index_moves_with_its_data(source, tmp_path):
     build = Builder(source)
-    check(RecordStore.open([source], "names", build))
+    check(AnnotationIndex.open([source], "names", build))
     source.parent.rename(tmp_path / "moved")
-    check(RecordStore.open([tmp_path / "moved" / source.name], "names", build))
+    check(AnnotationIndex.open([tmp_path / "moved" / source.name], "names", build))
     assert build.calls == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flip", "text", "old"])
 def test_a_damaged_index_is_built_again(source, damage):
     build = Builder(source)
-    path = RecordStore.open([source], "names", build).path
+    path = AnnotationIndex.open([source], "names", build).path
     raw = bytearray(path.read_bytes())
     if damage == "flip":
         raw[len(raw) // 2] ^= 1
@@ -102,12 +102,12 @@ def test_a_damaged_index_is_built_again(source, damage):
             damage, raw.replace(b'"format": 1', b'"format": 0')
         )
     path.write_bytes(raw)
-    check(RecordStore.open([source], "names", build))
+    check(AnnotationIndex.open([source], "names", build))
     assert build.calls == 2
 
 
 def test_an_index_that_breaks_while_open_is_named(source):
-    store = RecordStore.open([source], "names", Builder(source))
+    store = AnnotationIndex.open([source], "names", Builder(source))
     store.path.write_bytes(store.path.read_bytes()[:4096])
     with pytest.raises(InputError, match=r"\.sqlite was damaged"):
         store.get("train", 60)
@@ -120,7 +120,7 @@ def test_another_folder_is_taken_where_the_data_cannot_be_written(source, cache,
     (source.parent / FOLDER).write_text("a file in the way")
     build = Builder(source)
     for _ in range(2):
-        store = RecordStore.open([source], "names", build)
+        store = AnnotationIndex.open([source], "names", build)
         check(store)
         assert store.path.parent == cache
     assert build.calls == 1
@@ -128,19 +128,19 @@ def test_another_folder_is_taken_where_the_data_cannot_be_written(source, cache,
     same_name.parent.mkdir()
     same_name.write_text('["other"]')
     (same_name.parent / FOLDER).write_text("a file in the way")
-    assert RecordStore.open([same_name], "names", Builder(same_name)).groups() == {"val": 1}
-    check(RecordStore.open([source], "names", build))
+    assert AnnotationIndex.open([same_name], "names", Builder(same_name)).groups() == {"val": 1}
+    check(AnnotationIndex.open([source], "names", build))
     assert build.calls == 1
 
 
 def test_no_folder_at_all_names_the_remedy(source, tmp_path):
     with pytest.raises(InputError, match="READ_CACHE_DIR"):
-        RecordStore.open([source], "names", Builder(source), cache_dir=source)
+        AnnotationIndex.open([source], "names", Builder(source), cache_dir=source)
 
 
 def test_a_missing_source_is_named(tmp_path):
     with pytest.raises(InputError, match=r"gone\.json"):
-        RecordStore.open([tmp_path / "gone.json"], "names", list)
+        AnnotationIndex.open([tmp_path / "gone.json"], "names", list)
 
 
 def test_errors_of_the_builder_leave_nothing_behind(source):
@@ -149,17 +149,17 @@ def test_errors_of_the_builder_leave_nothing_behind(source):
         raise InputError("broken in the middle")
 
     with pytest.raises(InputError, match="broken in the middle"):
-        RecordStore.open([source], "names", build)
+        AnnotationIndex.open([source], "names", build)
     left = [path.suffix for path in (source.parent / FOLDER).iterdir()]
     assert left == [".lock"]
 
 
-def read_some(store: RecordStore, results) -> None:
+def read_some(store: AnnotationIndex, results) -> None:
     results.put([store.get("train", n)["number"] for n in range(5)])
 
 
 def test_processes_read_with_their_own_connection(source):
-    store = RecordStore.open([source], "names", Builder(source))
+    store = AnnotationIndex.open([source], "names", Builder(source))
     expected = [store.get("train", n)["number"] for n in range(5)]
     context = multiprocessing.get_context("fork")
     results = context.Queue()

@@ -7,7 +7,7 @@ import pytest
 
 from dataset.mixture import Mixture
 from dataset.reason_seg import ReasonSegTrain
-from dataset.sampling import DrawSettings
+from dataset.sampling import SamplingOptions
 from dataset.sem_seg.sampling import SemSegTrain
 from dataset.vqa import VqaTrain
 from tests.dataset.handmade import drawn, write_ade20k, write_image, write_json
@@ -20,9 +20,9 @@ class Part:
 
     def __init__(self, name: str, stream: str = "", seed: int = 0, broken: bool = False):
         self.name, self.broken = name, broken
-        self.stream, self.settings = stream or name, DrawSettings(seed=seed)
+        self.stream, self.settings = stream or name, SamplingOptions(seed=seed)
 
-    def luck(self, index: int) -> float:
+    def u(self, index: int) -> float:
         return self.settings.rng(self.stream, index).random()
 
     def draw(self, index: int) -> Sample:
@@ -81,9 +81,9 @@ def test_the_choice_tells_nothing_about_what_a_part_draws(stream):
     number, rate = 20_000, 0.25
     part = Part("a", stream, seed=5)
     mixed = Mixture([("a", part), ("b", Part("b", stream, seed=5))], [rate, 1 - rate], 5)
-    lucks = [part.luck(index) for index in range(number) if mixed.choice(index) == 0]
+    lucks = [part.u(index) for index in range(number) if mixed.choice(index) == 0]
     assert abs(np.mean(lucks) - 0.5) < 3 * np.sqrt(1 / 12 / len(lucks))
-    low = sum(luck < 0.25 for luck in lucks)
+    low = sum(u < 0.25 for u in lucks)
     assert abs(low - len(lucks) / 4) < 3 * np.sqrt(len(lucks) * 3 / 16)
 
 
@@ -123,7 +123,7 @@ def test_sets_on_disk_with_any_number_of_workers(tmp_path, workers):
     said = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]
     entries = [{"id": n, "image": f"{n}.jpg", "conversations": said} for n in range(3)]
     write_json(tmp_path / "llava_dataset/talk.json", entries)
-    settings = DrawSettings(seed=2)
+    settings = SamplingOptions(seed=2)
     parts = [
         ("sem_seg", SemSegTrain(tmp_path, "ade20k", settings)),
         ("vqa", VqaTrain(tmp_path, "talk", settings)),

@@ -16,7 +16,7 @@ from dataset.doctor.__main__ import main as check_data
 from dataset.flag_checks import own_names
 from dataset.own.sets import OwnEval, OwnTrain
 from dataset.preview import PreviewOptions
-from dataset.sampling import DrawSettings
+from dataset.sampling import SamplingOptions
 from utils.cli.options import TestOptions, TrainOptions
 from utils.cli.parser import resolve
 from utils.errors import InputError
@@ -24,7 +24,7 @@ from utils.errors import InputError
 SIZE = (60, 80)
 PAGE = Path(__file__).parents[2] / "docs" / "own_data.md"
 EXAMPLES = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.S)]
-SETTINGS = DrawSettings(seed=5)
+SETTINGS = SamplingOptions(seed=5)
 
 
 def box(left: int, top: int, right: int, bottom: int, value: int = 1) -> np.ndarray:
@@ -138,7 +138,7 @@ def test_instances_with_and_without_sentences(tmp_path):
     assert (by_start["What is the cup on t"] == (left_cup | old_plate)).all()
     assert (by_start["What is the old plat"] == old_plate).all()
     assert (by_start["What is plate in thi"] == (old_plate | box(50, 40, 70, 55))).all()
-    train = OwnTrain(tmp_path, "mine", DrawSettings(num_classes_per_sample=9))
+    train = OwnTrain(tmp_path, "mine", SamplingOptions(num_classes_per_sample=9))
     denied = next(s for s in map(train.draw, range(100)) if not s.exists[0])
     assert "there is no such thing" in denied.conversations[0]
     assert "where is the cow" not in denied.conversations[0].partition("ASSISTANT:")[2].lower()
@@ -148,7 +148,7 @@ def test_draws_follow_from_seed_and_index_and_travel_to_workers(tmp_path):
     write_table(tmp_path, EXAMPLES[2])
     train = OwnTrain(tmp_path, "mine", SETTINGS)
     again = pickle.loads(pickle.dumps(OwnTrain(tmp_path, "mine", SETTINGS)))
-    other = OwnTrain(tmp_path, "mine", DrawSettings(seed=6))
+    other = OwnTrain(tmp_path, "mine", SamplingOptions(seed=6))
     told = [train.draw(index).conversations for index in range(20)]
     assert told == [again.draw(index).conversations for index in range(20)]
     assert told != [other.draw(index).conversations for index in range(20)]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dataset.image import read_image
 from dataset.reason_seg import ReasonSegEval, ReasonSegTrain, list_split, load_annotation
-from dataset.sampling import DrawSettings
+from dataset.sampling import SamplingOptions
 from dataset.templates import load_templates
 from utils.errors import InputError
 from utils.training.loader import draws
@@ -117,20 +117,20 @@ def test_files_that_are_no_json_name_the_file(tmp_path, raw):
 def test_draws_depend_on_seed_and_index_alone(data):
     varied = load_templates("varied")
     first, second = (
-        ReasonSegTrain(data, settings=DrawSettings(templates=varied, seed=3)) for _ in range(2)
+        ReasonSegTrain(data, settings=SamplingOptions(templates=varied, seed=3)) for _ in range(2)
     )
     for index in (5, 0, 11):
         a, b = first.draw(index), second.draw(index)
         assert (a.image_path, a.conversations) == (b.image_path, b.conversations)
         assert (a.masks == b.masks).all()
-    other = ReasonSegTrain(data, settings=DrawSettings(templates=varied, seed=4))
+    other = ReasonSegTrain(data, settings=SamplingOptions(templates=varied, seed=4))
     assert [first.draw(i).conversations for i in range(20)] != [
         other.draw(i).conversations for i in range(20)
     ]
 
 
 def test_one_mask_for_each_seg_and_ignored_pixels_are_background(data):
-    train = ReasonSegTrain(data, settings=DrawSettings(num_classes_per_sample=2))
+    train = ReasonSegTrain(data, settings=SamplingOptions(num_classes_per_sample=2))
     for index in range(40):
         sample = train.draw(index)
         assert sample.masks.shape == (sum(c.count("[SEG]") for c in sample.conversations), *SIZE)
@@ -148,7 +148,7 @@ def test_share_of_false_premises(data, monkeypatch):
     """20,000 draws; images and annotations are decoded once."""
     monkeypatch.setattr("dataset.reason_seg.read_image", functools.cache(read_image))
     monkeypatch.setattr("dataset.reason_seg.load_annotation", functools.cache(load_annotation))
-    train = ReasonSegTrain(data, settings=DrawSettings(seed=1))
+    train = ReasonSegTrain(data, settings=SamplingOptions(seed=1))
     number = 20_000
     share = np.mean([not train.draw(index).exists[0] for index in range(number)])
     assert abs(share - 0.15) < 3 * np.sqrt(0.15 * 0.85 / number)
@@ -158,7 +158,7 @@ def test_false_premise_phrases_keep_their_case(tmp_path):
     """True phrases are asked in lower case, false ones as they are written."""
     premises = [["the Brown Cow", False, "No cow."], ["a HAT", False, ""]]
     write_pair(tmp_path / "reason_seg/ReasonSeg/train", "a", false_premise_QA=premises)
-    train = ReasonSegTrain(tmp_path, settings=DrawSettings())
+    train = ReasonSegTrain(tmp_path, settings=SamplingOptions())
     asked = {q for index in range(200) for q in train.draw(index).questions}
     frame = "What is {} in this image? Please output segmentation mask."
     phrases = ("the red box", "the box", "the Brown Cow", "a HAT")
@@ -177,7 +177,7 @@ def test_without_false_premises_every_draw_asks_for_the_object(tmp_path):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [1, 4])
 def test_workers_and_the_first_step_change_nothing(data, workers):
-    train = ReasonSegTrain(data, settings=DrawSettings(seed=3))
+    train = ReasonSegTrain(data, settings=SamplingOptions(seed=3))
 
     def drawn(first: int, workers: int) -> list[list[str]]:
         loader = draws(
@@ -229,7 +229,7 @@ def test_polygons_are_filled_by_the_rule_that_is_asked_for(tmp_path):
         expected[fill] = load_annotation(folder / "a.json", SIZE, fill).mask
         item = ReasonSegEval(tmp_path, "train", polygon_fill=fill)[0]
         assert np.array_equal(item.questions[0].truth, expected[fill])
-        settings = DrawSettings(polygon_fill=fill)
+        settings = SamplingOptions(polygon_fill=fill)
         sample = ReasonSegTrain(tmp_path, "ReasonSeg|train", settings).draw(0)
         assert np.array_equal(sample.masks[0], expected[fill] == 1)
     assert (expected["4.8"] != expected["4.11"]).any()
@@ -297,7 +297,7 @@ def test_polygons_agree_with_an_independent_drawing(tmp_path):
 def test_a_sentence_without_answer_is_denied_in_proper_english(tmp_path):
     folder = tmp_path / "reason_seg" / "ReasonSeg" / "train"
     write_pair(folder, "a", false_premise_QA=[["Where is the Cow?", True, ""]])
-    train = ReasonSegTrain(tmp_path, "ReasonSeg|train", DrawSettings())
+    train = ReasonSegTrain(tmp_path, "ReasonSeg|train", SamplingOptions())
     denied = next(s for s in map(train.draw, range(100)) if not s.exists[0])
     assert denied.questions == ["Where is the Cow? Please output segmentation mask."]
     assert denied.conversations[0].endswith("Sorry, there is no such thing in this image.</s>")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dataset.refer.sets import ReferSegEval, ReferSegTrain, ReferSet
-from dataset.sampling import DrawSettings
+from dataset.sampling import SamplingOptions
 from tests.coco_truth import SIZE, box, polygon
 from tests.dataset.refer.test_sets import SEGMENTATIONS, file_name, ref, write_set
 from utils.errors import InputError
@@ -36,7 +36,7 @@ def data(tmp_path: Path) -> Path:
 
 def check_broken(data: Path, pattern: str) -> None:
     """Training and evaluation both refuse, and only when it comes to the broken image."""
-    train = ReferSegTrain(data, "refcoco", DrawSettings())
+    train = ReferSegTrain(data, "refcoco", SamplingOptions())
     items = ReferSegEval(data, "refcoco", "val")
     assert len(items) == 2
     with pytest.raises(InputError, match=pattern):
@@ -124,7 +124,7 @@ def test_a_refs_file_that_would_execute_is_refused(data):
     path = data / "refer_seg" / "refcoco" / "refs(unc_exclude_unified).p"
     path.write_bytes(b"cos\nsystem\n(S'echo'\ntR.")
     with pytest.raises(InputError, match=r"unified\)\.p is refused.*os\.system"):
-        ReferSegTrain(data, "refcoco", DrawSettings())
+        ReferSegTrain(data, "refcoco", SamplingOptions())
 
 
 def test_random_damage_gives_samples_or_errors_that_name_a_file(tmp_path):
@@ -141,7 +141,7 @@ def test_random_damage_gives_samples_or_errors_that_name_a_file(tmp_path):
             raw[place] = rng.integers(32, 127) if turn % 4 else rng.integers(256)
         paths[which].write_bytes(bytes(raw))
         try:
-            train = ReferSegTrain(data, "refcoco", DrawSettings(seed=turn))
+            train = ReferSegTrain(data, "refcoco", SamplingOptions(seed=turn))
             samples = [train.draw(index) for index in range(2)]
         except InputError as error:
             names = ("instances.json", "refs(unc_exclude_unified).p", "train2014")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dataset.collate import collate
-from dataset.sampling import DrawSettings
+from dataset.sampling import SamplingOptions
 from dataset.tokenization import load_tokenizer, seg_token_id
 from dataset.vqa import VqaTrain, plain, question_answer_turns
 from tests.conftest import TOKENIZER
@@ -39,7 +39,7 @@ def write(root: Path, *entries, name: str = NAME) -> Path:
 def only(root: Path, *entries, **settings):
     """The sample of a file; all its draws are the same where it has one entry."""
     write(root, *entries)
-    return VqaTrain(root, NAME, DrawSettings(**settings)).draw(0)
+    return VqaTrain(root, NAME, SamplingOptions(**settings)).draw(0)
 
 
 def turns(prompt: str) -> str:
@@ -117,14 +117,14 @@ def test_entries_without_an_image_are_left_out(tmp_path):
         entry("c", "d", image=""),
     ]
     write(tmp_path, *bare, entry("What?", "A cat."), *bare)
-    train = VqaTrain(tmp_path, NAME, DrawSettings())
+    train = VqaTrain(tmp_path, NAME, SamplingOptions())
     assert {train.draw(index).questions[0] for index in range(40)} == {"What?"}
 
 
 def test_files_and_entries_are_drawn_evenly(tmp_path):
     write(tmp_path, entry("a", "b", number=0), name="one")
     write(tmp_path, entry("c", "d", number=1), entry("e", "f", number=2), name="two")
-    train = VqaTrain(tmp_path, "one||two", DrawSettings(seed=4))
+    train = VqaTrain(tmp_path, "one||two", SamplingOptions(seed=4))
     number = 2000
     questions = [train.draw(index).questions[0] for index in range(number)]
     for question, share in (("a", 0.5), ("c", 0.25), ("e", 0.25)):
@@ -136,11 +136,11 @@ def test_files_and_entries_are_drawn_evenly(tmp_path):
 @pytest.mark.parametrize("workers", [1, 4])
 def test_workers_and_the_first_step_change_nothing(tmp_path, workers):
     write(tmp_path, *(entry(f"question {n}", f"answer {n}", number=n % 3) for n in range(50)))
-    train = VqaTrain(tmp_path, NAME, DrawSettings(seed=5))
+    train = VqaTrain(tmp_path, NAME, SamplingOptions(seed=5))
     alone = drawn(train, 0, 6, workers=0)
     assert drawn(train, 0, 6, workers) == alone
     assert drawn(train, 2, 6, workers) == alone[2:]
-    assert drawn(VqaTrain(tmp_path, NAME, DrawSettings(seed=6)), 0, 6, 0) != alone
+    assert drawn(VqaTrain(tmp_path, NAME, SamplingOptions(seed=6)), 0, 6, 0) != alone
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_workers_and_the_first_step_change_nothing(tmp_path, workers):
 )
 def test_a_conversation_that_cannot_be_used_is_named(tmp_path, conversation):
     write(tmp_path, entry(number=1, conversations=conversation))
-    train = VqaTrain(tmp_path, NAME, DrawSettings())
+    train = VqaTrain(tmp_path, NAME, SamplingOptions())
     with pytest.raises(InputError, match=rf"{NAME}\.json is damaged \(entry '000000000001'"):
         train.draw(0)
 
@@ -187,18 +187,18 @@ def test_turns_of_an_odd_number():
 def test_damaged_files_are_named(tmp_path, content):
     write_json(tmp_path / "llava_dataset" / f"{NAME}.json", content)
     with pytest.raises(InputError, match=rf"{NAME}\.json is damaged"):
-        VqaTrain(tmp_path, NAME, DrawSettings())
+        VqaTrain(tmp_path, NAME, SamplingOptions())
 
 
 def test_missing_files_are_named_with_their_source(tmp_path):
     with pytest.raises(InputError, match=rf"{NAME}\.json.*LLaVA.*http"):
-        VqaTrain(tmp_path, NAME, DrawSettings())
+        VqaTrain(tmp_path, NAME, SamplingOptions())
     with pytest.raises(InputError, match="--vqa_data"):
-        VqaTrain(tmp_path, "", DrawSettings())
+        VqaTrain(tmp_path, "", SamplingOptions())
     write(tmp_path, entry("a", "b", number=1))
     (tmp_path / "coco/train2017/000000000001.jpg").unlink()
     with pytest.raises(InputError, match=rf"no image at .*1\.jpg, but .*{NAME}\.json"):
-        VqaTrain(tmp_path, NAME, DrawSettings()).draw(0)
+        VqaTrain(tmp_path, NAME, SamplingOptions()).draw(0)
 
 
 def test_random_damage_gives_a_sample_or_an_error_with_a_name(tmp_path):
@@ -211,7 +211,7 @@ def test_random_damage_gives_a_sample_or_an_error_with_a_name(tmp_path):
             raw[place] = rng.integers(32, 127)
         path.write_bytes(raw)
         try:
-            sample = VqaTrain(tmp_path, NAME, DrawSettings()).draw(0)
+            sample = VqaTrain(tmp_path, NAME, SamplingOptions()).draw(0)
         except InputError as error:
             assert f"{NAME}.json" in str(error)
         else:

@@ -122,7 +122,7 @@ def test_the_script_draws_the_images_of_the_page(tmp_path):
         token_index=0,
     )  # fmt: skip
     steps = Steps(image, segment, PARAMS, tmp_path)
-    steps.image("Where?")
+    steps.input_image("Where?")
     for draw in ("similarity", "classes", "points", "continuous", "window", "shifts"):
         getattr(steps, draw)()
     steps.gradient()

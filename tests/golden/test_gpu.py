@@ -11,7 +11,7 @@ import torch
 from dataset.collate import collate
 from model import Reader, load_read
 from model.loading.free_memory import free_memory
-from model.loading.from_options import open_reader
+from model.loading.from_options import load_from_options
 from tests.golden.test_model import eval_samples, train_samples
 from tests.released_tiny import CLIP, SAM
 from utils.cli.options import TestOptions
@@ -62,7 +62,7 @@ def test_auto_takes_the_gpu_and_the_dtype_of_the_checkpoint(released):
 def test_the_command_line_takes_the_gpu_of_its_rank(released, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", str(torch.cuda.device_count() - 1))
     options = TestOptions(pretrained_model_path=str(released), vision_tower=str(CLIP), sam=SAM)
-    assert open_reader(options).model.device.index == torch.cuda.device_count() - 1
+    assert load_from_options(options).model.device.index == torch.cuda.device_count() - 1
 
 
 def test_free_memory_is_that_of_the_gpu(on_gpu):

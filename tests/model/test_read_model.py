@@ -293,7 +293,7 @@ def modules_run(reader, samples: list[Sample]) -> list[str]:
 def test_in_step_every_batch_runs_the_same_modules(reader):
     runs = [modules_run(reader, two_images(answers)) for answers in UNEVEN]
     assert runs[0] != runs[1]
-    reader.model.in_step = True
+    reader.model.uniform_forward = True
     runs = [modules_run(reader, two_images(answers)) for answers in UNEVEN]
     assert runs[0] == runs[1] == runs[2]
     assert any("backward model.visual_model.mask_decoder" in name for name in runs[0])
@@ -302,8 +302,8 @@ def test_in_step_every_batch_runs_the_same_modules(reader):
 @pytest.mark.parametrize("answers", UNEVEN)
 def test_in_step_losses_and_gradients_are_the_same(reader, answers):
     found = []
-    for in_step in (False, True):
-        reader.model.in_step = in_step
+    for uniform_forward in (False, True):
+        reader.model.uniform_forward = uniform_forward
         reader.model.zero_grad()
         model, output = trained(reader, two_images(answers))
         gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}

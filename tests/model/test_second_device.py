@@ -12,8 +12,8 @@ from dataset.collate import collate
 from model import Reader, SaspParams, load_read
 from model.analysis.ablation import Ablation
 from model.analysis.clip_word_maps import load_word_clip
-from model.analysis.probe import PROMPTS, Analyst, Question
-from model.inference.seg_states import masks_at, masks_of
+from model.analysis.probe import PROMPTS, Question, SegProbe
+from model.inference.seg_states import resegment, segment_from_points
 from model.loading.lora import add_lora
 from model.shared_prefix import same_attention
 from tests.model.babble import QUESTIONS, babbling
@@ -87,7 +87,7 @@ def test_a_training_step(small_folder, on_cpu, answers, views, checkpointing):
 
 def test_ranks_in_step(small_folder, device):
     reader = load_read(small_folder, device="cpu")
-    reader.model.to(DEVICE).in_step = True
+    reader.model.to(DEVICE).uniform_forward = True
     made = step(reader, batch_of(reader, BATCHES["one image without a mask"], True), False)
     assert torch.isfinite(made["loss"])
 
@@ -135,11 +135,11 @@ def test_masks_made_again(small_folder, image, device):
     reader = load_read(small_folder, device="cpu")
     reader.model.to(DEVICE)
     ((answer,),) = reader.stream([(image, [QUESTION])], answer=YES, keep_states=True)
-    made = masks_of(reader.model, answer.states)
+    made = resegment(reader.model, answer.states)
     np.testing.assert_allclose(made.logits[0].cpu().numpy(), answer.segments[0].logits, atol=1e-5)
     segment = answer.segments[0]
     points = torch.from_numpy(segment.points)[None], torch.from_numpy(segment.point_labels)[None]
-    again = masks_at(reader.model, answer.states, *points)
+    again = segment_from_points(reader.model, answer.states, *points)
     np.testing.assert_allclose(again.logits[0].cpu().numpy(), segment.logits, atol=1e-4)
 
 
@@ -154,7 +154,7 @@ def test_an_analysis_and_an_ablation(small_folder, image, device, tmp_path):
     def look() -> tuple[list, list]:
         core = reader.model.model
         word = load_word_clip(core.vision_tower)
-        analyst = Analyst(reader, YES, [0, 2], word, core.visual_model, LENGTH)
+        analyst = SegProbe(reader, YES, [0, 2], word, core.visual_model, LENGTH)
         (seen,) = analyst.stream(items)
         vary = Ablation(reader.model, settings)
         return seen, vary([([one.answer for one in seen], [truth] * 2)])[0]

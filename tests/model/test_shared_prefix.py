@@ -8,7 +8,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from dataset.collate import collate
 from model import read_model
 from model.loading.lora import add_lora, unwrap
-from model.shared_prefix import PADDING, find_packing, same_attention
+from model.shared_prefix import PADDING, pack_shared_prefix, same_attention
 from tests.model.conftest import QUESTION
 from utils.protocol.batch import Sample
 from utils.protocol.conversation import POSITIVE_ANSWER, build_prompt, user_turn
@@ -88,7 +88,7 @@ def compare(model, batch, monkeypatch) -> tuple[torch.Size, torch.Size]:
     """A step gives the same both ways; returns the rows and positions of each."""
     losses, gradients, packed = step(model, batch)
     with monkeypatch.context() as changed:
-        changed.setattr(read_model, "find_packing", lambda *_: None)
+        changed.setattr(read_model, "pack_shared_prefix", lambda *_: None)
         expected_losses, expected, separate = step(model, batch)
     for name, loss in expected_losses.items():
         assert losses[name] == pytest.approx(loss, rel=TOLERANCE), name
@@ -191,7 +191,7 @@ def packing_of(*rows: list[int], images: list[int], padding: str = "right"):
     for number, row in enumerate(rows):
         place = slice(0, len(row)) if padding == "right" else slice(width - len(row), width)
         ids[number, place], used[number, place] = torch.tensor(row), True
-    return find_packing(ids, used, torch.tensor(images), V), ids
+    return pack_shared_prefix(ids, used, torch.tensor(images), V), ids
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
@@ -200,7 +200,7 @@ def test_rows_by_hand(padding):
     packing, ids = packing_of(*rows, images=[0, 0, 0, 1], padding=padding)
     # The first two share 1, four image tokens and 5; the others have rows of their own.
     p = PADDING
-    assert packing.part.tolist() == [
+    assert packing.segment_id.tolist() == [
         [0, 0, 0, 0, 0, 0, 1, 1, 2],
         [1, 1, p, p, p, p, p, p, p],
         [1, 1, 1, 1, 1, 1, 1, p, p],
@@ -254,6 +254,6 @@ def test_nothing_to_share(rows, images):
 def test_padding_inside_a_row_is_left_alone():
     ids = torch.tensor([[1, IMAGE, 5, 6], [1, IMAGE, 5, 6]])
     used = torch.tensor([[True, True, False, True], [True, True, True, True]])
-    assert find_packing(ids, used, torch.tensor([0, 0]), V) is None
+    assert pack_shared_prefix(ids, used, torch.tensor([0, 0]), V) is None
     used = torch.tensor([[True, False, False, False], [True, True, True, True]])
-    assert find_packing(ids, used, torch.tensor([0, 0]), V) is None
+    assert pack_shared_prefix(ids, used, torch.tensor([0, 0]), V) is None

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from dataset.collate import collate
 from dataset.masks import draw_reason_seg
-from dataset.sampling import DrawSettings, Turn, choose, make_sample
+from dataset.sampling import SamplingOptions, Turn, choose, make_sample
 from dataset.sem_seg.label_maps import load_classes
 from utils.protocol.batch import Batch, Sample
 from utils.protocol.conversation import build_prompt, user_turn
@@ -55,7 +55,7 @@ class _Coco:
 class PlainMixture(Dataset):
     """The same sets and rates as the project's mixture in `dataloading.py`."""
 
-    def __init__(self, root: Path, rates: dict[str, float], settings: DrawSettings):
+    def __init__(self, root: Path, rates: dict[str, float], settings: SamplingOptions):
         self.root, self.settings = root, settings
         self.names, self.rates = list(rates), np.array(list(rates.values())) / sum(rates.values())
         self.labels = sorted((root / "ade20k/annotations/training").glob("*.png"))

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from tests.web.test_polygons import fill
 from utils.protocol.rle import decode_mask
-from web.drawing import COLOURS, Canvas, png
+from web.drawing import COLOURS, Renderer, png
 from web.export import FILES, export
 
 
@@ -52,7 +52,7 @@ def test_another_name_is_no_file(segments):
 def test_places_on_what_is_shown_are_places_in_the_image(size):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
-    canvas = Canvas(image)
+    canvas = Renderer(image)
     height, width = canvas.size
     assert 300 < max(height, width) <= 1600 and abs(height / width - size[0] / size[1]) < 0.01
     np.testing.assert_allclose(canvas.in_image(-0.5, -0.5), (-0.5, -0.5))
@@ -69,7 +69,7 @@ def test_each_layer_has_its_colour():
         SimpleNamespace(mask=m, points=np.array([[400.0, 250.0]]), point_labels=np.array([1]))
         for m in mask
     ]
-    canvas = Canvas(grey)
+    canvas = Renderer(grey)
     both = canvas.overlay(segments, [0, 1], None)
     for row, colour in ((125, "cyan"), (375, "magenta")):
         expected = np.array(COLOURS[colour]) * (3 + 2 * 128 / 255) / 5

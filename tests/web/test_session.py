@@ -11,10 +11,10 @@ from tests.model.babble import QUESTIONS
 from tests.web.conftest import LIMITS
 from utils.errors import InputError
 from web.engine import Engine
-from web.parts import about
 from web.session import MODES, Session
+from web.sessions import Sessions
 from web.uploads import Uploads
-from web.visitors import Visitors
+from web.widgets import about
 
 QUESTION = QUESTIONS[0]
 """Answered with two `[SEG]`."""
@@ -284,7 +284,7 @@ def test_visitors_make_room_and_leave(session, tmp_path):
         made.append(Session(session.engine, LIMITS))
         return made[-1]
 
-    visitors = Visitors(make, most=2, seconds=10, clock=lambda: now[0])
+    visitors = Sessions(make, most=2, seconds=10, clock=lambda: now[0])
     one, two = visitors.enter("one"), visitors.enter("two")
     assert visitors.enter("one") is one and visitors.by_token(two.token) is two
     drawn = Uploads(tmp_path, LIMITS).write(b"png", two.drawn)

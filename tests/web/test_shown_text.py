@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.inference.prompts import Wording
+from model.inference.prompts import PromptFormat
 from tests.web.test_page import DONE, calm, encoded_image
 
 STRANGE = {
@@ -31,7 +31,7 @@ def ask_strangely(seen, text: str) -> None:
 
 @pytest.mark.parametrize("text", STRANGE.values(), ids=STRANGE)
 def test_questions_and_answers_are_shown_literally(visit, server, upload, monkeypatch, text):
-    monkeypatch.setattr(Wording, "text", lambda self, ids: text)
+    monkeypatch.setattr(PromptFormat, "text", lambda self, ids: text)
     seen = visit(server)
     page = seen.page
     encoded_image(seen, upload)

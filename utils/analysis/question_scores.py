@@ -29,7 +29,7 @@ def analyse_question(image_index: int, number: int, item: EvalItem, seen: Any) -
         image_index: index of the image in the data.
         number: index of the question among those about it.
         item: the image with its questions.
-        seen: `model.analysis.probe.Seen`.
+        seen: `model.analysis.probe.SegTrace`.
     """
     question, answer, size = item.questions[number], seen.answer, item.image.shape[:2]
     truth, known = question.truth, is_known(question.truth)

@@ -108,12 +108,18 @@ class SettingScores:
 
 
 def variant(result: EvalResult, number: int) -> EvalResult:
-    """The result with the setting `number` of `Record.varied` in place of the model's own."""
+    """The result with the setting `number` of `sweep_outcomes` in place of the model's own."""
     records = []
     for record in result.records:
-        present, both, either = (record.varied or [])[number]
+        present, both, either = (record.sweep_outcomes or [])[number]
         records.append(
-            replace(record, present=present, intersection=int(both), union=int(either), varied=None)
+            replace(
+                record,
+                present=present,
+                intersection=int(both),
+                union=int(either),
+                sweep_outcomes=None,
+            )
         )
     return EvalResult(records, result.skipped)
 
@@ -124,19 +130,19 @@ def score_settings(
     """Metrics of the model's own setting and of the others, in a fixed order.
 
     Args:
-        result: records with `varied`.
+        result: records with `sweep_outcomes`.
         own: the `SaspParams` of the model as plain data.
-        others: those of `Record.varied`.
+        others: those of `Record.sweep_outcomes`.
 
     Raises:
         InputError: a record holds not as many settings as there are.
     """
     for record in result.records:
-        if len(record.varied or []) != len(others):
+        if len(record.sweep_outcomes or []) != len(others):
             raise InputError(
                 f"the answer to question {record.number} about {record.image} holds "
-                f"{len(record.varied or [])} settings of {len(others)}: files of different runs "
-                "are mixed; write them anew with --no_resume"
+                f"{len(record.sweep_outcomes or [])} settings of {len(others)}: files of different "
+                "runs are mixed; write them anew with --no_resume"
             )
     results = [result, *(variant(result, number) for number in range(len(others)))]
     values = [_metrics(one) for one in results]

@@ -20,7 +20,16 @@ from utils.metrics import CIOU_EPSILON, IOU_EPSILON
 RESAMPLES = 1000
 LEVEL = 0.95
 SEED = 0
-SUMS = ("questions", "iou", "intersection", "union", "found", "missed", "rejected", "invented")
+SUMS = (
+    "questions",
+    "iou",
+    "intersection",
+    "union",
+    "true_pos",
+    "false_neg",
+    "true_neg",
+    "false_pos",
+)
 _CHUNK = 4_000_000
 """Most weights that are held at once."""
 
@@ -86,13 +95,13 @@ def metrics_of_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
         return {
             "giou": part["iou"] / part["questions"],
             "ciou": np.where(
-                part["found"] + part["missed"] > 0,
+                part["true_pos"] + part["false_neg"] > 0,
                 part["intersection"] / (part["union"] + CIOU_EPSILON),
                 np.nan,
             ),
-            "see_accuracy": (part["found"] + part["rejected"]) / part["questions"],
-            "absent_precision": part["rejected"] / (part["rejected"] + part["missed"]),
-            "absent_recall": part["rejected"] / (part["rejected"] + part["invented"]),
+            "see_accuracy": (part["true_pos"] + part["true_neg"]) / part["questions"],
+            "absent_precision": part["true_neg"] / (part["true_neg"] + part["false_neg"]),
+            "absent_recall": part["true_neg"] / (part["true_neg"] + part["false_pos"]),
         }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.errors import InputError
-from utils.evaluation.variants import Outcome, Vary, with_variants
+from utils.evaluation.variants import MaskOutcome, SettingSweep, with_sweep
 from utils.metrics import SeeMetrics, SegmentationMetrics, intersection_and_union
 from utils.protocol.rle import encode_truth
 
@@ -62,7 +62,7 @@ class Record:
         union: pixels in either mask.
         truth: run-length code of the true mask (see `utils.protocol.rle`), if it was kept.
         ignored: run-length code of the pixels that do not count, if there are any.
-        varied: what came out with other settings, in their order, if that was asked for.
+        sweep_outcomes: what came out with other settings, in their order, if that was asked for.
     """
 
     item: int
@@ -78,7 +78,7 @@ class Record:
     union: int
     truth: dict[str, Any] | None = None
     ignored: dict[str, Any] | None = None
-    varied: list[Outcome] | None = None
+    sweep_outcomes: list[MaskOutcome] | None = None
 
     @property
     def iou(self) -> float:
@@ -103,7 +103,7 @@ class Scores:
     @property
     def ciou(self) -> float:
         """cIoU; NaN where no object is there: it would be 0 whatever was answered."""
-        return self.segmentation.ciou if self.see.found + self.see.missed else math.nan
+        return self.segmentation.ciou if self.see.true_pos + self.see.false_neg else math.nan
 
     def as_dict(self) -> dict[str, float | int | None]:
         """Plain numbers; None where a metric has nothing to count."""
@@ -247,7 +247,7 @@ def records_of(
     index: int,
     item: EvalItem,
     answers: Sequence[AnswerLike],
-    varied: Sequence[list[Outcome]] | None = None,
+    sweep_outcomes: Sequence[list[MaskOutcome]] | None = None,
 ) -> list[Record]:
     """Compare the answers about one image with its truth.
 
@@ -255,7 +255,7 @@ def records_of(
         index: of the image in the data set.
         item: the image with its questions.
         answers: one to each.
-        varied: for each answer what came out with other settings.
+        sweep_outcomes: for each answer what came out with other settings.
 
     Raises:
         ValueError: not one answer per question, or a mask of another size than its truth.
@@ -283,7 +283,7 @@ def records_of(
                 union=int(either[0]),
                 truth=truth,
                 ignored=ignored,
-                varied=None if varied is None else varied[number],
+                sweep_outcomes=None if sweep_outcomes is None else sweep_outcomes[number],
             )
         )
     return records
@@ -300,7 +300,7 @@ def evaluate(
     done: Collection[int] = (),
     on_item: Callable[[list[Record], Sequence[AnswerLike]], None] | None = None,
     on_skip: Callable[[int, str], None] | None = None,
-    vary: Vary | None = None,
+    vary: SettingSweep | None = None,
     label: str = "evaluation",
 ) -> EvalResult:
     """Ask every question of this process' share of `items`.
@@ -317,7 +317,7 @@ def evaluate(
         done: indices of items that are not asked again.
         on_item: called with the records and the answers of each image as soon as they exist.
         on_skip: called with the index and the message of each image left out.
-        vary: also tells what came out with other settings (`Record.varied`).
+        vary: also tells what came out with other settings (`Record.sweep_outcomes`).
         label: text of the progress bar.
 
     Returns:
@@ -351,8 +351,8 @@ def evaluate(
 
     answered = ((*asked.popleft(), answers) for answers in _answers(predict, questions()))
     with bar:
-        for index, item, answers, varied in with_variants(answered, vary):
-            records = records_of(index, item, answers, varied)
+        for index, item, answers, swept in with_sweep(answered, vary):
+            records = records_of(index, item, answers, swept)
             result.records.extend(records)
             if on_item is not None:
                 on_item(records, answers)

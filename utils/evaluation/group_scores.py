@@ -62,10 +62,10 @@ class GroupScores:
             "images": self.images,
             "intervals": {k: list(v) if v else None for k, v in self.intervals.items()},
             "see": {
-                "there_said_there": see.found,
-                "there_said_absent": see.missed,
-                "absent_said_absent": see.rejected,
-                "absent_said_there": see.invented,
+                "there_said_there": see.true_pos,
+                "there_said_absent": see.false_neg,
+                "absent_said_absent": see.true_neg,
+                "absent_said_there": see.false_pos,
             },
             "misses": self.misses,
         }

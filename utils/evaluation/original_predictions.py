@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from utils.errors import InputError
 from utils.evaluation.evaluator import EvalResult, Record
-from utils.evaluation.predictions import Masks, StoredRun
+from utils.evaluation.predictions import EvalRun, Masks
 from utils.metrics import intersection_and_union
 from utils.protocol.constants import IGNORE_LABEL
 
@@ -105,7 +105,7 @@ def has_original_layout(folder: str | Path) -> bool:
     return any(FILE_NAME.fullmatch(path.name) for path in Path(folder).glob("preds_*.json"))
 
 
-def read_original(folder: str | Path, progress: bool = True) -> StoredRun:
+def read_original(folder: str | Path, progress: bool = True) -> EvalRun:
     """A run of the original; `progress` shows a bar while the masks are read.
 
     Returns:
@@ -136,7 +136,7 @@ def read_original(folder: str | Path, progress: bool = True) -> StoredRun:
         return pred[record.number] == 1, truth[record.number].astype(np.uint8)
 
     about = [("data", ", ".join(parts)), ("layout", f"preds_*.json and {MASK_FOLDER}/*.npz")]
-    return StoredRun(results, masks, about, notes)
+    return EvalRun(results, masks, about, notes)
 
 
 def _parts(folder: Path) -> dict[str, list[Path]]:

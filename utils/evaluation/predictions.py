@@ -12,7 +12,7 @@ holds one line per question:
     truth, ignored  COCO run-length codes of the true mask and of the pixels that do not count;
                     `ignored` is null if all count; files of older versions lack both
     masks           one COCO run-length code per `[SEG]`, in the order of the answer
-    varied          only with an ablation: for each of its settings (`ablation` in `run.json`)
+    sweep_outcomes  only with an ablation: for each of its settings (`ablation` in `run.json`)
                     whether the mask has a pixel, intersection, union
 
 An image that was left out as broken has a line with `mode`, `item` and `skipped`, the reason.
@@ -53,7 +53,7 @@ Masks = tuple[np.ndarray | None, np.ndarray | None]
 
 
 @dataclass
-class StoredRun:
+class EvalRun:
     """A finished evaluation as it lies on the disk.
 
     Args:
@@ -62,7 +62,7 @@ class StoredRun:
         about: (name, value) pairs that say what was evaluated.
         notes: what a reader of the numbers should know.
         sasp: SasP's parameters, if they are known.
-        ablation: those of the settings in `Record.varied`, in the same order.
+        ablation: those of the settings in `Record.sweep_outcomes`, in the same order.
     """
 
     results: dict[str, EvalResult]
@@ -108,7 +108,9 @@ def _checked(line: Any) -> dict[str, Any]:
         kind = "str" if name == "skipped" else _NEEDED[name]
         if not isinstance(line.get(name), _TYPES[kind]):
             raise ValueError(f"{name!r} is {line.get(name)!r} and should be of type {kind}")
-    for outcome in line.get("varied") or []:
+    if "varied" in line:  # as version 0.1.0 called it
+        line["sweep_outcomes"] = line.pop("varied")
+    for outcome in line.get("sweep_outcomes") or []:
         present, both, either = outcome
         if not (isinstance(present, bool) and 0 <= int(both) <= int(either)):
             raise ValueError(f"{outcome!r} is no outcome of a setting")
@@ -275,7 +277,7 @@ class PredictionFile:
 
 def _fields(record: Record) -> dict[str, Any]:
     """All of them; other settings only if there are any."""
-    return {k: v for k, v in asdict(record).items() if k != "varied" or v is not None}
+    return {k: v for k, v in asdict(record).items() if k != "sweep_outcomes" or v is not None}
 
 
 def _dump(line: dict[str, Any]) -> str:
@@ -293,7 +295,7 @@ def _result_of(lines: list[dict[str, Any]]) -> EvalResult:
     )
 
 
-def read_run(folder: str | Path) -> StoredRun:
+def read_run(folder: str | Path) -> EvalRun:
     """A finished evaluation.
 
     Raises:
@@ -344,7 +346,7 @@ def read_run(folder: str | Path) -> StoredRun:
     about: list[tuple[str, str]] = []
     about += [(name, str(run[name])) for name in ("model", "data") if name in run]
     sasp, ablation = run.get("sasp") or {}, run.get("ablation") or []
-    return StoredRun(results, masks, about, sasp=sasp, ablation=ablation)
+    return EvalRun(results, masks, about, sasp=sasp, ablation=ablation)
 
 
 def _why_incomplete(folder: Path, otherwise: str) -> str:

@@ -12,14 +12,14 @@ from utils.errors import InputError
 if TYPE_CHECKING:
     from utils.protocol.batch import EvalItem
 
-Outcome = tuple[bool, int, int]
+MaskOutcome = tuple[bool, int, int]
 """Whether the mask has a pixel; intersection and union with the truth, in pixels."""
 
 Answered = tuple[int, "EvalItem", Sequence[Any]]
 """Index of an image in the data set, the image with its questions, the answers."""
 
 
-class Vary(Protocol):
+class SettingSweep(Protocol):
     """Tells what comes out with other settings; `model.analysis.ablation.Ablation` is one."""
 
     questions_at_once: int
@@ -27,7 +27,7 @@ class Vary(Protocol):
 
     def __call__(
         self, images: Sequence[tuple[Sequence[Any], Sequence[np.ndarray]]]
-    ) -> list[list[list[Outcome]]]:
+    ) -> list[list[list[MaskOutcome]]]:
         """Outcomes of answers about some images.
 
         Args:
@@ -38,9 +38,9 @@ class Vary(Protocol):
         """
 
 
-def with_variants(
-    answered: Iterator[Answered], vary: Vary | None
-) -> Iterator[tuple[int, EvalItem, Sequence[Any], list[list[Outcome]] | None]]:
+def with_sweep(
+    answered: Iterator[Answered], vary: SettingSweep | None
+) -> Iterator[tuple[int, EvalItem, Sequence[Any], list[list[MaskOutcome]] | None]]:
     """Add to the answers about each image what comes out with other settings.
 
     Args:
@@ -58,7 +58,7 @@ def with_variants(
         return
     gathered: list[Answered] = []
 
-    def made() -> Iterator[tuple[int, EvalItem, Sequence[Any], list[list[Outcome]]]]:
+    def made() -> Iterator[tuple[int, EvalItem, Sequence[Any], list[list[MaskOutcome]]]]:
         pairs = [(answers, [q.truth for q in item.questions]) for _, item, answers in gathered]
         found = vary(pairs) if pairs else []
         for image, outcomes in zip(gathered, found, strict=True):

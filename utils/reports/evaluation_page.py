@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from utils.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
 from utils.evaluation.group_scores import MISSES, GroupScores, ModeScores
-from utils.evaluation.predictions import StoredRun
+from utils.evaluation.predictions import EvalRun
 from utils.reports.evaluation_examples import Case, choose, draw_case
 from utils.reports.histogram import histogram
 from utils.reports.page import Table, fill_template, kind_title, number, signed
@@ -96,7 +96,7 @@ def interval_text(ends: tuple[float, float] | None) -> str:
 def _tells(group: GroupScores, name: str) -> bool:
     """Whether a metric says anything about a group: some are fixed by what it is made of."""
     see = group.scores.see
-    there, absent = see.found + see.missed, see.rejected + see.invented
+    there, absent = see.true_pos + see.false_neg, see.true_neg + see.false_pos
     return {
         "absent_precision": there > 0 and absent > 0,
         "absent_recall": absent > 0,
@@ -113,7 +113,7 @@ def _groups(scores: ModeScores) -> list[tuple[str, GroupScores]]:
     rows = [(kind_title(kind), group) for kind, group in scores.per_kind.items()]
     there = scores.objects.scores.segmentation.count
     alone = any(
-        group.scores.see.found + group.scores.see.missed == there == group.scores.see.count
+        group.scores.see.true_pos + group.scores.see.false_neg == there == group.scores.see.count
         for _, group in rows
     )
     if 0 < there < len(scores.result.records) and not alone:
@@ -205,10 +205,10 @@ def _share(part: int, whole: int) -> Cell:
 
 def _see(scores: ModeScores) -> list[list[Cell]]:
     see = scores.all.scores.see
-    there, absent = see.found + see.missed, see.rejected + see.invented
+    there, absent = see.true_pos + see.false_neg, see.true_neg + see.false_pos
     return [
-        [Cell("it is there"), _share(see.found, there), _share(see.missed, there)],
-        [Cell("it is not there"), _share(see.invented, absent), _share(see.rejected, absent)],
+        [Cell("it is there"), _share(see.true_pos, there), _share(see.false_neg, there)],
+        [Cell("it is not there"), _share(see.false_pos, absent), _share(see.true_neg, absent)],
     ]
 
 
@@ -221,9 +221,7 @@ def _misses(scores: ModeScores) -> list[list[Cell]]:
     return rows
 
 
-def mode_section(
-    run: StoredRun, mode: str, scores: ModeScores, roots: Sequence[Path]
-) -> ModeSection:
+def mode_section(run: EvalRun, mode: str, scores: ModeScores, roots: Sequence[Path]) -> ModeSection:
     """Everything that the page shows of one way of asking."""
     records = scores.result.records
     groups = {
@@ -246,7 +244,7 @@ def mode_section(
     )
 
 
-def score_page(run: StoredRun, modes: Mapping[str, ModeScores], roots: Sequence[Path] = ()) -> str:
+def score_page(run: EvalRun, modes: Mapping[str, ModeScores], roots: Sequence[Path] = ()) -> str:
     """The page as HTML text.
 
     Args:

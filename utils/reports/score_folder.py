@@ -16,7 +16,7 @@ from utils.errors import InputError
 from utils.evaluation.ablation import SettingScores, ablation_csv, ablation_json, score_settings
 from utils.evaluation.group_scores import ModeScores, score
 from utils.evaluation.original_predictions import has_original_layout, read_original
-from utils.evaluation.predictions import RUN_FILE, StoredRun, read_run
+from utils.evaluation.predictions import RUN_FILE, EvalRun, read_run
 from utils.reports.ablation_page import ablation_page, ablation_tables
 from utils.reports.evaluation_page import score_page, score_tables
 from utils.reports.page import Table
@@ -31,7 +31,7 @@ ABLATION_FILE = "ablation"
 class FolderScores:
     """What `score_folder` found: the run on the disk, mode -> its metrics, mode -> settings."""
 
-    run: StoredRun
+    run: EvalRun
     modes: dict[str, ModeScores]
     ablation: dict[str, list[SettingScores]] = field(default_factory=dict)
 
@@ -44,7 +44,7 @@ class FolderScores:
         return {mode: scores.as_dict() for mode, scores in self.modes.items()}
 
 
-def read_predictions(folder: str | Path) -> StoredRun:
+def read_predictions(folder: str | Path) -> EvalRun:
     """A finished run in either layout.
 
     Raises:
@@ -88,7 +88,7 @@ def score_folder(
     return found
 
 
-def read_ablation(run: StoredRun) -> dict[str, list[SettingScores]]:
+def read_ablation(run: EvalRun) -> dict[str, list[SettingScores]]:
     """The numbers of each setting, for each way of asking.
 
     Raises:

@@ -46,34 +46,34 @@ class Process:
     """
 
     rank: int
-    world: int
+    world_size: int
     device: torch.device
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def total(self, *values: float) -> list[float]:
+    def all_reduce_sum(self, *values: float) -> list[float]:
         """Sums over all ranks; every rank has to call it."""
         numbers = torch.tensor(values, dtype=torch.float64, device=self.device)
-        if self.world > 1:
+        if self.world_size > 1:
             torch.distributed.all_reduce(numbers)
         return numbers.tolist()
 
-    def gather(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """The value of every rank, in their order; every rank has to call it."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [value]
-        values: list[Any] = [None] * self.world
+        values: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(values, value)
         return values
 
-    def wait_for_all(self) -> None:
+    def barrier(self) -> None:
         """Go on when every rank has come here."""
-        self.total(0.0)
+        self.all_reduce_sum(0.0)
 
 
-def stop_together(process: Process, message: str) -> None:
+def abort_all_ranks(process: Process, message: str) -> None:
     """End all ranks with one message; every rank has to call it.
 
     Raises:
@@ -81,7 +81,7 @@ def stop_together(process: Process, message: str) -> None:
     """
     if process.is_first:
         print(f"error: {message}", file=sys.stderr, flush=True)
-    process.wait_for_all()
+    process.barrier()
     raise SystemExit(EXIT_CODE)
 
 

@@ -107,7 +107,7 @@ def _partitioned(model: nn.Module, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def whole(engine: Any) -> Iterator[None]:
+def gathered_parameters(engine: Any) -> Iterator[None]:
     """Until the end of `with`, ranks may run different modules; every rank has to enter it.
 
     With ZeRO-3 every rank holds all weights meanwhile, and no module gathers or releases its own.

@@ -84,7 +84,7 @@ class PartitionedGradients:
     """ZeRO-3: no rank has a whole gradient; DeepSpeed reduces each micro step's as it arises.
 
     The forward passes of all ranks have to run the same modules in the same order, since each
-    module gathers its weights from all ranks: see `ReadForCausalLM.in_step`.
+    module gathers its weights from all ranks: see `ReadForCausalLM.uniform_forward`.
     """
 
     def __init__(self, engine: Any):

@@ -28,14 +28,14 @@ FEW_DRAWS, FEW_BROKEN = 100, 3
 """So many draws, or so many broken ones, are needed before their share says anything."""
 
 
-class DrawSource(Protocol):
+class SampleSource(Protocol):
     """A training set: sample number `index` depends on its seed and `index` only."""
 
     def draw(self, index: int) -> Sample: ...
 
 
 @dataclass
-class Drawn:
+class MicroBatch:
     """What a loader hands over for one micro step.
 
     Args:
@@ -48,14 +48,14 @@ class Drawn:
     draws: int
     broken: list[str] = field(default_factory=list)
 
-    def pin_memory(self) -> Drawn:
-        return Drawn(self.batch.pin_memory(), self.draws, self.broken)
+    def pin_memory(self) -> MicroBatch:
+        return MicroBatch(self.batch.pin_memory(), self.draws, self.broken)
 
 
 class _Draws(Dataset):
     """Sample by number; a broken one is replaced by another draw, and its message kept."""
 
-    def __init__(self, source: DrawSource):
+    def __init__(self, source: SampleSource):
         self.source = source
 
     def __getitem__(self, index: int) -> tuple[Sample, list[str]]:
@@ -74,10 +74,10 @@ class _Draws(Dataset):
 class _Collate:
     collate: Callable[[list[Sample]], Batch]
 
-    def __call__(self, items: list[tuple[Sample, list[str]]]) -> Drawn:
+    def __call__(self, items: list[tuple[Sample, list[str]]]) -> MicroBatch:
         broken = [message for _, messages in items for message in messages]
         batch = self.collate([sample for sample, _ in items])
-        return Drawn(batch, len(items) + len(broken), broken)
+        return MicroBatch(batch, len(items) + len(broken), broken)
 
 
 @dataclass
@@ -100,7 +100,7 @@ class _Order:
 
 
 def draws(
-    source: DrawSource,
+    source: SampleSource,
     collate: Callable[[list[Sample]], Batch],
     *,
     micro_steps: tuple[int, int],
@@ -109,7 +109,7 @@ def draws(
     world: int,
     workers: int,
     pin: bool = False,
-) -> Iterator[Drawn]:
+) -> Iterator[MicroBatch]:
     """The micro steps from the first up to, not including, the last.
 
     Args:

@@ -79,7 +79,7 @@ class RunLog:
         if self.active:
             drop_after(self.run_dir / METRICS_FILE, step - 1)
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """One line on the console, above the bar."""
         if self.active:
             tqdm.write(text, file=sys.stdout)

@@ -21,10 +21,10 @@ from utils.training.checkpoint import (
     next_state,
     tag_of,
 )
-from utils.training.distributed import Process, stop_together
-from utils.training.engine import learning_rate, save_engine, whole
+from utils.training.distributed import Process, abort_all_ranks
+from utils.training.engine import gathered_parameters, learning_rate, save_engine
 from utils.training.gradients import gradients_of, loss_scale
-from utils.training.loader import Drawn, too_many_broken
+from utils.training.loader import MicroBatch, too_many_broken
 from utils.training.run_log import RunLog
 
 LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "mask_loss")
@@ -33,7 +33,7 @@ SPARE_BYTES = 64 * 1024**2
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """When what happens.
 
     Args:
@@ -67,7 +67,7 @@ class Plan:
 
 @dataclass
 class Trainer:
-    """Runs the steps of a `Plan`.
+    """Runs the steps of a `Schedule`.
 
     Args:
         engine: DeepSpeed engine around the model (`utils.training.engine.build_engine`).
@@ -79,8 +79,8 @@ class Trainer:
     """
 
     engine: Any
-    drawn: Iterator[Drawn]
-    plan: Plan
+    drawn: Iterator[MicroBatch]
+    plan: Schedule
     process: Process
     store: CheckpointStore
     log: RunLog
@@ -157,24 +157,24 @@ class Trainer:
 
     def _seed(self, step: int, micro: int) -> int:
         """Dropout depends on the place in the training, not on what ran before."""
-        place = (step * self.plan.micro_steps + micro) * self.process.world + self.process.rank
+        place = (step * self.plan.micro_steps + micro) * self.process.world_size + self.process.rank
         return (self.plan.seed * 1_000_003 + place) % 2**63
 
     def _agree(self, step: int, bad: list[str], tried: int, broken: int, dropped: int) -> bool:
         """Stop on all ranks together if one has a reason to; whether one was asked to end."""
-        counts = self.process.total(len(bad), tried, broken, dropped, self.stop.asked)
+        counts = self.process.all_reduce_sum(len(bad), tried, broken, dropped, self.stop.asked)
         failures, tried, broken, dropped, asked = (int(count) for count in counts)
         self.tried += tried
         self.broken += broken
         self.dropped += dropped
         if failures:
-            said = "; ".join(line for lines in self.process.gather(bad) for line in lines)
-            stop_together(
+            said = "; ".join(line for lines in self.process.all_gather(bad) for line in lines)
+            abort_all_ranks(
                 self.process,
                 f"step {step}: {said}. {self._last_good()}; lower --lr or look at these images",
             )
         if too_many_broken(self.broken, self.tried):
-            stop_together(
+            abort_all_ranks(
                 self.process,
                 f"step {step}: {self.broken} of {self.tried} draws could not be read, more than "
                 "1 %; the lines beginning with 'skipped' name the files: repair or remove them",
@@ -202,12 +202,12 @@ class Trainer:
                 file=sys.stderr,
                 flush=True,
             )
-        self.process.wait_for_all()
+        self.process.barrier()
         raise SystemExit(STOP_CODE)
 
     def _say_everywhere(self, text: str) -> None:
         if self.process.is_first:
-            self.log.say(text)
+            self.log.log(text)
         else:
             print(text, flush=True)
 
@@ -222,7 +222,7 @@ class Trainer:
         if step % self.plan.print_freq and not self.plan.ends_epoch(step):
             self.log.advance({"lr": lr})
             return
-        *values, count = self.process.total(*self.losses.tolist(), self.counted)
+        *values, count = self.process.all_reduce_sum(*self.losses.tolist(), self.counted)
         self.counted = 0
         means = {name: value / count for name, value in zip(LOSSES, values, strict=True)}
         curves = {f"train/{name}": value for name, value in means.items()} | {"train/lr": lr}
@@ -239,39 +239,39 @@ class Trainer:
         """Score the checkpoint that was just saved; write the line of `metrics.jsonl`."""
         if self.validate is None:
             return
-        with whole(self.engine):
+        with gathered_parameters(self.engine):
             summary = self.validate()
         self.model.train()
         score = float(summary["ciou"])
         epoch = math.ceil(step / self.plan.steps_per_epoch)
-        state = next_state(self.state, step, self.process.world, score)
+        state = next_state(self.state, step, self.process.world_size, score)
         best = state.best_tag == tag_of(step)
         self.log.validation({"step": step, "epoch": epoch, "best": best, **summary})
-        self.log.say(
+        self.log.log(
             f"step {step} (epoch {epoch}): gIoU {summary['giou']:.4f}, cIoU {score:.4f}"
             + (", the best so far" if best else "")
         )
         if self.process.is_first:
             self.store.complete(state)
         self.state = state
-        if self.process.total(self.stop.asked)[0] and step < self.plan.total_steps:
+        if self.process.all_reduce_sum(self.stop.asked)[0] and step < self.plan.total_steps:
             self._end(step)
 
     # --- checkpoints ------------------------------------------------------------------------
 
     def _save(self, step: int) -> None:
         """Write a checkpoint; `utils.training.checkpoint` says what holds when interrupted."""
-        state = next_state(self.state, step, self.process.world, None)
+        state = next_state(self.state, step, self.process.world_size, None)
         if self.process.is_first:
             self._check_space()
             self.store.begin(state.tag)
-        self.process.wait_for_all()
+        self.process.barrier()
         save_engine(self.engine, self.store.folder, state.tag)
         self.store.flush(state.tag)
-        self.process.wait_for_all()
+        self.process.barrier()
         if self.process.is_first:
             self.store.complete(state)
-        self.process.wait_for_all()
+        self.process.barrier()
         self.state = state
 
     def _check_space(self) -> None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dataset.refer.sets import SOURCES, ReferSegEval, ReferSegTrain
-from dataset.sampling import DrawSettings
+from dataset.sampling import SamplingOptions
 from dataset.templates import load_templates
 from tests.coco_truth import SIZE, box, pack, polygon, runs
 from utils.errors import InputError
@@ -174,12 +174,12 @@ def test_splits_images_and_their_order(tmp_path):
 def test_the_original_splits_are_used_with_a_warning(tmp_path, name, there):
     data = write_set(tmp_path, [ref(1, 10, "train", "a")], name, there)
     with pytest.warns(UserWarning, match="validation images may be in the training split") as seen:
-        ReferSegTrain(data, name, DrawSettings())
+        ReferSegTrain(data, name, SamplingOptions())
     assert len(seen) == 1 and f"refs({there}).p is used" in str(seen[0].message)
     write_set(tmp_path, [ref(1, 10, "train", "b")], name)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        sample = ReferSegTrain(data, name, DrawSettings()).draw(0)
+        sample = ReferSegTrain(data, name, SamplingOptions()).draw(0)
         item = ReferSegEval(data, name, "train", split_by=there)[0]
     assert "What is b in" in sample.questions[0]
     assert "What is a in" in item.questions[0].text
@@ -192,12 +192,12 @@ def test_missing_files_and_unknown_names(tmp_path):
     with pytest.raises(InputError, match=r"refcoco\+.*no refs file at all.*refer"):
         ReferSegEval(data, "refcoco+", "val")
     with pytest.raises(InputError, match=r"'coco'.*refclef, refcoco"):
-        ReferSegTrain(data, "coco||refcoco", DrawSettings())
+        ReferSegTrain(data, "coco||refcoco", SamplingOptions())
     with (
         pytest.warns(UserWarning, match="is used"),
         pytest.raises(InputError, match="no split 'train'"),
     ):
-        ReferSegTrain(data, "refcoco", DrawSettings())
+        ReferSegTrain(data, "refcoco", SamplingOptions())
     (data / "refer_seg" / "refcoco" / "instances.json").unlink()
     with pytest.raises(InputError, match=r"instances\.json"):
         ReferSegEval(data, "refcoco", "val", split_by="google")
@@ -222,7 +222,7 @@ MIXED = [
 
 @pytest.mark.parametrize("name", ["refcoco", "R-refcoco", "fprefcoco", "refclef"])
 def test_training_draws(tmp_path, name):
-    train = ReferSegTrain(write_set(tmp_path, MIXED, name), name, DrawSettings())
+    train = ReferSegTrain(write_set(tmp_path, MIXED, name), name, SamplingOptions())
     denial = "Sorry, there is no {} in this image"
     blue = denial.format("blue") + (", but there is green." if name == "fprefcoco" else ".")
     answers = {
@@ -251,7 +251,7 @@ def test_sets_of_a_mixture_are_drawn_alike(tmp_path):
     for name, count in (("refcoco", 1), ("refcoco+", 9)):
         refs = [ref(n, 10, "train", f"{name} {n}") for n in range(count)]
         data = write_set(tmp_path, refs, name)
-    train = ReferSegTrain(data, "refcoco||refcoco+", DrawSettings())
+    train = ReferSegTrain(data, "refcoco||refcoco+", SamplingOptions())
     assert len(train) == 2
     plus = np.mean(["refcoco+" in train.draw(n).questions[0] for n in range(400)])
     assert abs(plus - 0.5) < 3 * np.sqrt(0.25 / 400)
@@ -260,12 +260,12 @@ def test_sets_of_a_mixture_are_drawn_alike(tmp_path):
 def test_blank_sentences_are_evaluated_but_not_trained(tmp_path):
     refs = [ref(1, 10, split, " ", "word") for split in ("train", "val")]
     data = write_set(tmp_path, refs)
-    train = ReferSegTrain(data, "refcoco", DrawSettings())
+    train = ReferSegTrain(data, "refcoco", SamplingOptions())
     assert all(len(train.draw(n).questions) == 1 for n in range(5))
     assert len(ReferSegEval(data, "refcoco", "val")[0].questions) == 2
     write_set(tmp_path, [ref(1, 10, "train", " ")])
     with pytest.raises(InputError, match="no sentence to ask"):
-        ReferSegTrain(data, "refcoco", DrawSettings()).draw(0)
+        ReferSegTrain(data, "refcoco", SamplingOptions()).draw(0)
 
 
 def fingerprint(source: ReferSegTrain | ReferSegEval) -> list:
@@ -283,7 +283,7 @@ def test_draws_depend_on_seed_and_index_alone(tmp_path):
     data = write_set(tmp_path, MIXED + EVERY_FORM)
     varied = load_templates("varied")
     for make in (
-        lambda seed: ReferSegTrain(data, "refcoco", DrawSettings(templates=varied, seed=seed)),
+        lambda seed: ReferSegTrain(data, "refcoco", SamplingOptions(templates=varied, seed=seed)),
         lambda seed: ReferSegEval(data, "refcoco", "val", templates=varied, seed=seed),
     ):
         first = fingerprint(make(3))
@@ -293,7 +293,7 @@ def test_draws_depend_on_seed_and_index_alone(tmp_path):
 
 def test_another_process_draws_the_same(tmp_path):
     data = write_set(tmp_path, MIXED)
-    settings = DrawSettings(templates=load_templates("varied"), seed=3)
+    settings = SamplingOptions(templates=load_templates("varied"), seed=3)
     train = ReferSegTrain(data, "refcoco", settings)
     expected = fingerprint(train)
     context = multiprocessing.get_context("fork")

@@ -88,7 +88,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def masks_of(source, number: int) -> list[tuple]:
+def resegment(source, number: int) -> list[tuple]:
     """Class and mask of each annotation."""
     image = source.load(number)
     return [(source.classes[n], image.mask(place)) for place, n in enumerate(image.present)]
@@ -105,7 +105,7 @@ def test_masks_of_polygons_run_lengths_crowds_and_nothing(data):
     source = paco_lvis(data)
     assert len(source) == 2  # the third image has no annotation
     assert_masks(
-        masks_of(source, 0),
+        resegment(source, 0),
         [
             ("mouse", MOUSE),
             (("mouse", "left_button"), BUTTON),
@@ -119,7 +119,7 @@ def test_annotations_of_one_class_have_masks_of_their_own(data):
     """Two annotations of a category; categories whose names differ in the suffix are one class."""
     tail, other_tail = WHEEL, rectangle(SIZE, *RIGHT)
     expected = [(("dog", "tail"), tail), (("dog", "tail"), other_tail), ("mouse", WHEEL)]
-    assert_masks(masks_of(paco_lvis(data), 1), expected)
+    assert_masks(resegment(paco_lvis(data), 1), expected)
 
 
 def test_what_is_not_annotated_is_absent_but_not_the_whole_of_a_part(data):
@@ -147,7 +147,7 @@ def test_pascal_part(data):
     content["annotations"] = [annotation(5, 2, [corners(*LEFT)])]
     write_json(data / PASCAL, content)
     source = pascal_part(data)
-    assert_masks(masks_of(source, 0), [(("bus", "licence_plate"), rectangle(SIZE, *LEFT))])
+    assert_masks(resegment(source, 0), [(("bus", "licence_plate"), rectangle(SIZE, *LEFT))])
     assert "JPEGImages" in source.load(0).path
 
 
@@ -242,7 +242,7 @@ def test_a_changed_file_is_read_again_and_sources_travel(data):
     write_json(data / PACO, content)
     source = pickle.loads(pickle.dumps(paco_lvis(data)))
     assert len(source) == 3
-    assert_masks(masks_of(source, 2), [("dog", rectangle(SIZE, *LEFT))])
+    assert_masks(resegment(source, 2), [("dog", rectangle(SIZE, *LEFT))])
 
 
 def test_random_damage_gives_masks_of_the_right_size_or_an_error_with_a_name(data):
@@ -257,7 +257,7 @@ def test_random_damage_gives_masks_of_the_right_size_or_an_error_with_a_name(dat
         try:
             source = paco_lvis(data)
             for number in range(len(source)):
-                for _, mask in masks_of(source, number):
+                for _, mask in resegment(source, number):
                     assert (mask.shape, mask.dtype) == (SIZE, np.uint8)
                     assert mask.max() <= 1
             read += 1

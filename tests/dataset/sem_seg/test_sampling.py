@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dataset.image import read_image
-from dataset.sampling import DrawSettings
+from dataset.sampling import SamplingOptions
 from dataset.sem_seg.label_maps import read_label_map
 from dataset.sem_seg.sampling import SemSegTrain, phrase
 from dataset.templates import load_templates
@@ -102,7 +102,7 @@ def near(count: int, share: float, total: int) -> bool:
 
 @pytest.mark.parametrize("premise_draw", ["sample", "class"])
 def test_shares_of_sources_images_and_answers(data, cached, premise_draw):
-    settings = DrawSettings(num_classes_per_sample=2, seed=2, premise_draw=premise_draw)
+    settings = SamplingOptions(num_classes_per_sample=2, seed=2, premise_draw=premise_draw)
     train = SemSegTrain(data, "ade20k||cocostuff", settings)
     number, images = 20_000, dict.fromkeys("abc", 0)
     answers = {"true": 0, "denied": 0, "corrected": 0}
@@ -148,7 +148,7 @@ def test_shares_of_sources_images_and_answers(data, cached, premise_draw):
 
 
 def test_absent_classes_come_from_the_same_source(data, cached):
-    train = SemSegTrain(data, "cocostuff", DrawSettings(seed=1))
+    train = SemSegTrain(data, "cocostuff", SamplingOptions(seed=1))
     asked = set()
     for sample in map(train.draw, range(3000)):
         turns = zip(asked_and_answered(sample), sample.exists, strict=True)
@@ -161,7 +161,7 @@ def test_absent_classes_come_from_the_same_source(data, cached):
 
 @pytest.mark.parametrize(("most", "expected"), [(1, 1), (3, 3), (4, 4), (9, 4)])
 def test_number_of_classes(data, cached, most, expected):
-    train = SemSegTrain(data, "ade20k", DrawSettings(num_classes_per_sample=most))
+    train = SemSegTrain(data, "ade20k", SamplingOptions(num_classes_per_sample=most))
     for index in range(30):
         sample = train.draw(index)
         assert len(sample.conversations) == (
@@ -173,7 +173,7 @@ def test_number_of_classes(data, cached, most, expected):
 
 def test_without_an_absent_class_every_question_is_true(data):
     write_parts(data, [[corners(*QUARTERS[0])], run_lengths(MASKS[1])], ["dog:tail", "cat:ear"])
-    train = SemSegTrain(data, "pascal_part", DrawSettings())
+    train = SemSegTrain(data, "pascal_part", SamplingOptions())
     assert all(all(train.draw(index).exists) for index in range(60))
 
 
@@ -181,7 +181,7 @@ def test_absent_classes_are_not_repeated(data):
     """One absent class for four present ones: it is asked at most once in a sample."""
     names = ["dog:tail", "dog:ear", "dog:eye", "dog:leg", "cow:horn"]
     write_parts(data, [run_lengths(mask) for mask in MASKS], names)
-    train = SemSegTrain(data, "pascal_part", DrawSettings(num_classes_per_sample=4))
+    train = SemSegTrain(data, "pascal_part", SamplingOptions(num_classes_per_sample=4))
     absent = [sample.exists.count(False) for sample in map(train.draw, range(150))]
     assert set(absent) == {0, 1}
 
@@ -191,7 +191,7 @@ def test_masks_of_annotations_or_of_classes(data, part_masks, expected):
     """Two tails in one image: two annotations, each asked alone, or one class."""
     names = ["dog:tail", "dog:tail", "cat:ear"]
     write_parts(data, [run_lengths(mask) for mask in MASKS[:3]], names)
-    settings = DrawSettings(num_classes_per_sample=9, part_masks=part_masks)
+    settings = SamplingOptions(num_classes_per_sample=9, part_masks=part_masks)
     train = SemSegTrain(data, "pascal_part", settings)
     for sample in map(train.draw, range(20)):
         tails = [
@@ -213,7 +213,7 @@ def test_annotations_are_drawn_with_equal_chances(data):
     names = ["dog:tail", "dog:tail", "dog:tail", "cat:ear"]
     write_parts(data, [run_lengths(mask) for mask in MASKS], names)
     for part_masks, share in (("annotation", 0.75), ("union", 0.5)):
-        settings = DrawSettings(num_classes_per_sample=1, part_masks=part_masks)
+        settings = SamplingOptions(num_classes_per_sample=1, part_masks=part_masks)
         train = SemSegTrain(data, "pascal_part", settings)
         tails = sum("tail" in train.draw(index).questions[0] for index in range(600))
         assert near(tails, share, 600)
@@ -224,7 +224,7 @@ def test_annotations_are_drawn_with_equal_chances(data):
 )
 def test_parts_are_called_in_two_ways(data, class_names, plate):
     """Half of the parts are "the X of the Y"; underscores stay unless told."""
-    settings = DrawSettings(num_classes_per_sample=1, class_names=class_names)
+    settings = SamplingOptions(num_classes_per_sample=1, class_names=class_names)
     train = SemSegTrain(data, "pascal_part", settings)
     truth = {
         "dog tail": MASKS[0],
@@ -254,7 +254,7 @@ def test_a_class_without_a_pixel_is_passed_over(data):
     """An empty segmentation is neither asked for nor called absent."""
     names = ["dog:tail", "dog:ear", "cat:ear"]
     write_parts(data, [[], run_lengths(MASKS[2])], names)
-    train = SemSegTrain(data, "pascal_part", DrawSettings())
+    train = SemSegTrain(data, "pascal_part", SamplingOptions())
     for index in range(60):
         sample = train.draw(index)
         assert len(sample.questions) == 1
@@ -265,17 +265,17 @@ def test_a_class_without_a_pixel_is_passed_over(data):
 def test_an_image_without_a_class_is_replaced_by_another(data, tmp_path):
     for number in range(3):
         write_ade20k(data, f"empty{number}", np.zeros(SIZE, np.uint8))
-    train = SemSegTrain(data, "ade20k", DrawSettings())
+    train = SemSegTrain(data, "ade20k", SamplingOptions())
     found = {Path(train.draw(index).image_path).stem for index in range(40)}
     assert found == {"a", "b"}
     nothing = tmp_path / "nothing"
     write_ade20k(nothing, "empty", np.zeros(SIZE, np.uint8))
     with pytest.raises(InputError, match=r"show no class to ask for, .* ade20k: .*empty\.jpg"):
-        SemSegTrain(nothing, "ade20k", DrawSettings()).draw(0)
+        SemSegTrain(nothing, "ade20k", SamplingOptions()).draw(0)
 
 
 def test_varied_templates_leave_no_placeholder(data, cached):
-    settings = DrawSettings(templates=load_templates("varied"), conv_type="llava_llama_2")
+    settings = SamplingOptions(templates=load_templates("varied"), conv_type="llava_llama_2")
     train = SemSegTrain(data, "ade20k||cocostuff||pascal_part", settings)
     for index in range(300):
         sample = train.draw(index)
@@ -287,14 +287,16 @@ def test_varied_templates_leave_no_placeholder(data, cached):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [1, 4])
 def test_workers_and_the_first_step_change_nothing(data, workers):
-    train = SemSegTrain(data, "ade20k||pascal_part", DrawSettings(seed=5))
+    train = SemSegTrain(data, "ade20k||pascal_part", SamplingOptions(seed=5))
     alone = drawn(train, 0, 6, workers=0)
     assert drawn(train, 0, 6, workers) == alone
     assert drawn(train, 2, 6, workers) == alone[2:]
-    assert drawn(SemSegTrain(data, "ade20k||pascal_part", DrawSettings(seed=6)), 0, 6, 0) != alone
+    assert (
+        drawn(SemSegTrain(data, "ade20k||pascal_part", SamplingOptions(seed=6)), 0, 6, 0) != alone
+    )
 
 
 @pytest.mark.parametrize("spec", ["", "ade20", "ade20k||", "ade20k|cocostuff"])
 def test_unknown_names_are_told_with_the_known_ones(data, spec):
     with pytest.raises(InputError, match="--sem_seg_data .* is unknown; .*ade20k, cocostuff"):
-        SemSegTrain(data, spec, DrawSettings())
+        SemSegTrain(data, spec, SamplingOptions())

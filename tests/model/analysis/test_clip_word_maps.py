@@ -6,7 +6,7 @@ import torch
 from transformers import CLIPModel, CLIPTokenizer
 
 from model.analysis.clip_word_maps import load_word_clip
-from model.analysis.probe import Analyst, Question
+from model.analysis.probe import Question, SegProbe
 from model.llava import load_vision_tower
 from tests.model.whole_clip import write_whole_clip
 from tests.released_tiny import CLIP
@@ -58,7 +58,7 @@ def test_an_analyst_compares_words(talking, folder, image):
     talking.model.load_vision_tower(folder)
     word = load_word_clip(talking.model.model.vision_tower)
     questions = [Question("Where is it?", "cup"), Question("What is this?", "spoon")]
-    (seen,) = Analyst(talking, None, word=word, max_new_tokens=2).stream([(image, questions)])
+    (seen,) = SegProbe(talking, None, word=word, max_new_tokens=2).stream([(image, questions)])
     maps = expected(folder, image, ["cup", "spoon"])
     for one, values in zip(seen, maps, strict=True):
         np.testing.assert_allclose(one.maps["word"].values, values, atol=1e-5)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.analysis.pretrained_sam import load_first_sam
+from model.analysis.pretrained_sam import load_pretrained_sam
 from model.sam import SamModel
 from utils.errors import InputError
 
@@ -19,7 +19,7 @@ def stored(reader, tmp_path):
 
 def test_decoder_and_prompts_come_from_the_file(reader, stored):
     trained: SamModel = reader.model.model.visual_model
-    first = load_first_sam(stored, trained)
+    first = load_pretrained_sam(stored, trained)
     generator = torch.Generator().manual_seed(0)
     embedding = torch.randn(2, 256, 8, 8, generator=generator)
     points = torch.rand(2, 3, 2, generator=generator) * 60
@@ -36,13 +36,13 @@ def test_decoder_and_prompts_come_from_the_file(reader, stored):
 
 def test_a_model_in_16_bits_has_the_same_encoder(reader, stored):
     trained = reader.model.model.visual_model.to(torch.bfloat16)
-    assert load_first_sam(stored, trained).mask_decoder.iou_token.weight.dtype == torch.float32
+    assert load_pretrained_sam(stored, trained).mask_decoder.iou_token.weight.dtype == torch.float32
 
 
 def test_another_sam_is_refused(reader, stored):
     with torch.no_grad():
         reader.model.model.visual_model.image_encoder.pos_embed += 0.1
     with pytest.raises(InputError, match=r"not the SAM .* image encoder differs"):
-        load_first_sam(stored, reader.model.model.visual_model)
+        load_pretrained_sam(stored, reader.model.model.visual_model)
     with pytest.raises(InputError, match="no SAM weights at"):
-        load_first_sam(stored.with_name("none.pth"), reader.model.model.visual_model)
+        load_pretrained_sam(stored.with_name("none.pth"), reader.model.model.visual_model)

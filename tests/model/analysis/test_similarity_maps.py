@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from model import load_read
-from model.analysis.probe import Analyst, Question
+from model.analysis.probe import Question, SegProbe
 from model.analysis.similarity_maps import Dialogue, clip_maps, layer_maps, llava_maps, sam_maps
-from model.inference.prompts import Wording
+from model.inference.prompts import PromptFormat
 from model.inference.seg_states import SegStates
 from model.llava import splice_image
 from tests.model.babble import QUESTIONS, babbling, images
@@ -53,7 +53,7 @@ def told(request, talking, image):
     return talking, question, answer, found
 
 
-def whole(passes) -> torch.Tensor:
+def gathered_parameters(passes) -> torch.Tensor:
     """States float[L, D] of the whole dialogue: its shared part, its question, its tokens."""
     outputs = [output[0] if isinstance(output, tuple) else output for _, output in passes]
     return torch.cat([output[0] for output in outputs])
@@ -61,7 +61,7 @@ def whole(passes) -> torch.Tensor:
 
 def places(reader, question, answer) -> tuple[slice, list[int]]:
     """Positions of the image, and of the states before each `[SEG]`."""
-    shared, own = Wording(reader.model, reader.tokenizer).prompt(question)
+    shared, own = PromptFormat(reader.model, reader.tokenizer).prompt(question)
     count = reader.model.image_tokens
     start = len(shared) + len(own) + count - 1
     first = shared.index(-200)
@@ -80,7 +80,7 @@ def close(maps, states: torch.Tensor, seg: torch.Tensor) -> None:
 def test_llava_map(told):
     reader, question, answer, found = told
     image, before = places(reader, question, answer)
-    states = whole(found["norm"])
+    states = gathered_parameters(found["norm"])
     maps = llava_maps(answer.states)
     close(maps, states[image], states[before])
     for one, segment in zip(maps, answer.segments, strict=True):
@@ -91,13 +91,13 @@ def test_clip_map(told):
     reader, question, answer, found = told
     _, before = places(reader, question, answer)
     ((_, features),) = found["projector"]
-    close(clip_maps(answer.states), features[0], whole(found["norm"])[before])
+    close(clip_maps(answer.states), features[0], gathered_parameters(found["norm"])[before])
 
 
 def test_layer_maps(told):
     reader, question, answer, found = told
     image, before = places(reader, question, answer)
-    shared, own = Wording(reader.model, reader.tokenizer).prompt(question)
+    shared, own = PromptFormat(reader.model, reader.tokenizer).prompt(question)
     ids = [*shared, *own, *answer.token_ids]
     seg = [len(shared) + len(own) + segment.token_index for segment in answer.segments]
     features = answer.states.image.clip_features
@@ -107,9 +107,9 @@ def test_layer_maps(told):
     embeds = torch.cat([inputs[0][0] for inputs, _ in found["block 0"]])
     close(maps[:, 0], embeds[image], embeds[before])
     for layer in range(1, last):
-        states = whole(found[f"block {layer - 1}"])
+        states = gathered_parameters(found[f"block {layer - 1}"])
         close(maps[:, layer], states[image], states[before])
-    states = whole(found["norm"])
+    states = gathered_parameters(found["norm"])
     close(maps[:, last], states[image], states[before])
     torch.testing.assert_close(first, maps[:1], rtol=1e-4, atol=1e-4)
     (chosen,) = layer_maps(reader.model, features, dialogues[:1], [last, 1])
@@ -167,7 +167,7 @@ def test_sam_map_uses_the_seg_token_and_nothing_else(told, monkeypatch):
     monkeypatch.setattr(type(sam), "attend", another_seg)
     torch.testing.assert_close(sam_maps(reader.model, answer.states), -2 * before)
     monkeypatch.undo()
-    other = SegStates(answer.states.image, answer.states.seg_states.flip(1))
+    other = SegStates(answer.states.image, answer.states.seg_hidden_states.flip(1))
     params = reader.model.config.sasp_params
     text = dataclasses.replace(params, prompt="text")  # no points, which the state moves as well
     assert not torch.allclose(
@@ -248,8 +248,8 @@ def test_an_analyst_sees_all(small_folder):
         (image, [Question(text, "") for text in QUESTIONS[:count]])
         for image, count in zip(images(3), (7, 0, 2), strict=True)
     ]
-    first_sam = reader.model.model.visual_model
-    analyst = Analyst(reader, None, [0, 2], None, first_sam, 10, batch_questions=2)
+    pretrained_sam = reader.model.model.visual_model
+    analyst = SegProbe(reader, None, [0, 2], None, pretrained_sam, 10, batch_questions=2)
     looked = list(analyst.stream(items))
     assert [len(seen) for seen in looked] == [7, 0, 2]
     counts = set()
@@ -281,7 +281,7 @@ def test_an_analyst_sees_all(small_folder):
 
 def test_masks_of_every_prompt_are_those_of_a_model_that_has_it(talking, image):
     talking.model.config.sasp = {"prompt": "text"}
-    ((seen,),) = Analyst(talking, GIVEN).stream([(image, [Question(ASKED, "")])])
+    ((seen,),) = SegProbe(talking, GIVEN).stream([(image, [Question(ASKED, "")])])
     assert len(seen.points) == len(seen.labels) == 60 and seen.answer.segments[0].points.size == 0
     for prompt in ("text", "discrete", "points"):
         talking.model.config.sasp = {"prompt": prompt}

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from model import Answer, Reader, load_read
-from model.inference.seg_states import masks_of
+from model.inference.seg_states import resegment
 from tests.model.babble import QUESTIONS, babbling
 from tests.model.conftest import QUESTION
 from utils.errors import InputError
@@ -70,7 +70,7 @@ def test_another_prompt_format_is_read_anew(babbler, image, runs):
 def test_what_is_forgotten_is_made_anew(talking, image):
     opened = talking.open(image)
     before = talking.segment(opened, QUESTION, max_new_tokens=LENGTH)
-    opened.forget()
+    opened.clear()
     assert same(talking.segment(opened, QUESTION, max_new_tokens=LENGTH), before)
 
 
@@ -86,7 +86,7 @@ def test_out_of_memory_lets_go_of_it(babbler, image, monkeypatch):
         return step(*arguments)
 
     monkeypatch.setattr(type(babbler.model), "encode_sam", fail_once)
-    opened.forget()
+    opened.clear()
     with pytest.warns(RuntimeWarning, match="out of memory"):
         answers = babbler.segment_batch(items, max_new_tokens=LENGTH)
     assert all(map(same, answers, expected))
@@ -109,7 +109,7 @@ def test_an_answer_is_heard_while_it_is_made(babbler, image, force_seg):
         assert len(set(words)) > 3
         assert all(answer.text.startswith(part.split("[SEG]")[0].strip()) for part in words)
         if answer.segments:
-            made = masks_of(babbler.model, answer.states).logits[0].numpy()
+            made = resegment(babbler.model, answer.states).logits[0].numpy()
             np.testing.assert_allclose(made, answer.segments[0].logits, atol=1e-5)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.inference import prefix_cache
-from model.inference.prefix_cache import RowCache, attend
+from model.inference.prefix_cache import SharedPrefixCache, attend
 
 HEADS, WIDTH, SHARED = 2, 4, 5
 
@@ -22,17 +22,17 @@ def image(seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def test_rows_write_their_tokens():
-    cache = RowCache(2)
+    cache = SharedPrefixCache(2)
     cache.add_image(image(0))
     cache.image_of_row = [0, 0, 0]
     cache.reserve(3, 2)
-    cache.set_span(slice(1, 3), [0, 0], 2)
+    cache.set_slice(slice(1, 3), [0, 0], 2)
     new = random(2, HEADS, 2, WIDTH)
     keys, values = cache.update(new, -new, 0)
     assert torch.equal(keys, new) and torch.equal(values, -new)
     assert not cache.rows_of_layers[0].keys[0].any() and not cache.rows_of_layers[1].keys.any()
 
-    cache.set_span(slice(0, 3), [0, 2, 1], 1)
+    cache.set_slice(slice(0, 3), [0, 2, 1], 1)
     one = random(3, HEADS, 1, WIDTH, seed=1)
     keys, values = cache.update(one, -one, 0)
     assert keys.shape == (3, HEADS, 3, WIDTH) and torch.equal(values, -keys)
@@ -43,11 +43,11 @@ def test_rows_write_their_tokens():
 
 def test_growing_keeps_what_is_there(monkeypatch):
     monkeypatch.setattr(prefix_cache, "CHUNK", 4)
-    cache = RowCache(2)
+    cache = SharedPrefixCache(2)
     cache.add_image(image(0))
     cache.image_of_row = [0]
     cache.reserve(1, 3)
-    cache.set_span(slice(0, 1), [0], 3)
+    cache.set_slice(slice(0, 1), [0], 3)
     new = random(1, HEADS, 3, WIDTH)
     cache.update(new, -new, 1)
     cache.reserve(2, 5)
@@ -60,7 +60,7 @@ def test_growing_keeps_what_is_there(monkeypatch):
 
 
 def test_images_come_and_go():
-    cache = RowCache(2)
+    cache = SharedPrefixCache(2)
     images = [image(100 * n) for n in range(4)]
     assert [cache.add_image(layers) for layers in images] == [0, 1, 2, 3]
     cache.image_of_row = [0, 3, 2, 3]
@@ -75,12 +75,12 @@ def test_images_come_and_go():
 
 
 def test_a_row_moves_with_its_image():
-    cache = RowCache(2)
+    cache = SharedPrefixCache(2)
     for seed in (0, 10):
         cache.add_image(image(seed))
     cache.image_of_row = [0, 1]
     cache.reserve(2, 3)
-    cache.set_span(slice(1, 2), [0], 3)
+    cache.set_slice(slice(1, 2), [0], 3)
     new = random(1, HEADS, 3, WIDTH)
     cache.update(new, -new, 0)
     cache.move_row(1, 0, 2)
@@ -105,7 +105,7 @@ def test_attention_is_that_of_each_row_alone(per_key, first):
     numbers = [2, 1, 2, 2, 1][first:]
     count = len(numbers)
     images = [image(100 * n) for n in range(3)]
-    cache = RowCache(2)
+    cache = SharedPrefixCache(2)
     for layers in images:
         cache.add_image(layers)
     cache.image_of_row = [0] * first + numbers
@@ -128,11 +128,11 @@ def test_attention_is_that_of_each_row_alone(per_key, first):
                 )
                 assert torch.allclose(made[row, :, head], alone, atol=1e-6)
 
-    cache.set_span(rows, [0] * count, 3)
+    cache.set_slice(rows, [0] * count, 3)
     keys, values = cache.update(new_keys, new_values, 1)
     check(random(count, HEADS * per_key, 3, WIDTH, seed=9), keys, values, [3] * count, 3)
 
-    cache.set_span(rows, lengths, 1)
+    cache.set_slice(rows, lengths, 1)
     keys, values = cache.update(new_keys[:, :, :1] + 1, new_values[:, :, :1] - 1, 1)
     ends = [length + 1 for length in lengths]
     check(random(count, HEADS * per_key, 1, WIDTH, seed=10), keys, values, ends, 1)

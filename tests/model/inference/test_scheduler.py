@@ -365,9 +365,9 @@ def test_a_kept_segment_keeps_no_other(babbler, items):
 
 
 def test_stages_are_measured(babbler, items):
-    babbler.watch = Stopwatch()
+    babbler.timer = Stopwatch()
     babbler.segment_batch(items, max_new_tokens=3)
-    assert set(babbler.watch.seconds) == {
+    assert set(babbler.timer.seconds) == {
         "read images (thread)",
         "wait for images",
         "clip",

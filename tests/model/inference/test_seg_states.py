@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.inference.seg_states import masks_at, masks_of
+from model.inference.seg_states import resegment, segment_from_points
 from model.sam import SamModel
 from tests.model.conftest import QUESTION
 
@@ -32,7 +32,7 @@ def no_encoders(talking, monkeypatch):
 def test_the_same_masks_again(talking, answers, no_encoders):
     assert all(answer.segments for answer in answers)
     for answer in answers:
-        made = masks_of(talking.model, answer.states)
+        made = resegment(talking.model, answer.states)
         for n, segment in enumerate(answer.segments):
             torch.testing.assert_close(made.logits[n].numpy(), segment.logits)
             np.testing.assert_allclose(made.points[n].numpy(), segment.points, atol=1e-4)
@@ -49,7 +49,7 @@ def test_other_parameters_are_those_of_a_model_that_has_them(talking, image, ans
     params = dataclasses.replace(
         talking.model.config.sasp_params, num_points=7, prompt="discrete", t_pos=0.6
     )
-    made = masks_of(talking.model, answers[0].states, params)
+    made = resegment(talking.model, answers[0].states, params)
     talking.model.config.sasp = dataclasses.asdict(params)
     fresh = talking.segment(image, QUESTION, max_new_tokens=8, force_seg=True)
     assert made.points.shape[1] == 7
@@ -59,19 +59,21 @@ def test_other_parameters_are_those_of_a_model_that_has_them(talking, image, ans
 
 def test_given_points(talking, answers, no_encoders):
     answer = answers[0]
-    own = masks_of(talking.model, answer.states)
-    again = masks_at(talking.model, answer.states, own.points, own.point_labels)
+    own = resegment(talking.model, answer.states)
+    again = segment_from_points(talking.model, answer.states, own.points, own.point_labels)
     torch.testing.assert_close(again.logits, own.logits)
-    alone = masks_at(talking.model, answer.states, own.points, own.point_labels, text=False)
+    alone = segment_from_points(
+        talking.model, answer.states, own.points, own.point_labels, text=False
+    )
     assert not torch.allclose(alone.logits, own.logits)
     none = own.points[:, :0], own.point_labels[:, :0]
     text = dataclasses.replace(talking.model.config.sasp_params, prompt="text")
     torch.testing.assert_close(
-        masks_at(talking.model, answer.states, *none).logits,
-        masks_of(talking.model, answer.states, text).logits,
+        segment_from_points(talking.model, answer.states, *none).logits,
+        resegment(talking.model, answer.states, text).logits,
     )
     with pytest.raises(ValueError, match="points or text"):
-        masks_at(talking.model, answer.states, *none, text=False)
+        segment_from_points(talking.model, answer.states, *none, text=False)
 
 
 def test_points_alone_are_what_sams_own_predictor_makes_of_them(talking, answers):
@@ -81,7 +83,7 @@ def test_points_alone_are_what_sams_own_predictor_makes_of_them(talking, answers
     height, width = states.image.size
     points = torch.tensor([[[20.0, 30.0], [60.0, 10.0]]])
     labels = torch.tensor([[1, 0]])
-    made = masks_at(talking.model, states, points, labels, text=False)
+    made = segment_from_points(talking.model, states, points, labels, text=False)
     h, w = states.image.sam_size
     scaled = points * torch.tensor([w / width, h / height])
     with torch.no_grad():

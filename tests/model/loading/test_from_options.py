@@ -30,7 +30,7 @@ def device_of(monkeypatch):
 
     def find(options):
         with pytest.raises(Stop):
-            from_options.open_reader(options)
+            from_options.load_from_options(options)
         return seen.pop()
 
     return find

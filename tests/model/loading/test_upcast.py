@@ -8,7 +8,7 @@ from torch import nn
 
 from model.inference.reader import Reader
 from model.loading.lora import add_lora, merge, unwrap
-from model.loading.upcast import float32_linears, widen_small
+from model.loading.upcast import float32_linears, upcast_small
 from tests.model.conftest import QUESTION
 from utils.errors import InputError
 from utils.protocol.conversation import POSITIVE_ANSWER
@@ -22,7 +22,7 @@ def narrow(reader):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.02
-    widen_small(model)
+    upcast_small(model)
     return model.eval()
 
 
@@ -52,10 +52,10 @@ def test_widening_needs_memory(reader, monkeypatch):
     more = sum(2 * p.numel() for p in model.parameters() if id(p) not in kept)
     monkeypatch.setattr("model.loading.free_memory.free_memory", lambda device: more - 1)
     with pytest.raises(InputError, match=r"float32 .*GB of memory, and .* are free on cpu"):
-        widen_small(model)
+        upcast_small(model)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     monkeypatch.setattr("model.loading.free_memory.free_memory", lambda device: more)
-    widen_small(model)
+    upcast_small(model)
 
 
 def test_they_compute_as_in_float32(narrow, reader, image):

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import demo
 from model.loading import weights
-from model.loading.weights import fill, read_tensors, tensor_shapes, weight_files
+from model.loading.weights import load_weights, read_tensors, tensor_shapes, weight_files
 from model.sam import SamModel, load_sam_weights, sam_sizes
 from tests.released_layouts import STORES, write_weights
 from tests.released_tiny import SMALL_SAM
@@ -30,7 +30,7 @@ MEASURE = """
 import os, resource, sys, torch
 from pathlib import Path
 from torch import nn
-from model.loading.weights import fill, weight_files
+from model.loading.weights import load_weights, weight_files
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -46,7 +46,7 @@ def load(folder):
     with torch.device("meta"):
         model = Model()
     before = resident()
-    filled = fill(model, weight_files(folder), torch.device("cpu"))
+    filled = load_weights(model, weight_files(folder), torch.device("cpu"))
     assert not filled.missing and len(filled.source) == 4
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, flush=True)
 
@@ -217,6 +217,6 @@ def test_a_file_is_closed_before_the_next_is_opened(tmp_path, monkeypatch):
 
     monkeypatch.setattr(weights, "read_tensors", watched)
     model = Layers()
-    fill(model, weight_files(tmp_path), torch.device("cpu"))
+    load_weights(model, weight_files(tmp_path), torch.device("cpu"))
     assert [what for what, _ in order] == ["open", "close"] * 3
     assert torch.equal(model.layer[4], few_weights()["layer.4"])

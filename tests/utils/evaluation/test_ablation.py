@@ -51,7 +51,20 @@ def random_result(questions: int = 60, seed: int = 0) -> EvalResult:
 def test_differences_that_round_to_zero_have_no_sign():
     union = 10_000_000
     records = [
-        Record(n, 0, 1, f"{n}.png", "q", "", "a", True, True, 90, union, varied=[(True, 80, union)])
+        Record(
+            n,
+            0,
+            1,
+            f"{n}.png",
+            "q",
+            "",
+            "a",
+            True,
+            True,
+            90,
+            union,
+            sweep_outcomes=[(True, 80, union)],
+        )
         for n in range(4)
     ]
     modes = {"generated": score_settings(EvalResult(records), OWN, OTHERS[:1])}
@@ -63,7 +76,7 @@ def test_differences_that_round_to_zero_have_no_sign():
 
 def test_no_object_no_ciou():
     records = [
-        Record(n, 0, 1, f"{n}.png", "q", "", "a", True, False, 0, 9, varied=[(True, 0, 5)])
+        Record(n, 0, 1, f"{n}.png", "q", "", "a", True, False, 0, 9, sweep_outcomes=[(True, 0, 5)])
         for n in range(4)
     ]
     for one in score_settings(EvalResult(records), OWN, OTHERS[:1]):
@@ -93,7 +106,7 @@ def test_settings_are_scored_as_results_of_their_own():
 def test_a_difference_has_the_interval_of_paired_resamples():
     result = random_result()
     (text,) = (one for one in score_settings(result, OWN, OTHERS) if one.prompt == "text only")
-    one_by_one = [replace(r, varied=None) for r in result.records]
+    one_by_one = [replace(r, sweep_outcomes=None) for r in result.records]
     sums = []
     for records in (one_by_one, variant(result, 0).records):
         columns = question_sums(
@@ -119,7 +132,7 @@ def test_a_difference_has_the_interval_of_paired_resamples():
 def test_the_same_outcomes_differ_by_exactly_nothing():
     result = random_result()
     same = [
-        replace(r, varied=[(r.present, r.intersection, r.union)] * len(OTHERS))
+        replace(r, sweep_outcomes=[(r.present, r.intersection, r.union)] * len(OTHERS))
         for r in result.records
     ]
     for one in score_settings(EvalResult(same), OWN, OTHERS):
@@ -147,7 +160,9 @@ def test_order_names_and_the_table_of_prompts():
 
 
 def test_files_of_nothing_that_can_be_measured():
-    record = Record(0, 0, 1, "<a>.png", "q", "", "a", False, False, 0, 0, varied=[(False, 0, 0)])
+    record = Record(
+        0, 0, 1, "<a>.png", "q", "", "a", False, False, 0, 0, sweep_outcomes=[(False, 0, 0)]
+    )
     settings = score_settings(EvalResult([record]), OWN, OTHERS[:1])
     modes = {"generated": settings}
     assert ablation_json(modes)["modes"]["generated"][0]["metrics"]["giou"]["value"] is None

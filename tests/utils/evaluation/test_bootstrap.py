@@ -118,8 +118,8 @@ def test_an_interval_covers_the_truth_as_often_as_it_says():
         sees = rng.random(100) < 0.7
         sums = np.zeros((1, 100, len(SUMS)))
         sums[0, :, SUMS.index("questions")] = 1
-        sums[0, :, SUMS.index("found")] = sees
-        sums[0, :, SUMS.index("missed")] = ~sees
+        sums[0, :, SUMS.index("true_pos")] = sees
+        sums[0, :, SUMS.index("false_neg")] = ~sees
         low, high = bootstrap_intervals(sums, rng, resamples=400)["see_accuracy"][0]
         covered += low <= 0.7 <= high
     assert 0.91 <= covered / 400 <= 0.98

@@ -15,7 +15,7 @@ from tests.stored_runs import MODE, answers_to, make_items, write_ours
 from utils.errors import InputError
 from utils.evaluation.evaluator import EvalResult, Record
 from utils.evaluation.group_scores import miss_of, score
-from utils.evaluation.predictions import StoredRun, read_run, shard_path
+from utils.evaluation.predictions import EvalRun, read_run, shard_path
 from utils.reports.evaluation_examples import choose, draw_case, embed_thumbnail
 from utils.reports.evaluation_page import score_page, score_tables
 from utils.reports.histogram import count_bins, histogram
@@ -266,7 +266,7 @@ def test_both_ways_of_asking_side_by_side():
     *_, table = score_tables(modes)
     assert table.rows[0] == ["gIoU", "0.600", "0.400", "-0.200"]
     assert table.rows[2] == ["questions", "3", "3", ""]
-    run = StoredRun({}, lambda mode, record: (None, None))
+    run = EvalRun({}, lambda mode, record: (None, None))
     page = score_page(run, modes)
     assert "Two ways of asking" in page and "-0.200" in page
     assert page.index("Teacher-forced answers") < page.index("Generated answers")

@@ -44,7 +44,7 @@ def test_other_ranks_write_nothing(tmp_path):
     log.scalars(1, {"train/loss": 1.0})
     log.validation({"step": 2})
     log.advance({})
-    log.say("text")
+    log.log("text")
     log.close()
     assert list(tmp_path.iterdir()) == []
 

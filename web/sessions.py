@@ -10,7 +10,7 @@ from collections.abc import Callable
 from web.session import Session
 
 
-class Visitors:
+class Sessions:
     """Sessions by the browser's key; those that were not used for longest make room.
 
     Args:
