@@ -178,10 +178,10 @@ def train_alone(
     from torch import nn
 
     from dataset.collate import collate
+    from dataset.loader import micro_batches
     from dataset.training import training_set
     from model.loading.from_options import build_model
     from utils.training import engine
-    from utils.training.loader import draws
     from utils.training.run_log import RunLog
     from utils.training.trainer import Trainer
 
@@ -189,10 +189,10 @@ def train_alone(
     source, state = find_start(options, own, process)
     changed = [] if source is None else changes(options, source.folder.parent / CONFIG_FILE)
     first_step = state.step if state else options.start_epoch * options.steps_per_epoch
-    plan = schedule_of(options)
+    schedule = schedule_of(options)
     goes_on = source is not None and source.folder.resolve() == own.folder.resolve()
     not_scored = goes_on and state is not None and state.score is None
-    owed = not_scored and not options.no_eval and plan.ends_epoch(first_step)
+    owed = not_scored and not options.no_eval and schedule.ends_epoch(first_step)
     if state and not options.eval_only and first_step >= options.total_steps and not owed:
         say(
             process,
@@ -241,7 +241,7 @@ def train_alone(
     )
     trainer = Trainer(
         engine=ds,
-        drawn=draws(
+        batches=micro_batches(
             data,
             partial(collate, tokenizer=built.tokenizer, views=built.model.views),
             micro_steps=(
@@ -250,11 +250,11 @@ def train_alone(
             ),
             batch_size=options.batch_size,
             rank=process.rank,
-            world=process.world_size,
+            world_size=process.world_size,
             workers=options.workers,
             pin=process.device.type == "cuda",
         ),
-        plan=plan,
+        schedule=schedule,
         process=process,
         store=own,
         log=log,

@@ -30,8 +30,8 @@ from utils.protocol.constants import IM_END_TOKEN, IM_START_TOKEN, IMAGE_TOKEN, 
 from utils.reports.visualize import embed_png, enlarge, fit
 
 if TYPE_CHECKING:
+    from dataset.loader import SampleSource
     from utils.protocol.batch import Sample
-    from utils.training.loader import SampleSource
 
 ASSETS = Path(__file__).parent / "assets"
 LONGEST, SHORTEST = 420, 260
@@ -91,7 +91,7 @@ class Expression:
 
 
 @dataclass(frozen=True)
-class MicroBatch:
+class Preview:
     """One draw, ready for the page.
 
     Args:
@@ -142,7 +142,7 @@ def layer(mask: np.ndarray, size: tuple[int, int], colour: tuple[int, int, int])
     return painted
 
 
-def show(sample: Sample, index: int, source: str) -> MicroBatch:
+def show(sample: Sample, index: int, source: str) -> Preview:
     """A sample as it appears on the page."""
     image = fit(sample.image, LONGEST)
     image = enlarge(image, max(1, round(SHORTEST / min(image.shape[:2]))))
@@ -161,10 +161,10 @@ def show(sample: Sample, index: int, source: str) -> MicroBatch:
         )
     shown = (sample.image.shape[1], sample.image.shape[0])
     kind, path = sample.kind, sample.image_path
-    return MicroBatch(index, source, kind, path, shown, embed_png(image), expressions)
+    return Preview(index, source, kind, path, shown, embed_png(image), expressions)
 
 
-def draw_all(source: SampleSource, first: int, count: int) -> list[MicroBatch]:
+def draw_all(source: SampleSource, first: int, count: int) -> list[Preview]:
     """Draws number `first` and following; a broken one holds its message."""
     from dataset.mixture import Mixture
 
@@ -172,13 +172,13 @@ def draw_all(source: SampleSource, first: int, count: int) -> list[MicroBatch]:
     for index in tqdm(range(first, first + count), desc="draws", unit="draw"):
         part = source.names[source.choice(index)] if isinstance(source, Mixture) else ""
         try:
-            drawn.append(show(source.draw(index), index, part))
+            drawn.append(show(source.sample(index), index, part))
         except InputError as error:
-            drawn.append(MicroBatch(index, part, error=str(error)))
+            drawn.append(Preview(index, part, error=str(error)))
     return drawn
 
 
-def render(drawn: Sequence[MicroBatch], intro: str) -> str:
+def render(drawn: Sequence[Preview], intro: str) -> str:
     """The page as HTML text."""
     environment = Environment(
         loader=FileSystemLoader(ASSETS),

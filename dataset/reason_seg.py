@@ -194,7 +194,7 @@ class ReasonSegTrain:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def draw(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
         """The sample of a global index.
 
         Raises:

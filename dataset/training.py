@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataset.loader import SampleSource
 from dataset.mixture import Mixture
 from dataset.own.sets import OwnTrain
 from dataset.reason_seg import ReasonSegTrain
@@ -11,7 +12,6 @@ from dataset.sem_seg.sampling import SemSegTrain
 from dataset.templates import load_templates
 from dataset.vqa import VqaTrain
 from utils.cli.options import TrainOptions
-from utils.training.loader import SampleSource
 
 
 def training_set(options: TrainOptions) -> SampleSource:

@@ -82,7 +82,7 @@ def uneven_seed(data: Path) -> int:
     """A seed with steps in which one rank has masks and the other has none (one image each)."""
 
     def has_mask(source: ReasonSegTrain, index: int) -> bool:
-        return any(source.draw(index).exists)
+        return any(source.sample(index).exists)
 
     for seed in range(100):
         source = ReasonSegTrain(data, settings=SamplingOptions(seed=seed))
