@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from dataset.flag_checks import evaluation_flags, selection
 from utils.analysis.dashboard import write_dashboard
 from utils.analysis.files import AnalysisFile, analysed_folders, forget_analysis, write_tables
 from utils.analysis.layers import MAP_SIDE, draw_question
@@ -48,7 +49,7 @@ def items_of(options: AnalyzeOptions) -> Sequence[EvalItem]:
         return ImageFolder(options.images)
     return evaluation_set(
         options.dataset_dir,
-        *options.validation(),
+        *selection(options.val_dataset, options.val_split),
         templates=options.templates,
         false_premises=options.eval_mode == "generated" and options.false_premises,
         polygon_fill=options.polygon_fill,
@@ -105,6 +106,7 @@ def run_settings(
     """What makes two analyses the same one; kept beside the questions."""
     images = options.dataset_dir if options.images is None else options.images
     sam = options.vision_pretrained
+    wanted = selection(options.val_dataset, options.val_split)
     # Analyses stored before the flag existed lack it, and have its default.
     fill = (
         {"polygon_fill": options.polygon_fill} if options.polygon_fill != POLYGON_FILLS[0] else {}
@@ -112,7 +114,7 @@ def run_settings(
     return {
         **fill,
         "model": fingerprint(options.pretrained_model_path),
-        "data": str(options.validation()) if options.images is None else "images",
+        "data": "images" if options.images is not None else str(wanted),
         "dataset_dir": resolved(images),
         "templates": resolved(options.templates),
         "items": count,
@@ -248,7 +250,7 @@ def _cell(found: dict[str, float | None] | None) -> str:
 
 @cli(interrupted="finished questions are kept; the same command goes on")
 def main(argv: list[str] | None = None) -> None:
-    options = parse(AnalyzeOptions, argv, prog="analyze_read.py")
+    options = parse(AnalyzeOptions, argv, checks=[evaluation_flags], prog="analyze_read.py")
     out = Path(options.out)
     with RunLock(out / LOCK_FILE, f"the folder of the analysis {out}", "give another --out"):
         if options.cmd == "analyze":

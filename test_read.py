@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset.flag_checks import evaluation_flags, selection
 from utils.cli.options import TestOptions
 from utils.cli.parser import parse, save
 from utils.errors import InputError, cli
@@ -47,7 +48,7 @@ def items_of(options: TestOptions, mode: str) -> Sequence[EvalItem]:
 
     return evaluation_set(
         options.dataset_dir,
-        *options.validation(),
+        *selection(options.val_dataset, options.val_split),
         templates=options.templates,
         false_premises=mode == "generated" and options.false_premises,
         polygon_fill=options.polygon_fill,
@@ -73,7 +74,7 @@ def run_settings(options: TestOptions, sasp: list[dict[str, Any]], world: int) -
         **fill,
         "model": fingerprint(options.pretrained_model_path),
         "dataset_dir": resolved(options.dataset_dir),
-        "data": str(options.validation()),
+        "data": str(selection(options.val_dataset, options.val_split)),
         "templates": resolved(options.templates),
         "items": len(items_of(options, modes[0])),
         "modes": list(modes),
@@ -180,7 +181,7 @@ def show(options: TestOptions) -> None:
 
 @cli(interrupted="finished predictions are kept; the same command goes on")
 def main(argv: list[str] | None = None) -> None:
-    options = parse(TestOptions, argv, prog="test_read.py")
+    options = parse(TestOptions, argv, checks=[evaluation_flags], prog="test_read.py")
     if options.cmd == "metrics":
         show(options)
         return

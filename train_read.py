@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset import flag_checks
 from dataset.catalog import REFER_FAMILIES, SETS
 from utils.cli import parser
 from utils.cli.options import TrainOptions
@@ -43,11 +44,11 @@ def validation_items(options: TrainOptions) -> Sequence[EvalItem]:
     """What is asked: a referring set with the templates of training, others with the fixed ones."""
     from dataset.evaluation import evaluation_set
 
-    chosen = options.validation()
-    refers = chosen.name in SETS and SETS[chosen.name].family in REFER_FAMILIES
+    wanted = flag_checks.selection(options.val_dataset, options.val_split)
+    refers = wanted.name in SETS and SETS[wanted.name].family in REFER_FAMILIES
     templates = options.templates if refers else "simple"
     return evaluation_set(
-        options.dataset_dir, *chosen, templates=templates, polygon_fill=options.polygon_fill
+        options.dataset_dir, *wanted, templates=templates, polygon_fill=options.polygon_fill
     )
 
 
@@ -207,7 +208,9 @@ def train_alone(
     data = None if options.eval_only else training_set(options)
     unseen = None if options.no_eval else validation_items(options)
     torch.manual_seed(options.seed)
-    model, built = build_model(options)
+    model, built = build_model(
+        options.model, options.lora, options.sasp, options.losses, options.gradient_checkpointing
+    )
     for line in built.report:
         say(process, line)
     if process.is_first and not options.eval_only:
@@ -339,19 +342,21 @@ def check_data(options: TrainOptions) -> None:
     from dataset.doctor.checkup import quick, wanted_sets
 
     wanted = wanted_sets(options, not options.eval_only, not options.no_eval)
-    found = quick(options.dataset_dir, wanted)
-    missing = [str(finding) for finding in found if finding.kind == "missing"]
+    findings = quick(options.dataset_dir, wanted)
+    missing = [str(finding) for finding in findings if finding.kind == "missing"]
     if missing:
         more = f"python -m dataset.doctor --dataset_dir {options.dataset_dir} tells more"
         raise InputErrors([*missing, more])
-    for finding in found:
+    for finding in findings:
         print(f"warning: {finding}", file=sys.stderr)
 
 
 @cli
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit code 2 on mistakes of the user, 130 after an interruption."""
-    options = parser.parse(TrainOptions, argv, prog="train_read.py")
+    options = parser.parse(
+        TrainOptions, argv, checks=[flag_checks.training_flags], prog="train_read.py"
+    )
     if is_first_rank():
         check_models(options.version, options.vision_tower)
         check_data(options)

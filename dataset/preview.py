@@ -23,7 +23,7 @@ from tqdm import tqdm
 from dataset import flag_checks
 from utils.cli import checks, parser
 from utils.cli.flags import option
-from utils.cli.options import TEMPLATE_SETS, TrainOptions
+from utils.cli.options import TrainOptions
 from utils.cli.parser import Problem
 from utils.errors import InputError, cli
 from utils.protocol.constants import IM_END_TOKEN, IM_START_TOKEN, IMAGE_TOKEN, SEG_TOKEN
@@ -70,7 +70,7 @@ class PreviewOptions(TrainOptions, _PreviewFlags):
     def problems(self) -> list[Problem]:
         """Everything that keeps the draws from being shown."""
         problems = flag_checks.data_folder(self) + flag_checks.training(self)
-        problems += checks.template_file(self.templates, TEMPLATE_SETS)
+        problems += flag_checks.template_file(self)
         problems += checks.positive(self, "draws", "num_classes_per_sample")
         return problems + checks.at_least_zero(self, "first", "seed")
 
@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     from dataset.training import training_set
 
     drawn = draw_all(training_set(options), options.first, options.draws)
-    rates = ", ".join(f"{name} {rate:g}" for name, rate in options.mixture().items())
+    rates = ", ".join(f"{name} {rate:g}" for name, rate in flag_checks.mixture(options).items())
     intro = (
         f"Draws {options.first} to {options.first + options.draws - 1} with seed {options.seed} "
         f"from {options.dataset_dir}. Rates: {rates}. Templates: {options.templates}."

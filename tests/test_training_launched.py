@@ -149,7 +149,7 @@ def weights_at_start(preset: Path) -> dict[str, torch.Tensor]:
     """The trained parts as they are before the first step."""
     options = parser.load(TrainOptions, preset)
     torch.manual_seed(options.seed)
-    model, _ = build_model(options)
+    model, _ = build_model(options.model, options.lora, options.sasp, options.losses)
     return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 

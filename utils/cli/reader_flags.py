@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from utils.cli.flags import option
+from utils.cli.train_flags import (
+    ATTENTIONS,
+    IMAGE_COUNTS,
+    POLYGON_FILL_HELP,
+    PROMPT_HELP,
+    THRESHOLDS_HELP,
+)
+from utils.protocol.constants import POLYGON_FILLS, PRECISIONS, PROMPTS
 from utils.protocol.conversation import CONVERSATION_TYPES, MASK_REQUEST
+from utils.protocol.sasp_params import THRESHOLDS
 
 
 @dataclass(frozen=True)
@@ -27,15 +36,19 @@ class ReaderFlags:
     image_size: int | None = option(
         None, "side of SAM's input in pixels; none: what the model stores, else 1024"
     )
-    model_max_length: int = option(512, "longest text in tokens, the image counted as 255")
+    model_max_length: int = option(512, IMAGE_COUNTS)
     conv_type: str | None = option(
         None, "conversation format; none: what the checkpoint stores", choices=CONVERSATION_TYPES
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
-        "auto", "number format; auto: bf16 on a GPU, fp32 on a CPU"
+    precision: str = option(
+        "auto",
+        "number format; auto: bf16 on a GPU, fp32 on a CPU",
+        choices=("auto", *PRECISIONS),
     )
-    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = option(
-        None, "attention of the language model over the part of a prompt that questions share"
+    attn_implementation: str | None = option(
+        None,
+        "attention of the language model over the part of a prompt that questions share",
+        choices=ATTENTIONS,
     )
     compile: bool = option(
         False, "compile SAM's encoder and the MLPs first: minutes, for thousands of questions"
@@ -47,6 +60,12 @@ class ReaderFlags:
         0, "which GPU to use; launchers set it, and processes with --process_num take them in turn"
     )
 
+    def sam_settings(self) -> str | dict | None:
+        """`--sam`, a mapping of sizes with the `--image_size` that it does not tell itself."""
+        if isinstance(self.sam, dict) and self.image_size is not None:
+            return {"image_size": self.image_size, **self.sam}
+        return self.sam
+
 
 @dataclass(frozen=True)
 class SaspOverrides:
@@ -56,13 +75,9 @@ class SaspOverrides:
     sasp_t_pos: float | None = option(None, "similarity from which a cell is positive")
     sasp_t_neg: float | None = option(None, "similarity up to which a cell is negative")
     sasp_down_sample: int | None = option(None, "the map is this much smaller than CLIP's grid")
-    sasp_thresholds: Literal["fixed", "std"] | None = option(
-        None, "fixed thresholds or mean +- std_factor * std"
-    )
+    sasp_thresholds: str | None = option(None, THRESHOLDS_HELP, choices=THRESHOLDS)
     sasp_std_factor: float | None = option(None, "k of the std thresholds")
-    sasp_prompt: Literal["points", "discrete", "text"] | None = option(
-        None, "prompt for SAM: text + continuous points, text + discrete points, text only"
-    )
+    sasp_prompt: str | None = option(None, PROMPT_HELP, choices=tuple(PROMPTS))
 
 
 @dataclass(frozen=True)
@@ -78,9 +93,7 @@ class QuestionSetFlags:
         "varied or a file",
         path=True,
     )
-    polygon_fill: Literal["4.11", "4.8"] = option(
-        "4.11", "release of OpenCV whose border pixels ReasonSeg's true masks have, see docs"
-    )
+    polygon_fill: str = option(POLYGON_FILLS[0], POLYGON_FILL_HELP, choices=POLYGON_FILLS)
     false_premises: bool = option(
         True, "also ask about objects that are not there (generated only)"
     )
