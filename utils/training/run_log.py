@@ -129,8 +129,8 @@ def drop_after(path: Path, step: int) -> None:
 def read_curves(run_dir: str | Path) -> dict[str, list[tuple[int, float]]]:
     """Every scalar of a run: name, such as `train/loss`, -> (step, value) in the order of steps.
 
-    A run without TensorBoard events has none. Where a step was logged twice (a run that was continued),
-    the later value counts.
+    A run without TensorBoard events has none. Where a step was logged twice (a run that was
+    continued), the later value counts.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

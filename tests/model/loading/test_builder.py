@@ -185,16 +185,13 @@ def test_dtypes(small_folder, dtype, expected):
 
 def stored(folder, **changes) -> ModelOptions:
     """A folder with its own CLIP and SAM, as it is."""
-    width = ReadConfig.from_pretrained(folder).out_dim
-    return ModelOptions(
-        folder, vision_tower=None, sam=None, out_dim=width, precision="fp32", **changes
-    )
+    given = {"vision_tower": None, "sam": None, "precision": "fp32", **changes}
+    return ModelOptions(folder, out_dim=ReadConfig.from_pretrained(folder).out_dim, **given)
 
 
 def test_training_starts_from_a_checkpoint_with_everything(small_folder, reader):
-    model, tokenizer, report = build_for_training(
-        stored(small_folder), gradient_checkpointing=False
-    )
+    start = stored(small_folder)
+    model, tokenizer, report = build_for_training(start, gradient_checkpointing=False)
     same_state(model, reader.model)
     assert len(tokenizer) == 803
     assert any("all 803 rows" in line for line in report)

@@ -99,10 +99,9 @@ def test_the_model_is_loaded_with_these_settings(bitsandbytes, monkeypatch, smal
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("model.loading.free_memory.free_memory", lambda device: None)
     monkeypatch.setattr(builder.ReadForCausalLM, "from_pretrained", from_pretrained)
+    start = ModelOptions(small_folder, vision_tower=None, sam=None, load_in_8bit=True)
     with pytest.raises(InputError, match="no GPU here"):
-        build_for_training(
-            ModelOptions(small_folder, vision_tower=None, sam=None, load_in_8bit=True)
-        )
+        build_for_training(start)
     assert given["quantization_config"].load_in_8bit
     assert given["quantization_config"].llm_int8_skip_modules == list(KEPT_PARTS)
     assert given["dtype"] == torch.bfloat16 and given["device_map"] == {"": GPU}

@@ -41,10 +41,8 @@ def parsed(card: ModelCard, folder: Path) -> ModelCard:
 
 def test_the_card_of_a_run(run_7b, tmp_path):
     metrics = {"step": 500, "giou": 0.59812, "ciou": 0.6761, "see_accuracy": None, "questions": 200}
-    card = parsed(
-        model_card(run_7b, "me/read-7b", Checkpoint(500, True, metrics), training_data(run_7b)),
-        tmp_path,
-    )
+    checkpoint = Checkpoint(500, True, metrics)
+    card = parsed(model_card(run_7b, "me/read-7b", checkpoint, training_data(run_7b)), tmp_path)
     data = card.data
     assert data.base_model == "tsunghanwu/SESAME"
     assert {"ReasonSeg", "ade20k", "liuhaotian/LLaVA-Instruct-150K"} < set(data.datasets)
