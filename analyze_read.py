@@ -24,9 +24,10 @@ from utils.analysis.layers import MAP_SIDE, draw_question
 from utils.analysis.question_scores import analyse_question, is_known
 from utils.analysis.records import FINAL, QuestionAnalysis
 from utils.cli.analysis_flags import read_layers
+from utils.cli.entry_point import cli
 from utils.cli.options import AnalyzeOptions
 from utils.cli.parser import parse, save
-from utils.errors import InputError, cli
+from utils.errors import InputError
 from utils.evaluation.predictions import check_run, fingerprint, resolved
 from utils.hub.models import check_models
 from utils.process.run_lock import LOCK_FILE, RunLock
@@ -147,7 +148,7 @@ class Chosen:
 
 def choose(items: Sequence[EvalItem], file: AnalysisFile, most: int | None) -> Iterator[Chosen]:
     """What is not analysed yet, of the first `most` questions."""
-    taken = sum(found.image_index < file.first_open for found in file.found)
+    taken = sum(line.image_index < file.first_open for line in file.found)
     for image_index in range(file.first_open, len(items)):
         if most is not None and taken >= most:
             return
@@ -223,8 +224,8 @@ def show(out: Path) -> None:
     """Write tables and page of an analysis; print the measures of all models."""
     summaries = [write_tables(folder) for folder in analysed_folders(out)]
     heads = ["", *(f"{one['model']} ({one['questions']} questions)" for one in summaries)]
-    found = [one["measures"]["all"] for one in summaries]
-    print(table_text(Table("How [SEG] works", heads, _rows(found))), end="\n\n")
+    measures = [one["measures"]["all"] for one in summaries]
+    print(table_text(Table("How [SEG] works", heads, _rows(measures))), end="\n\n")
     if layers := _rows([one["layers"] for one in summaries]):
         print(table_text(Table("Best S-IoU [SEG] x LLaVA by layer", heads, layers)), end="\n\n")
     for one in summaries:
@@ -233,18 +234,18 @@ def show(out: Path) -> None:
     print(f"page: {write_dashboard(out)}", flush=True)
 
 
-def _rows(found: Sequence[dict[str, dict[str, float | None]]]) -> list[list[str]]:
+def _rows(measures: Sequence[dict[str, dict[str, float | None]]]) -> list[list[str]]:
     """A row for each name, a cell for each model."""
-    names = dict.fromkeys(name for one in found for name in one)
-    return [[name, *(_cell(one.get(name)) for one in found)] for name in names]
+    names = dict.fromkeys(name for one in measures for name in one)
+    return [[name, *(_cell(one.get(name)) for one in measures)] for name in names]
 
 
-def _cell(found: dict[str, float | None] | None) -> str:
-    if found is None or found["value"] is None:
+def _cell(measures: dict[str, float | None] | None) -> str:
+    if measures is None or measures["value"] is None:
         return number_text(None)
-    if found["low"] is None:
-        return number_text(found["value"])
-    value, low, high = (number_text(found[name]) for name in ("value", "low", "high"))
+    if measures["low"] is None:
+        return number_text(measures["value"])
+    value, low, high = (number_text(measures[name]) for name in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
 

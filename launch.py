@@ -25,8 +25,9 @@ from typing import Any
 
 from dataset import flag_checks
 from utils.cli import parser
+from utils.cli.entry_point import cli
 from utils.cli.options import TestOptions, TrainOptions
-from utils.errors import InputError, cli
+from utils.errors import InputError
 from utils.hub.models import check_models
 from utils.process.free_port import free_port
 from utils.process.interrupts import EXIT_CODE as INTERRUPTED

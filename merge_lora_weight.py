@@ -12,8 +12,9 @@ from typing import Any
 
 from dataset.provenance import training_data
 from utils.cli import parser
+from utils.cli.entry_point import cli
 from utils.cli.options import MergeOptions, TrainOptions
-from utils.errors import InputError, cli
+from utils.errors import InputError
 from utils.hub.model_card import Checkpoint, model_card, validation_of
 from utils.hub.upload import upload_if_asked
 from utils.training.checkpoint import BEST, CHECKPOINTS, LATEST, CheckpointStore

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from utils.cli import parser
+from utils.cli.entry_point import cli
 from utils.cli.options import OriginalMergeOptions
-from utils.errors import cli
 from utils.hub.model_card import model_card
 from utils.hub.upload import upload_if_asked
 

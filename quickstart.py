@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from utils.cli.entry_point import cli
 from utils.cli.flags import option
 from utils.cli.parser import REPOSITORY, Problem, locate, parse, resolve
-from utils.errors import InputError, cli
+from utils.errors import InputError
 from utils.process.free_port import free_port
 from utils.process.run_lock import LOCK_FILE, RunLock
 
@@ -285,7 +286,7 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
     curves = read_curves(folder / "runs" / "tiny")
     losses = {"total": "loss", "answer (CE)": "ce_loss", "mask BCE": "mask_bce_loss"}
     losses["mask DICE"] = "mask_dice_loss"
-    found = [Curve(name, curves.get(f"train/{key}", [])) for name, key in losses.items()]
+    lines = [Curve(name, curves.get(f"train/{key}", [])) for name, key in losses.items()]
     scores = [
         Curve(name, curves.get(f"val/{key}", []))
         for name, key in {"gIoU": "giou", "cIoU": "ciou"}.items()
@@ -308,7 +309,7 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
         ),
         figures=main_figures(folder, steps.seconds),
         charts=[
-            ("Losses", line_chart(found, "step", window=max(1, len(found[0].pairs) // 15))),
+            ("Losses", line_chart(lines, "step", window=max(1, len(lines[0].pairs) // 15))),
             ("Validation, teacher forced", line_chart(scores, "step", y_limits=(0, 1))),
         ],
         tables=[
@@ -336,9 +337,9 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
 def main(argv: list[str] | None = None) -> None:
     given = sys.argv[1:] if argv is None else argv
     if "--dry_run" in given:
-        found, *_ = resolve(QuickstartOptions, given, "quickstart.sh")
-        if found is not None:
-            show_steps(found)
+        options, *_ = resolve(QuickstartOptions, given, "quickstart.sh")
+        if options is not None:
+            show_steps(options)
     options = parse(QuickstartOptions, given, prog="quickstart.sh", show=False)
     import torch
 

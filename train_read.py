@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 from dataset import flag_checks
 from dataset.catalog import REFER_FAMILIES, SETS
 from utils.cli import parser
+from utils.cli.entry_point import cli
 from utils.cli.options import TrainOptions
-from utils.errors import EXIT_CODE, InputError, InputErrors, cli
+from utils.errors import EXIT_CODE, InputError, InputErrors
 from utils.hub.models import check_models
 from utils.process.interrupts import is_first_rank, tell_interrupted
 from utils.process.run_lock import LOCK_FILE, RunLock
 from utils.protocol.conversation import POSITIVE_ANSWER
 from utils.training.checkpoint import BEST, CHECKPOINTS, LATEST, TAG, CheckpointStore, RunState
-from utils.training.resumption import CONFIG_FILE, changes, tell_changes
+from utils.training.resumption import CONFIG_FILE, changes, changes_message
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -195,7 +196,7 @@ def train_alone(
     not_scored = goes_on and state is not None and state.score is None
     owed = not_scored and not options.no_eval and schedule.ends_epoch(first_step)
     if state and not options.eval_only and first_step >= options.total_steps and not owed:
-        say(
+        log(
             process,
             f"step {first_step} of {options.total_steps} is done: finished; raise --epochs to go "
             "on, or choose another --exp_name",
@@ -203,7 +204,7 @@ def train_alone(
         return
     if source is not None and changed and not options.eval_only:
         saved_file = source.folder.parent / CONFIG_FILE
-        say(process, tell_changes(changed, origins(), saved_file, first_step))
+        log(process, changes_message(changed, origins(), saved_file, first_step))
 
     data = None if options.eval_only else training_set(options)
     unseen = None if options.no_eval else validation_items(options)
@@ -212,7 +213,7 @@ def train_alone(
         options.model, options.lora, options.sasp, options.losses, options.gradient_checkpointing
     )
     for line in built.report:
-        say(process, line)
+        log(process, line)
     if process.is_first and not options.eval_only:
         text = "\n".join(built.report) + "\n"
         (options.run_dir / LOAD_REPORT).write_text(text, encoding="utf-8")
@@ -232,10 +233,10 @@ def train_alone(
     )
     if source is not None and state is not None:
         state = load_checkpoint(ds, source, state, process, goes_on)
-        say(process, f"continuing from {source.folder / state.tag}, step {state.step}")
+        log(process, f"continuing from {source.folder / state.tag}, step {state.step}")
     if process.is_first:
         parser.save(options, options.run_dir / CONFIG_FILE)
-    log = RunLog(
+    run_log = RunLog(
         options.run_dir,
         active=process.is_first,
         total_steps=options.total_steps,
@@ -260,7 +261,7 @@ def train_alone(
         schedule=schedule,
         process=process,
         store=own,
-        log=log,
+        log=run_log,
         validate=score,
         state=state,
     )
@@ -268,10 +269,10 @@ def train_alone(
         with trainer.stop:
             final = trainer.run(first_step, validate_first=owed)
     finally:
-        log.close()
+        run_log.close()
     if final is not None:
         best = "not validated" if final.best_score is None else f"cIoU {final.best_score:.4f}"
-        say(process, f"finished: best checkpoint {final.best_tag} ({best}) in {own.folder}")
+        log(process, f"finished: best checkpoint {final.best_tag} ({best}) in {own.folder}")
 
 
 def load_checkpoint(
@@ -307,18 +308,18 @@ def validate_only(
     if source is not None and state is not None:
         with source.or_another(state.tag):
             engine.load_trained(model, source.folder, state.tag)
-        say(process, f"evaluating {source.folder / state.tag}")
+        log(process, f"evaluating {source.folder / state.tag}")
     else:
-        say(process, f"evaluating {options.version}: there is no checkpoint")
+        log(process, f"evaluating {options.version}: there is no checkpoint")
     summary = score() if score else {}
     if process.is_first:
         options.run_dir.mkdir(parents=True, exist_ok=True)
         line = {"step": state.step if state else 0, "eval_only": True, **summary}
         append_line(options.run_dir / METRICS_FILE, line)
-    say(process, f"gIoU {summary['giou']:.4f}, cIoU {summary['ciou']:.4f}")
+    log(process, f"gIoU {summary['giou']:.4f}, cIoU {summary['ciou']:.4f}")
 
 
-def say(process: Process, text: str) -> None:
+def log(process: Process, text: str) -> None:
     """One line on the console, from rank 0."""
     if process.is_first:
         print(text, flush=True)

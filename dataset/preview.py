@@ -22,10 +22,11 @@ from tqdm import tqdm
 
 from dataset import flag_checks
 from utils.cli import checks, parser
+from utils.cli.entry_point import cli
 from utils.cli.flags import option
 from utils.cli.options import TrainOptions
 from utils.cli.parser import Problem
-from utils.errors import InputError, cli
+from utils.errors import InputError
 from utils.protocol.constants import IM_END_TOKEN, IM_START_TOKEN, IMAGE_TOKEN, SEG_TOKEN
 from utils.reports.visualize import embed_png, enlarge, fit
 

@@ -139,7 +139,7 @@ def test_instances_with_and_without_sentences(tmp_path):
     assert (by_start["What is the old plat"] == old_plate).all()
     assert (by_start["What is plate in thi"] == (old_plate | box(50, 40, 70, 55))).all()
     train = OwnTrain(tmp_path, "mine", SamplingOptions(num_classes_per_sample=9))
-    denied = next(s for s in map(train.draw, range(100)) if not s.exists[0])
+    denied = next(s for s in map(train.sample, range(100)) if not s.exists[0])
     assert "there is no such thing" in denied.conversations[0]
     assert "where is the cow" not in denied.conversations[0].partition("ASSISTANT:")[2].lower()
 
@@ -185,7 +185,7 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, path):
     image(tmp_path / "own" / "secret.jpg")
     for content in (changed(1, image=path), changed(2, **coco(images={"file_name": path}))):
         write_table(tmp_path, content)
-        with pytest.raises(InputError, match=r"leaves the data set's folder|not the path of a pic"):
+        with pytest.raises(InputError, match="leaves the data set's folder|not the path of an im"):
             OwnTrain(tmp_path, "mine", SETTINGS)
 
 

@@ -298,6 +298,6 @@ def test_a_sentence_without_answer_is_denied_in_proper_english(tmp_path):
     folder = tmp_path / "reason_seg" / "ReasonSeg" / "train"
     write_pair(folder, "a", false_premise_QA=[["Where is the Cow?", True, ""]])
     train = ReasonSegTrain(tmp_path, "ReasonSeg|train", SamplingOptions())
-    denied = next(s for s in map(train.draw, range(100)) if not s.exists[0])
+    denied = next(s for s in map(train.sample, range(100)) if not s.exists[0])
     assert denied.questions == ["Where is the Cow? Please output segmentation mask."]
     assert denied.conversations[0].endswith("Sorry, there is no such thing in this image.</s>")

@@ -73,8 +73,8 @@ class Flag:
         }
         if self.is_list:
             return f"a list, each item {words.get(self.item or str, 'text')}"
-        said = " or ".join(words[kind] for kind in self.kinds)
-        return said + (" or none" if self.optional else "")
+        kinds = " or ".join(words[kind] for kind in self.kinds)
+        return kinds + (" or none" if self.optional else "")
 
 
 def flags_of(cls: type) -> dict[str, Flag]:
@@ -87,10 +87,10 @@ def flags_of(cls: type) -> dict[str, Flag]:
     for base in reversed(cls.__mro__):
         owners.update(dict.fromkeys(inspect.get_annotations(base), base))
     order = [*cls.__mro__[1:], cls]
-    found = {}
+    flags = {}
     for item in sorted(dataclasses.fields(cls), key=lambda item: order.index(owners[item.name])):
         kinds, inner, optional, choices = _read_type(hints[item.name])
-        found[item.name] = Flag(
+        flags[item.name] = Flag(
             name=item.name,
             kinds=kinds,
             item=inner,
@@ -100,7 +100,7 @@ def flags_of(cls: type) -> dict[str, Flag]:
             group=(owners[item.name].__doc__ or "").strip().partition("\n")[0].rstrip("."),
             path=item.metadata.get("path", False),
         )
-    return found
+    return flags
 
 
 def _read_type(hint: Any) -> tuple[tuple[type, ...], type | None, bool, tuple | None]:

@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 import yaml
 
+from utils.cli.entry_point import let_first_rank_tell
 from utils.cli.flags import Flag, convert, flags_of
-from utils.errors import EXIT_CODE, InputErrors, let_first_rank_tell
+from utils.errors import EXIT_CODE, InputErrors
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NO_VALUE = object()

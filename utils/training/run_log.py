@@ -70,8 +70,8 @@ class RunLog:
             return
         append_line(self.run_dir / METRICS_FILE, line)
         names = ("giou", "ciou", "see_accuracy")
-        found = {f"val/{name}": line[name] for name in names if line.get(name) is not None}
-        self.scalars(line["step"], found)
+        values = {f"val/{name}": line[name] for name in names if line.get(name) is not None}
+        self.scalars(line["step"], values)
         self.writer.flush()
 
     def forget_validation(self, step: int) -> None:

@@ -150,7 +150,7 @@ def test_shares_of_sources_images_and_answers(data, cached, premise_draw):
 def test_absent_classes_come_from_the_same_source(data, cached):
     train = SemSegTrain(data, "cocostuff", SamplingOptions(seed=1))
     asked = set()
-    for sample in map(train.draw, range(3000)):
+    for sample in map(train.sample, range(3000)):
         turns = zip(asked_and_answered(sample), sample.exists, strict=True)
         asked |= {name for (name, _), exists in turns if not exists}
     usable = {name for name in train.sources[0].classes if name not in TRUTH["c"]}
@@ -182,7 +182,7 @@ def test_absent_classes_are_not_repeated(data):
     names = ["dog:tail", "dog:ear", "dog:eye", "dog:leg", "cow:horn"]
     write_parts(data, [run_lengths(mask) for mask in MASKS], names)
     train = SemSegTrain(data, "pascal_part", SamplingOptions(num_classes_per_sample=4))
-    absent = [sample.exists.count(False) for sample in map(train.draw, range(150))]
+    absent = [sample.exists.count(False) for sample in map(train.sample, range(150))]
     assert set(absent) == {0, 1}
 
 
@@ -193,7 +193,7 @@ def test_masks_of_annotations_or_of_classes(data, part_masks, expected):
     write_parts(data, [run_lengths(mask) for mask in MASKS[:3]], names)
     settings = SamplingOptions(num_classes_per_sample=9, part_masks=part_masks)
     train = SemSegTrain(data, "pascal_part", settings)
-    for sample in map(train.draw, range(20)):
+    for sample in map(train.sample, range(20)):
         tails = [
             mask
             for (name, _), mask in zip(asked_and_answered(sample), sample.masks, strict=True)
