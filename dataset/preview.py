@@ -21,9 +21,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tqdm import tqdm
 
 from dataset import flag_checks
-from utils.cli import checks, parser
+from utils.cli import parser
 from utils.cli.entry_point import cli
-from utils.cli.flags import option
+from utils.cli.flags import NOT_NEGATIVE, POSITIVE, option
 from utils.cli.options import TrainOptions
 from utils.cli.parser import Problem
 from utils.errors import InputError
@@ -59,8 +59,8 @@ _IMAGE = re.compile(f"(?:{IM_START_TOKEN})?{IMAGE_TOKEN}(?:{IM_END_TOKEN})?\\s*"
 class _PreviewFlags:
     """Preview."""
 
-    draws: int = option(24, "how many draws are shown")
-    first: int = option(0, "number of the first one")
+    draws: int = option(24, "how many draws are shown", limit=POSITIVE)
+    first: int = option(0, "number of the first one", limit=NOT_NEGATIVE)
     out: str = option("draws.html", "page to write")
 
 
@@ -71,9 +71,7 @@ class PreviewOptions(TrainOptions, _PreviewFlags):
     def problems(self) -> list[Problem]:
         """Everything that keeps the draws from being shown."""
         problems = flag_checks.data_folder(self) + flag_checks.training(self)
-        problems += flag_checks.template_file(self)
-        problems += checks.positive(self, "draws", "num_classes_per_sample")
-        return problems + checks.at_least_zero(self, "first", "seed")
+        return problems + flag_checks.template_file(self)
 
 
 @dataclass(frozen=True)

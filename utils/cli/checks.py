@@ -59,33 +59,6 @@ def model_config(path: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def positive(options: Any, *names: str) -> list[Problem]:
-    """These numbers have to be above zero."""
-    return [
-        Problem(f"--{name}={getattr(options, name)}: give a number above 0")
-        for name in names
-        if getattr(options, name) is not None and not getattr(options, name) > 0
-    ]
-
-
-def at_least_zero(options: Any, *names: str) -> list[Problem]:
-    """These numbers must not be negative."""
-    return [
-        Problem(f"--{name}={getattr(options, name)}: give 0 or more")
-        for name in names
-        if getattr(options, name) is not None and not getattr(options, name) >= 0
-    ]
-
-
-def below_one(options: Any, *names: str) -> list[Problem]:
-    """These numbers have to lie in [0, 1)."""
-    return [
-        Problem(f"--{name}={getattr(options, name)}: give a number from 0 up to, not including, 1")
-        for name in names
-        if not 0 <= getattr(options, name) < 1
-    ]
-
-
 def package(name: str, flag: str) -> list[Problem]:
     """The optional package that `flag` needs has to be installed."""
     if importlib.util.find_spec(name):
@@ -95,7 +68,7 @@ def package(name: str, flag: str) -> list[Problem]:
 
 def web(options: Any) -> list[Problem]:
     """What a page in the browser needs."""
-    problems = positive(options, "max_megapixels", "max_visitors")
+    problems: list[Problem] = []
     if options.image is not None or options.prompt is not None:
         problems.append(Problem("--web excludes --image and --prompt: both are given on the page"))
     if not 0 <= options.port <= 65535:
@@ -113,7 +86,7 @@ def web(options: Any) -> list[Problem]:
 
 def sasp(options: Any) -> list[Problem]:
     """Ranges of the SasP settings; None means: what the checkpoint stores."""
-    problems = positive(options, "sasp_num_points", "sasp_down_sample")
+    problems: list[Problem] = []
     t_pos, t_neg = options.sasp_t_pos, options.sasp_t_neg
     for name, value in (("sasp_t_pos", t_pos), ("sasp_t_neg", t_neg)):
         if value is not None and not 0 <= value <= 1:

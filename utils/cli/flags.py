@@ -6,8 +6,9 @@ import dataclasses
 import inspect
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -16,11 +17,24 @@ TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
 
 
+class Limit(NamedTuple):
+    """What a number has to be, as a test and in words."""
+
+    holds: Callable[[float], bool]
+    remedy: str
+
+
+POSITIVE = Limit(lambda value: value > 0, "give a number above 0")
+NOT_NEGATIVE = Limit(lambda value: value >= 0, "give 0 or more")
+BELOW_ONE = Limit(lambda value: 0 <= value < 1, "give a number from 0 up to, not including, 1")
+
+
 def option(
     default: Any,
     help: str,
     choices: tuple[Any, ...] | None = None,
     path: bool = False,
+    limit: Limit | None = None,
 ) -> Any:
     """A dataclass field that is a flag.
 
@@ -31,8 +45,9 @@ def option(
         choices: the allowed values, if there are few (a `Literal` type says the same).
         path: True for a file or folder: a relative path in a preset is then looked up in the
             working directory first, in the repository next.
+        limit: of a number; one that is None keeps it.
     """
-    metadata = {"help": help, "choices": choices, "path": path}
+    metadata = {"help": help, "choices": choices, "path": path, "limit": limit}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -50,6 +65,7 @@ class Flag:
     help: str
     group: str
     path: bool
+    limit: Limit | None
 
     @property
     def is_switch(self) -> bool:
@@ -99,6 +115,7 @@ def flags_of(cls: type) -> dict[str, Flag]:
             help=item.metadata.get("help", ""),
             group=(owners[item.name].__doc__ or "").strip().partition("\n")[0].rstrip("."),
             path=item.metadata.get("path", False),
+            limit=item.metadata.get("limit"),
         )
     return flags
 

@@ -105,9 +105,7 @@ class StartOptions(ModelOptions, LoraOptions, SaspFlags):
         problems += checks.text_length(self)
         if self.lora_r and not self.lora_target_modules.strip(" ,"):
             problems.append(Problem("--lora_target_modules is empty; name layers, or --lora_r=0"))
-        problems += checks.sasp(self) + checks.positive(self, "out_dim", "lora_alpha")
-        problems += checks.at_least_zero(self, "lora_r", "sasp_std_factor")
-        return problems + checks.below_one(self, "lora_dropout")
+        return problems + checks.sasp(self)
 
 
 @dataclass(frozen=True)
@@ -132,33 +130,7 @@ class TrainOptions(StartOptions, DataFlags, LossOptions, OptimisationFlags, RunF
 
     def problems(self) -> list[Problem]:
         """Everything that keeps this configuration from running, but for its data."""
-        problems = self._model_problems()
-        problems += checks.positive(
-            self,
-            "epochs",
-            "steps_per_epoch",
-            "max_steps",
-            "batch_size",
-            "lr",
-            "print_freq",
-            "keep_checkpoints",
-            "grad_accumulation_steps",
-            "num_classes_per_sample",
-        )
-        problems += checks.at_least_zero(
-            self,
-            "workers",
-            "warmup_steps",
-            "save_every",
-            "start_epoch",
-            "seed",
-            "ce_loss_weight",
-            "dice_loss_weight",
-            "bce_loss_weight",
-            "max_loss_pixels",
-        )
-        problems += checks.below_one(self, "beta1", "beta2")
-        return problems + self._run_problems()
+        return self._model_problems() + self._run_problems()
 
     def _run_problems(self) -> list[Problem]:
         problems = []
@@ -196,9 +168,7 @@ class ReaderOptions(ReaderFlags, SaspOverrides):
             problems += checks.model_folder("vision_tower", tower, "a CLIP model")
         problems += checks.sam(self.sam, self.image_size) if self.sam or self.image_size else []
         problems += checks.quantization(self.load_in_4bit, self.load_in_8bit)
-        problems += checks.attention(self) + checks.sasp(self)
-        problems += checks.positive(self, "max_new_tokens", "model_max_length")
-        return problems + checks.at_least_zero(self, "local_rank", "sasp_std_factor")
+        return problems + checks.attention(self) + checks.sasp(self)
 
 
 @dataclass(frozen=True)
@@ -236,8 +206,7 @@ class TestOptions(ReaderOptions, QuestionSetFlags, EvaluationFlags, ProcessFlags
         if self.cmd == "metrics":
             hint = "run --cmd inference first, or give the folder that holds them"
             return checks.folder("vis_save_path", self.vis_save_path, "predictions", hint)
-        problems = super().problems() + checks.positive(self, "batch_questions", "world_size")
-        problems += self._ablation_problems()
+        problems = super().problems() + self._ablation_problems()
         if not 0 <= self.process_num < max(self.world_size, 1):
             problems.append(
                 Problem(
@@ -292,7 +261,7 @@ class AnalyzeOptions(ReaderOptions, QuestionSetFlags, AnalyzedFlags, MapFlags, A
             problems += checks.file(
                 "vision_pretrained", self.vision_pretrained, "SAM weights", hint
             )
-        return problems + checks.positive(self, "batch_questions", "max_questions")
+        return problems
 
 
 def model_name(path: str) -> str:

@@ -192,6 +192,10 @@ def resolve(
     complete = all(name in values for name in flags)
     options = cls(**values) if complete else None
     if options is not None:
+        for name, flag in flags.items():
+            value = values[name]
+            if flag.limit and value is not None and not flag.limit.holds(value):
+                problems.append(Problem(f"--{name}={value}: {flag.limit.remedy}"))
         own = getattr(cls, "problems", None)
         for check in [own, *checks] if own else checks:
             problems += check(options)

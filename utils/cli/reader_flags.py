@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from utils.cli.flags import option
+from utils.cli.flags import NOT_NEGATIVE, POSITIVE, option
 from utils.cli.train_flags import (
     ATTENTIONS,
     IMAGE_COUNTS,
@@ -36,7 +36,7 @@ class ReaderFlags:
     image_size: int | None = option(
         None, "side of SAM's input in pixels; none: what the model stores, else 1024"
     )
-    model_max_length: int = option(512, IMAGE_COUNTS)
+    model_max_length: int = option(512, IMAGE_COUNTS, limit=POSITIVE)
     conv_type: str | None = option(
         None, "conversation format; none: what the checkpoint stores", choices=CONVERSATION_TYPES
     )
@@ -55,9 +55,11 @@ class ReaderFlags:
     )
     load_in_4bit: bool = option(False, "load in 4 bits (GPU, bitsandbytes)")
     load_in_8bit: bool = option(False, "load in 8 bits (GPU, bitsandbytes)")
-    max_new_tokens: int = option(512, "longest generated answer")
+    max_new_tokens: int = option(512, "longest generated answer", limit=POSITIVE)
     local_rank: int = option(
-        0, "which GPU to use; launchers set it, and processes with --process_num take them in turn"
+        0,
+        "which GPU to use; launchers set it, and processes with --process_num take them in turn",
+        limit=NOT_NEGATIVE,
     )
 
     def sam_settings(self) -> str | dict | None:
@@ -71,12 +73,16 @@ class ReaderFlags:
 class SaspOverrides:
     """Similarity as points."""
 
-    sasp_num_points: int | None = option(None, "points per mask; none: what the model stores")
+    sasp_num_points: int | None = option(
+        None, "points per mask; none: what the model stores", limit=POSITIVE
+    )
     sasp_t_pos: float | None = option(None, "similarity from which a cell is positive")
     sasp_t_neg: float | None = option(None, "similarity up to which a cell is negative")
-    sasp_down_sample: int | None = option(None, "the map is this much smaller than CLIP's grid")
+    sasp_down_sample: int | None = option(
+        None, "the map is this much smaller than CLIP's grid", limit=POSITIVE
+    )
     sasp_thresholds: str | None = option(None, THRESHOLDS_HELP, choices=THRESHOLDS)
-    sasp_std_factor: float | None = option(None, "k of the std thresholds")
+    sasp_std_factor: float | None = option(None, "k of the std thresholds", limit=NOT_NEGATIVE)
     sasp_prompt: str | None = option(None, PROMPT_HELP, choices=tuple(PROMPTS))
 
 
@@ -98,7 +104,9 @@ class QuestionSetFlags:
         True, "also ask about objects that are not there (generated only)"
     )
     batch_questions: int = option(
-        16, "questions, about any images, that are answered together; more take more memory"
+        16,
+        "questions, about any images, that are answered together; more take more memory",
+        limit=POSITIVE,
     )
 
 
@@ -126,7 +134,7 @@ class ProcessFlags:
     """Processes."""
 
     process_num: int = option(0, "number of this process")
-    world_size: int = option(1, "number of processes that share the images")
+    world_size: int = option(1, "number of processes that share the images", limit=POSITIVE)
 
 
 @dataclass(frozen=True)
@@ -176,8 +184,8 @@ class WebFlags:
     web_names: list[str] | None = option(
         None, "further names that the page is reached by, such as that of a proxy in front of it"
     )
-    max_megapixels: float = option(25.0, "largest image that a visitor may send")
-    max_visitors: int = option(8, "visitors whose images are kept at a time")
+    max_megapixels: float = option(25.0, "largest image that a visitor may send", limit=POSITIVE)
+    max_visitors: int = option(8, "visitors whose images are kept at a time", limit=POSITIVE)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from utils.cli.flags import option
+from utils.cli.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE, option
 from utils.protocol.constants import IMAGE_POSITIONS, POLYGON_FILLS, PRECISIONS, PROMPTS
 from utils.protocol.conversation import CONVERSATION_TYPES
 from utils.protocol.sam_sizes import SAM_FIELDS, SAM_PRESETS
@@ -45,7 +45,7 @@ class ModelOptions:
     sam: str | dict = option("vit_h", SAM_HELP)
     image_size: int = option(1024, "side of SAM's input in pixels")
     model_max_length: int = option(512, IMAGE_COUNTS)
-    out_dim: int = option(256, "width of the text prompt for SAM")
+    out_dim: int = option(256, "width of the text prompt for SAM", limit=POSITIVE)
     conv_type: str = option("llava_v1", "conversation format", choices=CONVERSATION_TYPES)
     use_mm_start_end: bool = option(True, "wrap the image in <im_start>, <im_end>")
     precision: str = option(
@@ -71,9 +71,9 @@ class ModelOptions:
 class LoraOptions:
     """Trained parts."""
 
-    lora_r: int = option(8, "rank of LoRA; 0: no LoRA")
-    lora_alpha: int = option(16, "scale of LoRA")
-    lora_dropout: float = option(0.05, "dropout inside LoRA")
+    lora_r: int = option(8, "rank of LoRA; 0: no LoRA", limit=NOT_NEGATIVE)
+    lora_alpha: int = option(16, "scale of LoRA", limit=POSITIVE)
+    lora_dropout: float = option(0.05, "dropout inside LoRA", limit=BELOW_ONE)
     lora_target_modules: str = option(
         "q_proj,v_proj", "layers of the LLM that get LoRA, comma separated"
     )
@@ -84,14 +84,16 @@ class LoraOptions:
 class SaspFlags:
     """Similarity as points."""
 
-    sasp_num_points: int = option(SaspParams.num_points, "points per mask")
+    sasp_num_points: int = option(SaspParams.num_points, "points per mask", limit=POSITIVE)
     sasp_t_pos: float = option(SaspParams.t_pos, "similarity from which a cell is positive")
     sasp_t_neg: float = option(SaspParams.t_neg, "similarity up to which a cell is negative")
     sasp_down_sample: int = option(
-        SaspParams.down_sample, "the map is this much smaller than CLIP's grid"
+        SaspParams.down_sample, "the map is this much smaller than CLIP's grid", limit=POSITIVE
     )
     sasp_thresholds: str = option(SaspParams.thresholds, THRESHOLDS_HELP, choices=THRESHOLDS)
-    sasp_std_factor: float = option(SaspParams.std_factor, "k of the std thresholds")
+    sasp_std_factor: float = option(
+        SaspParams.std_factor, "k of the std thresholds", limit=NOT_NEGATIVE
+    )
     sasp_prompt: str = option(SaspParams.prompt, PROMPT_HELP, choices=tuple(PROMPTS))
 
 
@@ -123,7 +125,7 @@ class DataFlags:
     val_dataset: str = option("ReasonSeg|val", "data set for validation: NAME or NAME|SPLIT")
     val_split: str | None = option(None, "split for validation; wins over the one in --val_dataset")
     dataset_dir: str = option("./dataset_folder", "folder with all data sets", path=True)
-    num_classes_per_sample: int = option(3, "most expressions drawn for an image")
+    num_classes_per_sample: int = option(3, "most expressions drawn for an image", limit=POSITIVE)
     templates: str = option(
         "varied",
         "questions and answers of training and of its validation on a referring set: varied, "
@@ -144,21 +146,24 @@ class DataFlags:
         "original", "underscores in names of classes: kept, as in the original, or made spaces"
     )
     polygon_fill: str = option(POLYGON_FILLS[0], POLYGON_FILL_HELP, choices=POLYGON_FILLS)
-    workers: int = option(4, "processes that load images, per rank")
-    seed: int = option(42, "the order of the data and all chance follow from it")
+    workers: int = option(4, "processes that load images, per rank", limit=NOT_NEGATIVE)
+    seed: int = option(
+        42, "the order of the data and all chance follow from it", limit=NOT_NEGATIVE
+    )
 
 
 @dataclass(frozen=True)
 class LossOptions:
     """Losses."""
 
-    ce_loss_weight: float = option(1.0, "weight of the text loss")
-    dice_loss_weight: float = option(0.5, "weight of the DICE loss")
-    bce_loss_weight: float = option(2.0, "weight of the BCE loss")
+    ce_loss_weight: float = option(1.0, "weight of the text loss", limit=NOT_NEGATIVE)
+    dice_loss_weight: float = option(0.5, "weight of the DICE loss", limit=NOT_NEGATIVE)
+    bce_loss_weight: float = option(2.0, "weight of the BCE loss", limit=NOT_NEGATIVE)
     max_loss_pixels: int = option(
         0,
         "compute the mask losses of larger images in a size of at most so many pixels, such as "
         "500000, which saves time and memory; 0: in full size, as published",
+        limit=NOT_NEGATIVE,
     )
 
 
@@ -166,15 +171,17 @@ class LossOptions:
 class OptimisationFlags:
     """Optimisation."""
 
-    epochs: int = option(10, "number of epochs")
-    steps_per_epoch: int = option(500, "optimiser steps per epoch; validation follows each epoch")
-    max_steps: int | None = option(None, "stop after this many steps in all")
-    batch_size: int = option(2, "images per rank and micro step")
-    grad_accumulation_steps: int = option(10, "micro steps per optimiser step")
-    lr: float = option(3e-4, "highest learning rate")
-    warmup_steps: int = option(100, "steps of linear warm-up")
-    beta1: float = option(0.9, "AdamW's beta 1")
-    beta2: float = option(0.95, "AdamW's beta 2")
+    epochs: int = option(10, "number of epochs", limit=POSITIVE)
+    steps_per_epoch: int = option(
+        500, "optimiser steps per epoch; validation follows each epoch", limit=POSITIVE
+    )
+    max_steps: int | None = option(None, "stop after this many steps in all", limit=POSITIVE)
+    batch_size: int = option(2, "images per rank and micro step", limit=POSITIVE)
+    grad_accumulation_steps: int = option(10, "micro steps per optimiser step", limit=POSITIVE)
+    lr: float = option(3e-4, "highest learning rate", limit=POSITIVE)
+    warmup_steps: int = option(100, "steps of linear warm-up", limit=NOT_NEGATIVE)
+    beta1: float = option(0.9, "AdamW's beta 1", limit=BELOW_ONE)
+    beta2: float = option(0.95, "AdamW's beta 2", limit=BELOW_ONE)
     gradient_checkpointing: bool = option(True, "recompute activations to save memory")
     zero_stage: int = option(
         2,
@@ -182,7 +189,7 @@ class OptimisationFlags:
         "3 weights too (more traffic, and validation gathers them all)",
         choices=(1, 2, 3),
     )
-    start_epoch: int = option(0, "first epoch when nothing is resumed")
+    start_epoch: int = option(0, "first epoch when nothing is resumed", limit=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)
@@ -198,8 +205,12 @@ class RunFlags:
         None, "ckpt_model folder of a run to continue, or a checkpoint's folder in it", path=True
     )
     auto_resume: bool = option(True, "continue from this run's own newest checkpoint")
-    save_every: int = option(0, "also save after this many steps; 0: after each epoch only")
-    keep_checkpoints: int = option(1, "newest checkpoints to keep; the best one is kept besides")
-    print_freq: int = option(1, "steps between two lines of the log")
+    save_every: int = option(
+        0, "also save after this many steps; 0: after each epoch only", limit=NOT_NEGATIVE
+    )
+    keep_checkpoints: int = option(
+        1, "newest checkpoints to keep; the best one is kept besides", limit=POSITIVE
+    )
+    print_freq: int = option(1, "steps between two lines of the log", limit=POSITIVE)
     use_wandb: bool = option(False, "log to Weights & Biases as well")
     local_rank: int = option(0, "set by the launcher")
