@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from dataset.flag_checks import evaluation_flags, selection
 from utils.analysis.dashboard import write_dashboard
 from utils.analysis.files import AnalysisFile, analysed_folders, forget_analysis, write_tables
 from utils.analysis.layers import MAP_SIDE, draw_question
 from utils.analysis.question_scores import analyse_question, is_known
 from utils.analysis.records import FINAL, QuestionAnalysis
 from utils.cli.analysis_flags import read_layers
+from utils.cli.entry_point import cli
 from utils.cli.options import AnalyzeOptions
 from utils.cli.parser import parse, save
-from utils.errors import InputError, cli
+from utils.errors import InputError
 from utils.evaluation.predictions import check_run, fingerprint, resolved
 from utils.hub.models import check_models
 from utils.process.run_lock import LOCK_FILE, RunLock
@@ -48,7 +50,7 @@ def items_of(options: AnalyzeOptions) -> Sequence[EvalItem]:
         return ImageFolder(options.images)
     return evaluation_set(
         options.dataset_dir,
-        *options.validation(),
+        *selection(options.val_dataset, options.val_split),
         templates=options.templates,
         false_premises=options.eval_mode == "generated" and options.false_premises,
         polygon_fill=options.polygon_fill,
@@ -76,7 +78,9 @@ def open_analyst(options: AnalyzeOptions) -> tuple[SegProbe, list[str]]:
             raise
         notes.append(f"No word x CLIP: {error}.")
     if options.vision_pretrained is not None:
-        pretrained_sam = load_pretrained_sam(options.vision_pretrained, reader.model.model.visual_model)
+        pretrained_sam = load_pretrained_sam(
+            options.vision_pretrained, reader.model.model.visual_model
+        )
     else:
         notes.append("No SAM with the points only: it needs SAM as before training.")
     layers: list[int] = []
@@ -103,6 +107,7 @@ def run_settings(
     """What makes two analyses the same one; kept beside the questions."""
     images = options.dataset_dir if options.images is None else options.images
     sam = options.vision_pretrained
+    wanted = selection(options.val_dataset, options.val_split)
     # Analyses stored before the flag existed lack it, and have its default.
     fill = (
         {"polygon_fill": options.polygon_fill} if options.polygon_fill != POLYGON_FILLS[0] else {}
@@ -110,7 +115,7 @@ def run_settings(
     return {
         **fill,
         "model": fingerprint(options.pretrained_model_path),
-        "data": str(options.validation()) if options.images is None else "images",
+        "data": "images" if options.images is not None else str(wanted),
         "dataset_dir": resolved(images),
         "templates": resolved(options.templates),
         "items": count,
@@ -143,7 +148,7 @@ class Chosen:
 
 def choose(items: Sequence[EvalItem], file: AnalysisFile, most: int | None) -> Iterator[Chosen]:
     """What is not analysed yet, of the first `most` questions."""
-    taken = sum(found.image_index < file.first_open for found in file.found)
+    taken = sum(line.image_index < file.first_open for line in file.found)
     for image_index in range(file.first_open, len(items)):
         if most is not None and taken >= most:
             return
@@ -219,8 +224,8 @@ def show(out: Path) -> None:
     """Write tables and page of an analysis; print the measures of all models."""
     summaries = [write_tables(folder) for folder in analysed_folders(out)]
     heads = ["", *(f"{one['model']} ({one['questions']} questions)" for one in summaries)]
-    found = [one["measures"]["all"] for one in summaries]
-    print(table_text(Table("How [SEG] works", heads, _rows(found))), end="\n\n")
+    measures = [one["measures"]["all"] for one in summaries]
+    print(table_text(Table("How [SEG] works", heads, _rows(measures))), end="\n\n")
     if layers := _rows([one["layers"] for one in summaries]):
         print(table_text(Table("Best S-IoU [SEG] x LLaVA by layer", heads, layers)), end="\n\n")
     for one in summaries:
@@ -229,24 +234,24 @@ def show(out: Path) -> None:
     print(f"page: {write_dashboard(out)}", flush=True)
 
 
-def _rows(found: Sequence[dict[str, dict[str, float | None]]]) -> list[list[str]]:
+def _rows(measures: Sequence[dict[str, dict[str, float | None]]]) -> list[list[str]]:
     """A row for each name, a cell for each model."""
-    names = dict.fromkeys(name for one in found for name in one)
-    return [[name, *(_cell(one.get(name)) for one in found)] for name in names]
+    names = dict.fromkeys(name for one in measures for name in one)
+    return [[name, *(_cell(one.get(name)) for one in measures)] for name in names]
 
 
-def _cell(found: dict[str, float | None] | None) -> str:
-    if found is None or found["value"] is None:
+def _cell(measures: dict[str, float | None] | None) -> str:
+    if measures is None or measures["value"] is None:
         return number_text(None)
-    if found["low"] is None:
-        return number_text(found["value"])
-    value, low, high = (number_text(found[name]) for name in ("value", "low", "high"))
+    if measures["low"] is None:
+        return number_text(measures["value"])
+    value, low, high = (number_text(measures[name]) for name in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
 
 @cli(interrupted="finished questions are kept; the same command goes on")
 def main(argv: list[str] | None = None) -> None:
-    options = parse(AnalyzeOptions, argv, prog="analyze_read.py")
+    options = parse(AnalyzeOptions, argv, checks=[evaluation_flags], prog="analyze_read.py")
     out = Path(options.out)
     with RunLock(out / LOCK_FILE, f"the folder of the analysis {out}", "give another --out"):
         if options.cmd == "analyze":

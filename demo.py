@@ -16,9 +16,10 @@ from urllib.parse import urlparse
 
 import numpy as np
 
+from utils.cli.entry_point import cli
 from utils.cli.options import DemoOptions
 from utils.cli.parser import parse
-from utils.errors import InputError, cli
+from utils.errors import InputError
 from utils.hub.models import check_models
 from utils.protocol.conversation import MASK_REQUEST, asks_for_mask, with_mask_request
 from utils.reports.answer_files import describe, save_answer

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,23 +23,25 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from dataset import flag_checks
 from utils.cli import parser
+from utils.cli.entry_point import cli
 from utils.cli.options import TestOptions, TrainOptions
-from utils.errors import InputError, cli
+from utils.errors import InputError
 from utils.hub.models import check_models
+from utils.process.free_port import free_port
 from utils.process.interrupts import EXIT_CODE as INTERRUPTED
+from utils.process.parent_process import terminate_with_parent
 
-ENTRIES: dict[str, tuple[type, str]] = {
-    "train_read.py": (TrainOptions, "version"),
-    "test_read.py": (TestOptions, "pretrained_model_path"),
+ENTRIES: dict[str, tuple[type, parser.Check, str]] = {
+    "train_read.py": (TrainOptions, flag_checks.training_flags, "version"),
+    "test_read.py": (TestOptions, flag_checks.evaluation_flags, "pretrained_model_path"),
 }
-"""Name -> its options, and the one that names the model."""
+"""Name -> its options, the check of its data, and the flag that names the model."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 GRACE_S = 30.0
 """What the other ranks get to end in, once one has failed."""
 POLL_S = 0.1
-PR_SET_PDEATHSIG = 1
-"""Of prctl(2): the signal that a process gets when its parent has died."""
 
 
 def local_gpus(include: str) -> str | None:
@@ -95,7 +95,7 @@ class Ranks:
                     command,
                     env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                     start_new_session=True,
-                    preexec_fn=_end_with_parent,
+                    preexec_fn=terminate_with_parent,
                 )
             )
         if self.signalled is not None:  # while not all of them were there
@@ -145,18 +145,6 @@ class Ranks:
         self._send(signal.SIGKILL if again else asked)
 
 
-def _end_with_parent() -> None:
-    """In a rank, before it starts: SIGTERM when the launcher has died."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def free_port() -> int:
-    """A port that nothing on this machine uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def visible_gpus() -> int:
     """How many GPUs PyTorch sees; 1 where there is none."""
     import torch
@@ -199,8 +187,8 @@ def main(argv: list[str] | None = None) -> int:
     command = [given.entry, *given.flags]
     if "--dry_run" in given.flags:
         print(f"would run: {shlex.join([*launcher, *command])}\n", flush=True)
-    kind, model = ENTRIES[name]
-    options: Any = parser.parse(kind, given.flags, prog=name, show=False)
+    kind, check, model = ENTRIES[name]
+    options: Any = parser.parse(kind, given.flags, checks=[check], prog=name, show=False)
     check_models(getattr(options, model), options.vision_tower)
     if not own:
         os.execvp(launcher[0], [*launcher, *command])

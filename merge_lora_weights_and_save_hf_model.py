@@ -9,10 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from merge_lora_weight import merge_into
 from utils.cli import parser
+from utils.cli.entry_point import cli
 from utils.cli.options import OriginalMergeOptions
-from utils.errors import cli
 from utils.hub.model_card import model_card
 from utils.hub.upload import upload_if_asked
 
@@ -23,11 +22,12 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse(
         OriginalMergeOptions, argv, prog="merge_lora_weights_and_save_hf_model.py"
     )
+    from model.loading.merging import merge_into
     from model.loading.trained_weights import fill_trained
 
     source, folder = Path(str(options.weight)), Path(options.save_path)
-    card = model_card(options, options.push_to_hub, None)
-    merge_into(folder, options.trained(), lambda model: fill_trained(model, source), card)
+    card = model_card(options, options.push_to_hub)
+    merge_into(folder, options, lambda model: fill_trained(model, source), card)
     print(f"merged model: {folder} (python demo.py --pretrained_model_path {folder})")
     return upload_if_asked(folder, options)
 

@@ -12,7 +12,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,9 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from utils.cli.entry_point import cli
 from utils.cli.flags import option
 from utils.cli.parser import REPOSITORY, Problem, locate, parse, resolve
-from utils.errors import InputError, cli
+from utils.errors import InputError
+from utils.process.free_port import free_port
 from utils.process.run_lock import LOCK_FILE, RunLock
 
 MARK = "quickstart"
@@ -127,13 +128,6 @@ class Steps:
         self.seconds[title] = time.monotonic() - start
 
 
-def free_port() -> int:
-    """A port that no other training on this machine uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def empty(folder: Path) -> None:
     """Make the folder ready for this run; what an earlier one left there goes, but for the lock."""
     for path in folder.iterdir():
@@ -206,18 +200,19 @@ def unseen_question(data: Path) -> tuple[str, str]:
 def mixture_table(run: Path, steps: int) -> Any:
     """What the training drew from which data sets in so many steps."""
     from dataset.catalog import DATA_FLAGS
+    from dataset.flag_checks import mixture
     from dataset.mixture import Mixture
     from utils.cli.options import TrainOptions
     from utils.cli.parser import load
     from utils.reports.page import Table
 
     options = load(TrainOptions, run / "config.yaml")
-    rates = options.mixture()
+    rates = mixture(options)
     # The parts are not needed to tell which of them is drawn.
     parts: Any = [(name, None) for name in rates]
-    mixture = Mixture(parts, list(rates.values()), options.seed)
+    mixed = Mixture(parts, list(rates.values()), options.seed)
     draws = steps * options.batch_size * options.grad_accumulation_steps
-    drawn = Counter(mixture.names[mixture.choice(index)] for index in range(draws))
+    drawn = Counter(mixed.names[mixed.choice(index)] for index in range(draws))
     rows = [
         [
             f"{name} ({getattr(options, DATA_FLAGS[name]).replace('||', ', ')})",
@@ -283,7 +278,7 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
     from utils.reports.page import Report, kind_table, write_report
     from utils.reports.score_folder import read_ablation
     from utils.reports.showcase import answer_examples
-    from utils.training.curves import read_curves
+    from utils.training.run_log import read_curves
 
     steps.heading("report")
     data = str(folder / "data")
@@ -291,7 +286,7 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
     curves = read_curves(folder / "runs" / "tiny")
     losses = {"total": "loss", "answer (CE)": "ce_loss", "mask BCE": "mask_bce_loss"}
     losses["mask DICE"] = "mask_dice_loss"
-    found = [Curve(name, curves.get(f"train/{key}", [])) for name, key in losses.items()]
+    lines = [Curve(name, curves.get(f"train/{key}", [])) for name, key in losses.items()]
     scores = [
         Curve(name, curves.get(f"val/{key}", []))
         for name, key in {"gIoU": "giou", "cIoU": "ciou"}.items()
@@ -314,7 +309,7 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
         ),
         figures=main_figures(folder, steps.seconds),
         charts=[
-            ("Losses", line_chart(found, "step", window=max(1, len(found[0].pairs) // 15))),
+            ("Losses", line_chart(lines, "step", window=max(1, len(lines[0].pairs) // 15))),
             ("Validation, teacher forced", line_chart(scores, "step", y_limits=(0, 1))),
         ],
         tables=[
@@ -342,9 +337,9 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
 def main(argv: list[str] | None = None) -> None:
     given = sys.argv[1:] if argv is None else argv
     if "--dry_run" in given:
-        found, *_ = resolve(QuickstartOptions, given, "quickstart.sh")
-        if found is not None:
-            show_steps(found)
+        options, *_ = resolve(QuickstartOptions, given, "quickstart.sh")
+        if options is not None:
+            show_steps(options)
     options = parse(QuickstartOptions, given, prog="quickstart.sh", show=False)
     import torch
 

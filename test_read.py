@@ -15,9 +15,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset.flag_checks import evaluation_flags, selection
+from utils.cli.entry_point import cli
 from utils.cli.options import TestOptions
 from utils.cli.parser import parse, save
-from utils.errors import InputError, cli
+from utils.errors import InputError
 from utils.evaluation.prediction_locks import part_lock, refuse_other_writers, start_lock
 from utils.evaluation.predictions import PredictionFile, check_run, fingerprint, forget, resolved
 from utils.hub.models import check_models
@@ -47,7 +49,7 @@ def items_of(options: TestOptions, mode: str) -> Sequence[EvalItem]:
 
     return evaluation_set(
         options.dataset_dir,
-        *options.validation(),
+        *selection(options.val_dataset, options.val_split),
         templates=options.templates,
         false_premises=mode == "generated" and options.false_premises,
         polygon_fill=options.polygon_fill,
@@ -73,7 +75,7 @@ def run_settings(options: TestOptions, sasp: list[dict[str, Any]], world: int) -
         **fill,
         "model": fingerprint(options.pretrained_model_path),
         "dataset_dir": resolved(options.dataset_dir),
-        "data": str(options.validation()),
+        "data": str(selection(options.val_dataset, options.val_split)),
         "templates": resolved(options.templates),
         "items": len(items_of(options, modes[0])),
         "modes": list(modes),
@@ -155,8 +157,8 @@ def hold_parts(options: TestOptions, process: Process, held: ExitStack) -> None:
                     forget(folder)
             except InputError as error:
                 refused = str(error)
-        if told := [message for message in process.all_gather(refused) if message is not None]:
-            abort_all_ranks(process, told[0])
+        if messages := [text for text in process.all_gather(refused) if text is not None]:
+            abort_all_ranks(process, messages[0])
 
 
 def show(options: TestOptions) -> None:
@@ -165,22 +167,22 @@ def show(options: TestOptions) -> None:
     from utils.reports.score_folder import ABLATION_FILE, METRICS_FILE, PAGE_FILE, score_folder
 
     folder = Path(options.vis_save_path)
-    found = score_folder(folder, page=options.report, image_folder=options.dataset_dir)
-    for table in found.tables:
+    scored = score_folder(folder, page=options.report, image_folder=options.dataset_dir)
+    for table in scored.tables:
         print(table_text(table), end="\n\n")
-    for mode, scores in found.modes.items():
+    for mode, scores in scored.modes.items():
         for message in scores.result.skipped:
             print(f"left out ({mode}): {message}")
     print(f"metrics: {folder / METRICS_FILE}", flush=True)
     if options.report:
         print(f"report:  {folder / PAGE_FILE}", flush=True)
-    if found.ablation:
+    if scored.ablation:
         print(f"ablation: {folder / ABLATION_FILE}.json, .csv, .html", flush=True)
 
 
 @cli(interrupted="finished predictions are kept; the same command goes on")
 def main(argv: list[str] | None = None) -> None:
-    options = parse(TestOptions, argv, prog="test_read.py")
+    options = parse(TestOptions, argv, checks=[evaluation_flags], prog="test_read.py")
     if options.cmd == "metrics":
         show(options)
         return

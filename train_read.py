@@ -15,16 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset import flag_checks
 from dataset.catalog import REFER_FAMILIES, SETS
 from utils.cli import parser
+from utils.cli.entry_point import cli
 from utils.cli.options import TrainOptions
-from utils.errors import EXIT_CODE, InputError, InputErrors, cli
+from utils.errors import EXIT_CODE, InputError, InputErrors
 from utils.hub.models import check_models
 from utils.process.interrupts import is_first_rank, tell_interrupted
 from utils.process.run_lock import LOCK_FILE, RunLock
 from utils.protocol.conversation import POSITIVE_ANSWER
 from utils.training.checkpoint import BEST, CHECKPOINTS, LATEST, TAG, CheckpointStore, RunState
-from utils.training.resumption import CONFIG_FILE, changes, tell_changes
+from utils.training.resumption import CONFIG_FILE, changes, changes_message
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -43,11 +45,11 @@ def validation_items(options: TrainOptions) -> Sequence[EvalItem]:
     """What is asked: a referring set with the templates of training, others with the fixed ones."""
     from dataset.evaluation import evaluation_set
 
-    chosen = options.validation()
-    refers = chosen.name in SETS and SETS[chosen.name].family in REFER_FAMILIES
+    wanted = flag_checks.selection(options.val_dataset, options.val_split)
+    refers = wanted.name in SETS and SETS[wanted.name].family in REFER_FAMILIES
     templates = options.templates if refers else "simple"
     return evaluation_set(
-        options.dataset_dir, *chosen, templates=templates, polygon_fill=options.polygon_fill
+        options.dataset_dir, *wanted, templates=templates, polygon_fill=options.polygon_fill
     )
 
 
@@ -178,10 +180,10 @@ def train_alone(
     from torch import nn
 
     from dataset.collate import collate
+    from dataset.loader import micro_batches
     from dataset.training import training_set
     from model.loading.from_options import build_model
     from utils.training import engine
-    from utils.training.loader import draws
     from utils.training.run_log import RunLog
     from utils.training.trainer import Trainer
 
@@ -189,12 +191,12 @@ def train_alone(
     source, state = find_start(options, own, process)
     changed = [] if source is None else changes(options, source.folder.parent / CONFIG_FILE)
     first_step = state.step if state else options.start_epoch * options.steps_per_epoch
-    plan = schedule_of(options)
+    schedule = schedule_of(options)
     goes_on = source is not None and source.folder.resolve() == own.folder.resolve()
     not_scored = goes_on and state is not None and state.score is None
-    owed = not_scored and not options.no_eval and plan.ends_epoch(first_step)
+    owed = not_scored and not options.no_eval and schedule.ends_epoch(first_step)
     if state and not options.eval_only and first_step >= options.total_steps and not owed:
-        say(
+        log(
             process,
             f"step {first_step} of {options.total_steps} is done: finished; raise --epochs to go "
             "on, or choose another --exp_name",
@@ -202,14 +204,16 @@ def train_alone(
         return
     if source is not None and changed and not options.eval_only:
         saved_file = source.folder.parent / CONFIG_FILE
-        say(process, tell_changes(changed, origins(), saved_file, first_step))
+        log(process, changes_message(changed, origins(), saved_file, first_step))
 
     data = None if options.eval_only else training_set(options)
     unseen = None if options.no_eval else validation_items(options)
     torch.manual_seed(options.seed)
-    model, built = build_model(options)
+    model, built = build_model(
+        options.model, options.lora, options.sasp, options.losses, options.gradient_checkpointing
+    )
     for line in built.report:
-        say(process, line)
+        log(process, line)
     if process.is_first and not options.eval_only:
         text = "\n".join(built.report) + "\n"
         (options.run_dir / LOAD_REPORT).write_text(text, encoding="utf-8")
@@ -229,10 +233,10 @@ def train_alone(
     )
     if source is not None and state is not None:
         state = load_checkpoint(ds, source, state, process, goes_on)
-        say(process, f"continuing from {source.folder / state.tag}, step {state.step}")
+        log(process, f"continuing from {source.folder / state.tag}, step {state.step}")
     if process.is_first:
         parser.save(options, options.run_dir / CONFIG_FILE)
-    log = RunLog(
+    run_log = RunLog(
         options.run_dir,
         active=process.is_first,
         total_steps=options.total_steps,
@@ -241,7 +245,7 @@ def train_alone(
     )
     trainer = Trainer(
         engine=ds,
-        drawn=draws(
+        batches=micro_batches(
             data,
             partial(collate, tokenizer=built.tokenizer, views=built.model.views),
             micro_steps=(
@@ -250,14 +254,14 @@ def train_alone(
             ),
             batch_size=options.batch_size,
             rank=process.rank,
-            world=process.world_size,
+            world_size=process.world_size,
             workers=options.workers,
             pin=process.device.type == "cuda",
         ),
-        plan=plan,
+        schedule=schedule,
         process=process,
         store=own,
-        log=log,
+        log=run_log,
         validate=score,
         state=state,
     )
@@ -265,10 +269,10 @@ def train_alone(
         with trainer.stop:
             final = trainer.run(first_step, validate_first=owed)
     finally:
-        log.close()
+        run_log.close()
     if final is not None:
         best = "not validated" if final.best_score is None else f"cIoU {final.best_score:.4f}"
-        say(process, f"finished: best checkpoint {final.best_tag} ({best}) in {own.folder}")
+        log(process, f"finished: best checkpoint {final.best_tag} ({best}) in {own.folder}")
 
 
 def load_checkpoint(
@@ -304,18 +308,18 @@ def validate_only(
     if source is not None and state is not None:
         with source.or_another(state.tag):
             engine.load_trained(model, source.folder, state.tag)
-        say(process, f"evaluating {source.folder / state.tag}")
+        log(process, f"evaluating {source.folder / state.tag}")
     else:
-        say(process, f"evaluating {options.version}: there is no checkpoint")
+        log(process, f"evaluating {options.version}: there is no checkpoint")
     summary = score() if score else {}
     if process.is_first:
         options.run_dir.mkdir(parents=True, exist_ok=True)
         line = {"step": state.step if state else 0, "eval_only": True, **summary}
         append_line(options.run_dir / METRICS_FILE, line)
-    say(process, f"gIoU {summary['giou']:.4f}, cIoU {summary['ciou']:.4f}")
+    log(process, f"gIoU {summary['giou']:.4f}, cIoU {summary['ciou']:.4f}")
 
 
-def say(process: Process, text: str) -> None:
+def log(process: Process, text: str) -> None:
     """One line on the console, from rank 0."""
     if process.is_first:
         print(text, flush=True)
@@ -339,19 +343,21 @@ def check_data(options: TrainOptions) -> None:
     from dataset.doctor.checkup import quick, wanted_sets
 
     wanted = wanted_sets(options, not options.eval_only, not options.no_eval)
-    found = quick(options.dataset_dir, wanted)
-    missing = [str(finding) for finding in found if finding.kind == "missing"]
+    findings = quick(options.dataset_dir, wanted)
+    missing = [str(finding) for finding in findings if finding.kind == "missing"]
     if missing:
         more = f"python -m dataset.doctor --dataset_dir {options.dataset_dir} tells more"
         raise InputErrors([*missing, more])
-    for finding in found:
+    for finding in findings:
         print(f"warning: {finding}", file=sys.stderr)
 
 
 @cli
 def main(argv: list[str] | None = None) -> int:
     """Entry point; exit code 2 on mistakes of the user, 130 after an interruption."""
-    options = parser.parse(TrainOptions, argv, prog="train_read.py")
+    options = parser.parse(
+        TrainOptions, argv, checks=[flag_checks.training_flags], prog="train_read.py"
+    )
     if is_first_rank():
         check_models(options.version, options.vision_tower)
         check_data(options)

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.dataloading_world import write_world
 from dataset.collate import collate
+from dataset.loader import micro_batches
 from dataset.mixture import Mixture
 from dataset.reason_seg import ReasonSegTrain
 from dataset.refer.sets import ReferSegTrain
@@ -47,7 +48,6 @@ from utils.protocol.image_transforms import (
     normalise_for_sam,
 )
 from utils.protocol.tokenization import load_tokenizer
-from utils.training.loader import draws
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ROOT / "tests" / "data" / "golden" / "released_tiny"
@@ -93,8 +93,8 @@ def our_batches(root: Path, settings: SamplingOptions, workers: int, count: int)
     ]
     mixture = Mixture(parts, list(RATES.values()), settings.seed)
     join = partial(collate, tokenizer=load_tokenizer(str(TOKENIZER)), views=ImageViews())
-    steps = {"micro_steps": (0, count), "rank": 0, "world": 1}
-    return draws(mixture, join, batch_size=BATCH, workers=workers, **steps)
+    steps = {"micro_steps": (0, count), "rank": 0, "world_size": 1}
+    return micro_batches(mixture, join, batch_size=BATCH, workers=workers, **steps)
 
 
 def plain_batches(root: Path, settings: SamplingOptions, workers: int, count: int) -> Iterator[Any]:

@@ -30,7 +30,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.full_size_world import WORLDS, write_clip, write_released, write_run
-from utils.errors import InputError, cli
+from utils.cli.entry_point import cli
+from utils.errors import InputError
 from utils.protocol.conversation import POSITIVE_ANSWER
 from utils.training.checkpoint import free_bytes
 

@@ -17,7 +17,7 @@ DATA_FLAGS = {
     "neg_refer_seg": "neg_refer_seg_data",
     "reason_seg": "reason_seg_data",
 }
-"""Name in `--dataset` -> the flag that lists its sources."""
+"""Name in `--dataset`, in the published order -> the flag that lists its sources."""
 
 REFER_FAMILIES = ("refer_seg", "correct_refer_seg", "neg_refer_seg")
 OWN_FOLDER = "own"
@@ -26,6 +26,10 @@ OWN_FOLDER = "own"
 FALLBACK_SPLIT_BY = ("unc", "umd", "google", "berkeley")
 """Tried in this order where the preferred references are absent: validation images of one set
 may then be training images of another."""
+
+WHOLE_TEST = "overall"
+PARTS_OF_TEST = ("short", "long", WHOLE_TEST)
+"""Names for ReasonSeg's test images: those asked by a phrase, by a sentence, and all."""
 
 COCO_TRAIN2017 = "coco/train2017"
 COCO_TRAIN2014 = "refer_seg/images/mscoco/images/train2014"
@@ -249,7 +253,7 @@ def reference_files(dataset_dir: str | Path, name: str) -> list[tuple[str, Path,
 def splits_of(spec: str) -> tuple[str, ...]:
     """Splits of `NAME|SPLIT`, several joined by "_"; "overall", "short", "long" are in "test"."""
     wanted = spec.rpartition("|")[2].split("_") if "|" in spec else []
-    parts = ("test" if part in ("overall", "short", "long") else part for part in wanted)
+    parts = ("test" if part in PARTS_OF_TEST else part for part in wanted)
     return tuple(dict.fromkeys(filter(None, parts)))
 
 

@@ -10,12 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from utils.errors import InputError
 from utils.protocol.batch import Batch, Sample
-from utils.protocol.constants import IGNORE_INDEX
+from utils.protocol.constants import IGNORE_INDEX, IMAGE_POSITIONS
 from utils.protocol.image_transforms import ImageViews
 from utils.protocol.tokenization import answer_labels, encode_prompt, pad_rows, seg_token_id
-
-IMAGE_ROOM = 255
-"""Positions of `model_max_length` that the image takes."""
 
 __all__ = ["Batch", "Sample", "collate"]
 
@@ -44,7 +41,7 @@ def collate(
     Raises:
         InputError: a sample whose number of masks and of `[SEG]` tokens differ.
     """
-    limit, seg_id = tokenizer.model_max_length - IMAGE_ROOM, seg_token_id(tokenizer)
+    limit, seg_id = tokenizer.model_max_length - IMAGE_POSITIONS, seg_token_id(tokenizer)
     rows: list[list[int]] = []
     labels: list[list[int]] = []
     image_index: list[int] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dataset.flag_checks import EVALUATION_SETS
+from dataset.catalog import EVALUATION_SETS
 from dataset.own.sets import OwnEval
 from dataset.reason_seg import ReasonSegEval
 from dataset.refer.sets import ReferSegEval

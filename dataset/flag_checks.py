@@ -1,35 +1,19 @@
-"""Checks of the flags that name data: names, rates, and the places where the sets have to lie."""
+"""The flags that name data: what they say, and checks of names, rates and places."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset import catalog
+from utils.cli import checks
 from utils.cli.parser import Problem, suggest
 
-TRAINING_SETS = {
-    "sem_seg": 10,
-    "refer_seg": 1,
-    "correct_refer_seg": 1,
-    "vqa": 1,
-    "neg_refer_seg": 1,
-    "reason_seg": 10,
-}
-"""Names of `--dataset` in the published order, with the sample rates of the 7B model."""
-
-EVALUATION_SETS = tuple(
-    name
-    for name, facts in catalog.SETS.items()
-    if facts.family == "reason_seg" or facts.family in catalog.REFER_FAMILIES
-)
-"""Published names of `--val_dataset`."""
-
-WHOLE_TEST = "overall"
-PARTS_OF_TEST = ("short", "long", WHOLE_TEST)
-"""Names for ReasonSeg's test images: those asked by a phrase, by a sentence, and all."""
+PUBLISHED_RATES = {"sem_seg": 10.0, "reason_seg": 10.0}
+"""Sample rates of the 7B model; 1 for all others."""
+TEMPLATE_SETS = ("varied", "simple")
 
 
 class Selection(NamedTuple):
@@ -61,6 +45,19 @@ def selection(val_dataset: str, val_split: str | None) -> Selection:
     return Selection(name, split, rest[0] if len(rest) > 1 and rest[0] and not alone else None)
 
 
+def published_rate(name: str) -> float:
+    """How often a data set of `--dataset` is drawn without `--sample_rates`."""
+    return PUBLISHED_RATES.get(name, 1.0)
+
+
+def mixture(options: Any) -> dict[str, float]:
+    """Data set of `--dataset` -> how often it is drawn; the flags have been checked before."""
+    names = options.dataset.split("||")
+    if options.sample_rates is None:
+        return {name: published_rate(name) for name in names}
+    return dict(zip(names, map(float, options.sample_rates.split(",")), strict=True))
+
+
 def is_own(dataset_dir: str | Path, name: str) -> bool:
     """Whether the data folder has a set of one's own of that name."""
     plain = name not in ("", ".", "..") and os.path.basename(name) == name
@@ -75,13 +72,36 @@ def own_names(dataset_dir: str | Path) -> list[str]:
     )
 
 
+def training_flags(options: Any) -> list[Problem]:
+    """All flags of a training that name data: for `parse(TrainOptions, checks=[...])`."""
+    problems = data_folder(options)
+    problems += [] if options.eval_only else training(options)
+    problems += template_file(options)
+    return problems + ([] if options.no_eval else evaluation(options))
+
+
+def evaluation_flags(options: Any) -> list[Problem]:
+    """All flags of an evaluation or analysis that name data, if it asks a data set at all."""
+    if not options.asks_dataset:
+        return []
+    return data_folder(options) + evaluation(options) + template_file(options)
+
+
+def template_file(options: Any) -> list[Problem]:
+    """`--templates`: a built-in set or a file."""
+    if options.templates in TEMPLATE_SETS:
+        return []
+    names = ", ".join(TEMPLATE_SETS)
+    return checks.file("templates", options.templates, "a file of templates", f"or one of {names}")
+
+
 def evaluation(options: Any) -> list[Problem]:
     """`--val_dataset`, `--val_split`: a known set whose files are there."""
-    chosen = selection(options.val_dataset, options.val_split)
-    if chosen.name not in EVALUATION_SETS:
-        if is_own(options.dataset_dir, chosen.name):
+    wanted = selection(options.val_dataset, options.val_split)
+    if wanted.name not in catalog.EVALUATION_SETS:
+        if is_own(options.dataset_dir, wanted.name):
             return []
-        return [_unknown("val_dataset", chosen.name, EVALUATION_SETS, options.dataset_dir)]
+        return [_unknown("val_dataset", wanted.name, catalog.EVALUATION_SETS, options.dataset_dir)]
     if options.val_dataset.count("|") > 2:
         return [
             Problem(
@@ -89,8 +109,8 @@ def evaluation(options: Any) -> list[Problem]:
                 "NAME|SPLIT_BY|SPLIT, for example refcocog|umd|val"
             )
         ]
-    split = "test" if chosen.split in PARTS_OF_TEST else chosen.split
-    return _missing("val_dataset", options.dataset_dir, chosen.name, split, chosen.split_by)
+    split = "test" if wanted.split in catalog.PARTS_OF_TEST else wanted.split
+    return _missing("val_dataset", options.dataset_dir, wanted.name, split, wanted.split_by)
 
 
 def training(options: Any) -> list[Problem]:
@@ -98,10 +118,10 @@ def training(options: Any) -> list[Problem]:
     names = options.dataset.split("||")
     rates, problems = _rates(options, names)
     for name, rate in zip(names, rates, strict=True):
-        if name in TRAINING_SETS:
+        if name in catalog.DATA_FLAGS:
             problems += _family(options, name, needed=rate > 0)
         elif not is_own(options.dataset_dir, name.partition("|")[0]):
-            problems.append(_unknown("dataset", name, TRAINING_SETS, options.dataset_dir))
+            problems.append(_unknown("dataset", name, catalog.DATA_FLAGS, options.dataset_dir))
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         problems.append(
@@ -183,28 +203,28 @@ def data_folder(options: Any) -> list[Problem]:
 def _rates(options: Any, names: Sequence[str]) -> tuple[list[float], list[Problem]]:
     """One rate for each name, and what is wrong with `--sample_rates`."""
     if options.sample_rates is None:
-        return [float(TRAINING_SETS.get(name, 1)) for name in names], []
-    said = f"--sample_rates={options.sample_rates}"
+        return [published_rate(name) for name in names], []
+    given = f"--sample_rates={options.sample_rates}"
     usable = [1.0] * len(names)
     try:
         rates = [float(rate) for rate in options.sample_rates.split(",")]
     except ValueError:
-        return usable, [Problem(f"{said}: give numbers joined by commas, one per data set")]
+        return usable, [Problem(f"{given}: give numbers joined by commas, one per data set")]
     if len(rates) != len(names):
         return usable, [
             Problem(
-                f"{said}: {len(rates)} rates for {len(names)} data sets in --dataset; "
+                f"{given}: {len(rates)} rates for {len(names)} data sets in --dataset; "
                 "give one for each"
             )
         ]
     if not all(0 <= rate < float("inf") for rate in rates) or max(rates) == 0:
         return usable, [
-            Problem(f"{said}: give numbers from 0, at least one of them above 0, none infinite")
+            Problem(f"{given}: give numbers from 0, at least one of them above 0, none infinite")
         ]
     return rates, []
 
 
-def _unknown(flag: str, name: str, known: Sequence[str] | dict, dataset_dir: str) -> Problem:
+def _unknown(flag: str, name: str, known: Iterable[str], dataset_dir: str) -> Problem:
     own = own_names(dataset_dir)
     hint = suggest(name, [*known, *own])
     folder = Path(dataset_dir) / catalog.OWN_FOLDER

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dataset.loader import SampleSource
 from utils.errors import InputError
 from utils.protocol.batch import Sample
-from utils.training.loader import SampleSource
 
 _STREAM = zlib.crc32(b"mixture")
 """The choice has its own generator: what a part draws tells nothing about when it is chosen."""
@@ -55,10 +55,10 @@ class Mixture:
         u = np.random.default_rng([self.seed, _STREAM, index]).random()
         return int(np.searchsorted(self._ends, u, side="right"))
 
-    def draw(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
         """The sample of a global index.
 
         Raises:
             InputError: what the chosen part raises.
         """
-        return self.parts[self.choice(index)].draw(index)
+        return self.parts[self.choice(index)].sample(index)

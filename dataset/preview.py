@@ -21,17 +21,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from tqdm import tqdm
 
 from dataset import flag_checks
-from utils.cli import checks, parser
-from utils.cli.flags import option
-from utils.cli.options import TEMPLATE_SETS, TrainOptions
+from utils.cli import parser
+from utils.cli.entry_point import cli
+from utils.cli.flags import NOT_NEGATIVE, POSITIVE, option
+from utils.cli.options import TrainOptions
 from utils.cli.parser import Problem
-from utils.errors import InputError, cli
+from utils.errors import InputError
 from utils.protocol.constants import IM_END_TOKEN, IM_START_TOKEN, IMAGE_TOKEN, SEG_TOKEN
 from utils.reports.visualize import embed_png, enlarge, fit
 
 if TYPE_CHECKING:
+    from dataset.loader import SampleSource
     from utils.protocol.batch import Sample
-    from utils.training.loader import SampleSource
 
 ASSETS = Path(__file__).parent / "assets"
 LONGEST, SHORTEST = 420, 260
@@ -58,8 +59,8 @@ _IMAGE = re.compile(f"(?:{IM_START_TOKEN})?{IMAGE_TOKEN}(?:{IM_END_TOKEN})?\\s*"
 class _PreviewFlags:
     """Preview."""
 
-    draws: int = option(24, "how many draws are shown")
-    first: int = option(0, "number of the first one")
+    draws: int = option(24, "how many draws are shown", limit=POSITIVE)
+    first: int = option(0, "number of the first one", limit=NOT_NEGATIVE)
     out: str = option("draws.html", "page to write")
 
 
@@ -70,9 +71,7 @@ class PreviewOptions(TrainOptions, _PreviewFlags):
     def problems(self) -> list[Problem]:
         """Everything that keeps the draws from being shown."""
         problems = flag_checks.data_folder(self) + flag_checks.training(self)
-        problems += checks.template_file(self.templates, TEMPLATE_SETS)
-        problems += checks.positive(self, "draws", "num_classes_per_sample")
-        return problems + checks.at_least_zero(self, "first", "seed")
+        return problems + flag_checks.template_file(self)
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class Expression:
 
 
 @dataclass(frozen=True)
-class MicroBatch:
+class Preview:
     """One draw, ready for the page.
 
     Args:
@@ -142,7 +141,7 @@ def layer(mask: np.ndarray, size: tuple[int, int], colour: tuple[int, int, int])
     return painted
 
 
-def show(sample: Sample, index: int, source: str) -> MicroBatch:
+def show(sample: Sample, index: int, source: str) -> Preview:
     """A sample as it appears on the page."""
     image = fit(sample.image, LONGEST)
     image = enlarge(image, max(1, round(SHORTEST / min(image.shape[:2]))))
@@ -161,10 +160,10 @@ def show(sample: Sample, index: int, source: str) -> MicroBatch:
         )
     shown = (sample.image.shape[1], sample.image.shape[0])
     kind, path = sample.kind, sample.image_path
-    return MicroBatch(index, source, kind, path, shown, embed_png(image), expressions)
+    return Preview(index, source, kind, path, shown, embed_png(image), expressions)
 
 
-def draw_all(source: SampleSource, first: int, count: int) -> list[MicroBatch]:
+def draw_all(source: SampleSource, first: int, count: int) -> list[Preview]:
     """Draws number `first` and following; a broken one holds its message."""
     from dataset.mixture import Mixture
 
@@ -172,13 +171,13 @@ def draw_all(source: SampleSource, first: int, count: int) -> list[MicroBatch]:
     for index in tqdm(range(first, first + count), desc="draws", unit="draw"):
         part = source.names[source.choice(index)] if isinstance(source, Mixture) else ""
         try:
-            drawn.append(show(source.draw(index), index, part))
+            drawn.append(show(source.sample(index), index, part))
         except InputError as error:
-            drawn.append(MicroBatch(index, part, error=str(error)))
+            drawn.append(Preview(index, part, error=str(error)))
     return drawn
 
 
-def render(drawn: Sequence[MicroBatch], intro: str) -> str:
+def render(drawn: Sequence[Preview], intro: str) -> str:
     """The page as HTML text."""
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
@@ -200,7 +199,7 @@ def main(argv: list[str] | None = None) -> None:
     from dataset.training import training_set
 
     drawn = draw_all(training_set(options), options.first, options.draws)
-    rates = ", ".join(f"{name} {rate:g}" for name, rate in options.mixture().items())
+    rates = ", ".join(f"{name} {rate:g}" for name, rate in flag_checks.mixture(options).items())
     intro = (
         f"Draws {options.first} to {options.first + options.draws - 1} with seed {options.seed} "
         f"from {options.dataset_dir}. Rates: {rates}. Templates: {options.templates}."

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset import json_files
+from dataset.catalog import WHOLE_TEST
 from dataset.masks import draw_reason_seg
 from dataset.sampling import KIND_ABSENT, SamplingOptions, Turn, choose, make_sample
 from dataset.templates import SIMPLE, Templates
@@ -24,7 +25,6 @@ FALSE_PREMISE_SHARE = 0.15
 """Share of training draws that use the false-premise question, where there is one."""
 
 _LENGTHS = {"short": False, "long": True}
-_WHOLE_TEST = "overall"
 _STREAM = "reason_seg"
 _FORM = "ReasonSeg's JSON with shapes[{label, points}], text[...], is_sentence"
 _HOW_TO_GET = "ReasonSeg is distributed with the LISA project; unpack it into reason_seg/ReasonSeg"
@@ -194,7 +194,7 @@ class ReasonSegTrain:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def draw(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
         """The sample of a global index.
 
         Raises:
@@ -265,7 +265,7 @@ class ReasonSegEval(Sequence):
         self.false_premises = false_premises
         self.settings = SamplingOptions(templates=templates, seed=seed, polygon_fill=polygon_fill)
         length = _LENGTHS.get(split)
-        whole = split if length is None and split != _WHOLE_TEST else "test"
+        whole = split if length is None and split != WHOLE_TEST else "test"
         self.pairs = list_split(dataset_dir, whole)
         if length is not None:
             self.pairs = [

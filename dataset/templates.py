@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +175,4 @@ def _pick(entries: tuple[str, ...], rng: np.random.Generator) -> str:
 
 
 if __name__ == "__main__":
-    from dataset.import_templates import main
-
-    raise SystemExit(main())
+    runpy.run_module("dataset.import_templates", run_name="__main__")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataset.flag_checks import mixture
+from dataset.loader import SampleSource
 from dataset.mixture import Mixture
 from dataset.own.sets import OwnTrain
 from dataset.reason_seg import ReasonSegTrain
@@ -11,7 +13,6 @@ from dataset.sem_seg.sampling import SemSegTrain
 from dataset.templates import load_templates
 from dataset.vqa import VqaTrain
 from utils.cli.options import TrainOptions
-from utils.training.loader import SampleSource
 
 
 def training_set(options: TrainOptions) -> SampleSource:
@@ -34,7 +35,7 @@ def training_set(options: TrainOptions) -> SampleSource:
         class_names=options.class_names,
         polygon_fill=options.polygon_fill,
     )
-    rates = {name: rate for name, rate in options.mixture().items() if rate > 0}
+    rates = {name: rate for name, rate in mixture(options).items() if rate > 0}
     parts = [(name, _part(name, options, settings)) for name in rates]
     return Mixture(parts, list(rates.values()), options.seed)
 

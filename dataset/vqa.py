@@ -62,7 +62,7 @@ class VqaTrain:
         self.files = [folder / f"{name}.json" for name in names]
         self.stores = [_open(file) for file in self.files]
 
-    def draw(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
         """The sample of a global index.
 
         Raises:

@@ -9,8 +9,6 @@ cells. Coordinates are (x, y) in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,77 +26,9 @@ from torch.nn import functional as F
 from model.loading.weight_file import read_weight_file
 from model.sam_attention import fuse_attention
 from utils.errors import InputError
-
-PATCH = 16
-
-
-@dataclass(frozen=True)
-class SamSizes:
-    """Sizes of a SAM; everything else is as the published ViT-H is built.
-
-    Args:
-        embed_dim, depth, num_heads, global_attn_indexes: of the image encoder.
-        image_size: side S of the square input, a multiple of 16.
-        prompt_dim: width C of prompts and image embedding.
-        decoder_mlp_dim: hidden width in the mask decoder's transformer.
-        window_size: side of the encoder's attention windows, in cells.
-    """
-
-    embed_dim: int
-    depth: int
-    num_heads: int
-    global_attn_indexes: tuple[int, ...]
-    image_size: int = 1024
-    prompt_dim: int = 256
-    decoder_mlp_dim: int = 2048
-    window_size: int = 14
-
-
-PRESETS = {
-    "vit_h": SamSizes(1280, 32, 16, (7, 15, 23, 31)),
-    "vit_l": SamSizes(1024, 24, 16, (5, 11, 17, 23)),
-    "vit_b": SamSizes(768, 12, 12, (2, 5, 8, 11)),
-}
-
-
-def sam_sizes(sam: str | Mapping | None) -> SamSizes:
-    """Sizes from a preset's name or a mapping; None is ViT-H.
-
-    Raises:
-        InputError: unknown name or field, or a missing field.
-    """
-    if sam is None:
-        return PRESETS["vit_h"]
-    if isinstance(sam, str):
-        if sam not in PRESETS:
-            raise InputError(
-                f"SAM {sam!r} is unknown; choose one of {', '.join(PRESETS)} or give a mapping "
-                "with embed_dim, depth, num_heads, global_attn_indexes"
-            )
-        return PRESETS[sam]
-    values = dict(sam)
-    if "global_attn_indexes" in values:
-        values["global_attn_indexes"] = tuple(values["global_attn_indexes"])
-    known = SamSizes.__dataclass_fields__
-    unknown = sorted(set(values) - set(known))
-    needed = ("embed_dim", "depth", "num_heads", "global_attn_indexes")
-    missing = [name for name in needed if name not in values]
-    if unknown or missing:
-        raise InputError(
-            f"SAM sizes {dict(sam)}: unknown {unknown}, missing {missing}; "
-            f"known are {', '.join(known)}"
-        )
-    sizes = SamSizes(**values)
-    if sizes.image_size % PATCH or sizes.prompt_dim % 8:
-        raise InputError(
-            f"SAM sizes {dict(sam)}: image_size must be a multiple of {PATCH} and prompt_dim of 8"
-        )
-    return sizes
-
-
-def sam_sizes_dict(sizes: SamSizes) -> dict:
-    """The sizes as plain data for a checkpoint's configuration."""
-    return {**asdict(sizes), "global_attn_indexes": list(sizes.global_attn_indexes)}
+from utils.protocol.sam_sizes import SAM_PATCH, SamSizes
+from utils.protocol.sam_sizes import sam_sizes as sam_sizes
+from utils.protocol.sam_sizes import sam_sizes_dict as sam_sizes_dict
 
 
 class Float32PositionEncoding(PositionEmbeddingRandom):
@@ -116,10 +46,10 @@ class SamModel(nn.Module):
     def __init__(self, sizes: SamSizes):
         super().__init__()
         self.sizes = sizes
-        cells = sizes.image_size // PATCH
+        cells = sizes.cells
         self.image_encoder = ImageEncoderViT(
             img_size=sizes.image_size,
-            patch_size=PATCH,
+            patch_size=SAM_PATCH,
             embed_dim=sizes.embed_dim,
             depth=sizes.depth,
             num_heads=sizes.num_heads,

@@ -172,16 +172,18 @@ def micro_merged(micro_parts: MicroParts, tmp_path_factory: pytest.TempPathFacto
     """A READ folder as `merge_lora_weight.sh` writes it."""
     from model import SaspParams
     from model.loading.builder import build_for_training, save_model
+    from utils.cli.train_flags import ModelOptions
 
     folder = tmp_path_factory.mktemp("merged")
-    model, tokenizer, _ = build_for_training(
-        micro_parts.llava,
-        vision_tower=micro_parts.clip,
-        vision_pretrained=micro_parts.sam,
+    start = ModelOptions(
+        version=str(micro_parts.llava),
+        vision_tower=str(micro_parts.clip),
+        vision_pretrained=str(micro_parts.sam),
         sam=MICRO_SAM,
-        sasp=SaspParams(down_sample=1),
         out_dim=32,
+        precision="fp32",
     )
+    model, tokenizer, _ = build_for_training(start, SaspParams(down_sample=1))
     save_model(model, tokenizer, folder)
     return folder
 

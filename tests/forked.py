@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import threading
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.process import BaseProcess
@@ -18,6 +17,7 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from tqdm import tqdm
 
 import train_read
+from utils.process.free_port import free_port
 from utils.training import engine
 from utils.training.checkpoint import LATEST, CheckpointStore
 
@@ -91,9 +91,3 @@ def weights(store: CheckpointStore, pointer: str = LATEST) -> dict[str, torch.Te
     return get_fp32_state_dict_from_zero_checkpoint(
         str(store.folder), tag=store.load(pointer).tag, exclude_frozen_parameters=True
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import dataset.toy.world
+from dataset.flag_checks import evaluation_flags, training_flags
 from dataset.preview import PreviewOptions
 from model import Answer
 from quickstart import QuickstartOptions
@@ -26,17 +27,17 @@ from utils.cli.options import (
     TestOptions,
     TrainOptions,
 )
-from utils.cli.parser import resolve
+from utils.cli.parser import Check, resolve
 
 ROOT = Path(__file__).parents[1]
-ENTRIES = {
-    "train_read.py": TrainOptions,
-    "test_read.py": TestOptions,
-    "demo.py": DemoOptions,
-    "analyze_read.py": AnalyzeOptions,
-    "merge_lora_weight.py": MergeOptions,
-    "merge_lora_weights_and_save_hf_model.py": OriginalMergeOptions,
-    "quickstart.py": QuickstartOptions,
+ENTRIES: dict[str, tuple[type, list[Check]]] = {
+    "train_read.py": (TrainOptions, [training_flags]),
+    "test_read.py": (TestOptions, [evaluation_flags]),
+    "demo.py": (DemoOptions, []),
+    "analyze_read.py": (AnalyzeOptions, [evaluation_flags]),
+    "merge_lora_weight.py": (MergeOptions, []),
+    "merge_lora_weights_and_save_hf_model.py": (OriginalMergeOptions, []),
+    "quickstart.py": (QuickstartOptions, []),
 }
 RECIPES = {
     "ReasonSeg": "read_7b",
@@ -68,7 +69,10 @@ SCRIPTS = {
     "merge_lora_weight.sh": ["runs/tiny", "runs/tiny out", "runs/tiny --checkpoint latest"],
     "quickstart.sh": ["", "--fast"],
 }
-MODULES = {"dataset.preview": PreviewOptions, "dataset.doctor": TrainOptions}
+MODULES: dict[str, tuple[type, list[Check]]] = {
+    "dataset.preview": (PreviewOptions, []),
+    "dataset.doctor": (TrainOptions, [training_flags]),
+}
 """Started by `python -m`. The flags of the doctor are some of those of training, and a few more."""
 DOCTOR_ALONE = {"--deep", "--json", "--cache"}
 NOT_ENTRIES = {"run_tests.sh"}
@@ -91,16 +95,16 @@ def complaints(words: list[str]) -> list[str]:
             patch.setattr(dataset.toy.world, "write_world", lambda *given: drawn.append(given))
             code = dataset.toy.world.main(words[words.index("dataset.toy") + 1 :])
         return [] if code == 0 and drawn else [f"{words}: exit code {code}"]
-    for module, options in MODULES.items():
+    for module, (options, checks) in MODULES.items():
         if module in words:
             given = [w for w in words[words.index(module) + 1 :] if w not in DOCTOR_ALONE]
-            _, problems, _, _ = resolve(options, given)
+            _, problems, _, _ = resolve(options, given, checks=checks)
             return [f"{' '.join(words)}: {p.message}" for p in problems if not p.missing]
     place = next((n for n, word in enumerate(words) if Path(word).name in ENTRIES), None)
     if place is None:
         return [f"{' '.join(words)}: starts no entry point"]
-    options = ENTRIES[Path(words[place]).name]
-    _, problems, _, _ = resolve(options, words[place + 1 :])
+    options, checks = ENTRIES[Path(words[place]).name]
+    _, problems, _, _ = resolve(options, words[place + 1 :], checks=checks)
     return [f"{' '.join(words)}: {p.message}" for p in problems if not p.missing]
 
 

@@ -55,7 +55,8 @@ def test_each_process_knows_its_place(launched):
 
 
 TWICE = """
-from utils.errors import InputError, cli
+from utils.cli.entry_point import cli
+from utils.errors import InputError
 @cli
 def main():
     if rank in {ranks}:

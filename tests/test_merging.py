@@ -13,6 +13,7 @@ import pytest
 
 import merge_lora_weight
 import train_read
+from model.loading import merging
 from utils.process.run_lock import RunLock
 
 
@@ -81,7 +82,7 @@ def test_too_little_space_is_told_before_writing(merge, tmp_path):
 
 def test_the_space_that_is_needed_is_foreseen(merge, tmp_path, monkeypatch):
     found = {}
-    monkeypatch.setattr(merge_lora_weight, "check_space", lambda needed, _: found.update(needed))
+    monkeypatch.setattr(merging, "check_space", lambda needed, _: found.update(needed))
     out, adapter = tmp_path / "out", tmp_path / "adapter"
     assert merge(out, "--adapter", str(adapter))[0] == 0
     for folder in (out, adapter):
@@ -93,7 +94,7 @@ def test_the_space_that_is_needed_is_foreseen(merge, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("there", [False, True])
 def test_a_disk_that_fills_up_meanwhile(merge, tmp_path, monkeypatch, there):
-    monkeypatch.setattr(merge_lora_weight, "check_space", lambda *_: None)
+    monkeypatch.setattr(merging, "check_space", lambda *_: None)
     assert merge(tmp_path / "whole")[0] == 0
     size = sum(len(data) for data in content(tmp_path / "whole").values())
     with disk(tmp_path / "small", (size // 2 + there * (size + 65536)) // 1024) as small:

@@ -16,6 +16,7 @@ import merge_lora_weights_and_save_hf_model as original
 import train_read
 from model.loading.builder import build_for_training
 from tests.conftest import MICRO_SAM
+from utils.cli.train_flags import ModelOptions
 
 pytestmark = pytest.mark.slow
 
@@ -53,11 +54,14 @@ def by_peft(micro_parts) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tenso
     """(every weight of a model that real peft wrapped, with its names; what peft merges)."""
     torch.manual_seed(3)
     model, _, _ = build_for_training(
-        micro_parts.llava,
-        vision_tower=micro_parts.clip,
-        vision_pretrained=micro_parts.sam,
-        sam=MICRO_SAM,
-        out_dim=32,
+        ModelOptions(
+            version=micro_parts.llava,
+            vision_tower=micro_parts.clip,
+            vision_pretrained=micro_parts.sam,
+            sam=MICRO_SAM,
+            out_dim=32,
+            precision="fp32",
+        )
     )
     layers = r"model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
     wrapped = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=16, target_modules=layers))

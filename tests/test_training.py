@@ -235,7 +235,7 @@ def count_broken(data: Path, seed: int, draws: int) -> int:
     broken = 0
     for index in range(draws):
         try:
-            source.draw(index)
+            source.sample(index)
         except InputError:
             broken += 1
     return broken
@@ -323,7 +323,7 @@ def test_without_any_mask(train, micro_data, tmp_path):
 
 def only_absent(data: Path, seed: int) -> bool:
     source = ReasonSegTrain(data, settings=SamplingOptions(seed=seed))
-    return not any(exists for index in range(2) for exists in source.draw(index).exists)
+    return not any(exists for index in range(2) for exists in source.sample(index).exists)
 
 
 def test_merging_rounds_to_the_precision_of_the_run(train, run_dir):

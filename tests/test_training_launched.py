@@ -82,7 +82,7 @@ def uneven_seed(data: Path) -> int:
     """A seed with steps in which one rank has masks and the other has none (one image each)."""
 
     def has_mask(source: ReasonSegTrain, index: int) -> bool:
-        return any(source.draw(index).exists)
+        return any(source.sample(index).exists)
 
     for seed in range(100):
         source = ReasonSegTrain(data, settings=SamplingOptions(seed=seed))
@@ -149,7 +149,7 @@ def weights_at_start(preset: Path) -> dict[str, torch.Tensor]:
     """The trained parts as they are before the first step."""
     options = parser.load(TrainOptions, preset)
     torch.manual_seed(options.seed)
-    model, _ = build_model(options)
+    model, _ = build_model(options.model, options.lora, options.sasp, options.losses)
     return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 

@@ -41,7 +41,7 @@ def uneven_seed(data: Path) -> int:
     """A seed with micro steps, of two ranks and of three, in which some have masks, others none."""
     for seed in range(1000):
         source = ReasonSegTrain(data, settings=SamplingOptions(seed=seed))
-        masks = [any(source.draw(index).exists) for index in range(STEPS * IMAGES)]
+        masks = [any(source.sample(index).exists) for index in range(STEPS * IMAGES)]
         if all(masks) or not any(masks[:2]):
             continue
         mixed = [
@@ -114,7 +114,7 @@ def weights_at_start(preset: Path) -> dict[str, torch.Tensor]:
     """The trained parts as they are before the first step."""
     options = parser.load(TrainOptions, preset)
     torch.manual_seed(options.seed)
-    model, _ = build_model(options)
+    model, _ = build_model(options.model, options.lora, options.sasp, options.losses)
     return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 

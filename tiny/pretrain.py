@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import InputError, cli
+from utils.cli.entry_point import cli
+from utils.errors import InputError
 
 HERE = Path(__file__).parent
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from model.sasp import SaspParams
 from utils.errors import InputError
+from utils.protocol.constants import PROMPTS
 from utils.protocol.conversation import MASK_REQUEST
 from web import widgets
 from web.drawing import colour_name, png
@@ -162,8 +163,7 @@ class Page:
     def _sliders(self, params: SaspParams, side: int) -> None:
         self.controls: dict[str, Any] = {
             "prompt": gr.Radio(
-                [("text + DtoC points", "points"), ("text + discrete", "discrete")]
-                + [("text only", "text")],
+                [(label, name) for name, label in reversed(PROMPTS.items())],
                 value=params.prompt,
                 label="Prompt for SAM",
                 elem_id="prompt",

@@ -30,11 +30,12 @@ from typing import TYPE_CHECKING, Any
 
 from dataset import flag_checks
 from dataset.catalog import DATA_FLAGS, REFER_FAMILIES, SETS
+from utils.cli.entry_point import cli
 from utils.cli.flags import flags_of
 from utils.cli.options import TrainOptions
 from utils.cli.parser import read_preset
 from utils.cli.train_flags import DataFlags
-from utils.errors import InputError, InputErrors, cli
+from utils.errors import InputError, InputErrors
 
 if TYPE_CHECKING:
     from dataset.doctor.checkup import Wanted

@@ -58,7 +58,7 @@ class OwnTrain:
     def __len__(self) -> int:
         return len(self.images)
 
-    def draw(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
         """The sample of a global index; 255 in a mask counts as background.
 
         Raises:

@@ -15,7 +15,8 @@ from typing import Any
 from dataset.annotation_index import AnnotationIndex
 from dataset.json_stream import JsonLists
 from dataset.refer.refs_file import load_refs, refs_file, refs_of_pickle
-from utils.errors import InputError, cli
+from utils.cli.entry_point import cli
+from utils.errors import InputError
 
 KIND = "refer2"
 _MOST_BROKEN = 20

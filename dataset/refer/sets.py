@@ -159,7 +159,7 @@ class ReferSegTrain:
         """Images over all sets."""
         return sum(one.index.splits["train"] for one in self.sets)
 
-    def draw(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
         """The sample of a global index.
 
         Raises:

@@ -75,7 +75,7 @@ class SemSegTrain:
         self.sources = [SOURCES[name](dataset_dir) for name in spec.split("||")]
         self.settings = settings
 
-    def draw(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
         """The sample of a global index.
 
         Raises:

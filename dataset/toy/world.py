@@ -29,7 +29,8 @@ from tqdm import tqdm
 from dataset.toy import parts, reason, refer, semantic
 from dataset.toy.files import draw_scenes, make_room, save_image, save_json, save_labels
 from dataset.toy.vqa import conversation_entry
-from utils.errors import InputError, cli
+from utils.cli.entry_point import cli
+from utils.errors import InputError
 from utils.process.run_lock import LOCK_FILE, RunLock
 
 SETS = ("sem_seg", "refer_seg", "correct_refer_seg", "vqa", "neg_refer_seg", "reason_seg")

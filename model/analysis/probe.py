@@ -23,10 +23,8 @@ from model.inference.seg_states import SegStates, resegment, segment_from_points
 from model.outputs import MaskPrediction
 from model.sam import SamModel
 from utils.analysis.map_frames import PlacedMap
+from utils.protocol.constants import PROMPTS
 from utils.protocol.geometry import clip_box, sam_box
-
-PROMPTS = ("text", "discrete", "points")
-"""Values of `SaspParams.prompt`, names of masks in `utils.analysis.records.MASKS`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +177,9 @@ class SegProbe:
             chosen = with_seg[start : start + self.batch_questions]
             states = seen[chosen[0]].answer.states
             assert states is not None
-            dialogues = [_dialogue(prompt_format, questions[n].text, seen[n].answer) for n in chosen]
+            dialogues = [
+                _dialogue(prompt_format, questions[n].text, seen[n].answer) for n in chosen
+            ]
             features = states.image.clip_features
             maps = layer_maps(self.reader.model, features, dialogues, self.layers)
             yield from ((seen[n], _arrays(found)[0]) for n, found in zip(chosen, maps, strict=True))

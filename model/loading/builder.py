@@ -25,11 +25,13 @@ from model.read_model import ReadForCausalLM
 from model.sam import sam_sizes, sam_sizes_dict
 from model.sasp import SaspParams
 from model.shared_prefix import same_attention
+from utils.cli.train_flags import LossOptions, ModelOptions
 from utils.errors import InputError
 from utils.hub.models import check_model, check_tower
+from utils.protocol.constants import PRECISIONS
 from utils.protocol.tokenization import load_tokenizer, seg_token_id
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, full) for name, full in PRECISIONS.items()}
 FLASH = "flash_attention_2"
 SMALL_BYTES = 500_000_000
 """Weights below this size load without a progress bar."""
@@ -122,79 +124,56 @@ class Built:
 
 
 def build_for_training(
-    version: str | Path,
-    vision_tower: str | Path | None = None,
-    vision_pretrained: str | Path | None = None,
-    sam: str | dict | None = None,
+    start: ModelOptions,
     sasp: SaspParams | None = None,
-    out_dim: int = 256,
-    dtype: torch.dtype | str = torch.float32,
-    model_max_length: int = 512,
+    losses: LossOptions | None = None,
     train_mask_decoder: bool = True,
-    use_released_param: bool = True,
-    use_mm_start_end: bool = True,
-    attn_implementation: str | None = None,
-    conv_type: str = "llava_v1",
     gradient_checkpointing: bool = True,
-    load_in_4bit: bool = False,
-    load_in_8bit: bool = False,
-    ce_loss_weight: float = 1.0,
-    bce_loss_weight: float = 2.0,
-    dice_loss_weight: float = 0.5,
-    max_loss_pixels: int = 0,
 ) -> Built:
     """Build READ on a LLaVA, SESAME or READ checkpoint.
 
     Args:
-        version: folder or hub id of the language model.
-        vision_tower: CLIP folder or hub id; None takes the checkpoint's.
-        vision_pretrained: SAM's weights, needed when `version` holds none; when it holds some they
-            are kept, unless `use_released_param` is false.
-        sam, sasp, attn_implementation: as in `load_read`.
-        out_dim: width of the text prompt, equal to SAM's prompt width.
-        model_max_length: most text tokens of a prompt, plus 255.
-        use_released_param: keep the checkpoint's SAM decoder and projection; false starts the
-            decoder from `vision_pretrained` and the projection afresh.
+        start: what it is built from. A `vision_tower` or `sam` of None is that of the checkpoint.
+        sasp: SasP settings; None: those of the checkpoint.
+        losses: weights and size of the losses.
+        train_mask_decoder: stored with the checkpoint, see `open_trained_parts`.
         gradient_checkpointing: recompute the LLM's activations in the backward pass.
-        max_loss_pixels: bound on the size of the mask losses, see `losses.loss_size`; 0: none.
 
     Raises:
         InputError: something cannot be loaded, weights are missing that nothing provides, or the
             model does not fit into the free memory.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    check_quantization(load_in_4bit, load_in_8bit, device)
-    weights_dtype = DTYPES[dtype] if isinstance(dtype, str) else dtype
-    _check_attention(attn_implementation, weights_dtype, device)
-    config = _config(version)
-    config.out_dim = out_dim
-    if sam is not None or config.sam is None:
-        config.sam = sam_sizes_dict(sam_sizes(sam))
+    check_quantization(start.load_in_4bit, start.load_in_8bit, device)
+    weights_dtype = DTYPES[start.precision]
+    _check_attention(start.attn_implementation, weights_dtype, device)
+    config = _config(start.version)
+    config.out_dim = start.out_dim
+    if start.sam is not None or config.sam is None:
+        config.sam = sam_sizes_dict(sam_sizes(start.sam_settings()))
     if sasp is not None:
         config.sasp_params = sasp
     _check_sasp(config)
     config.train_mask_decoder = train_mask_decoder
-    config.mm_use_im_start_end = use_mm_start_end
-    config.conv_type = conv_type
-    config.ce_loss_weight = ce_loss_weight
-    config.bce_loss_weight = bce_loss_weight
-    config.dice_loss_weight = dice_loss_weight
-    config.max_loss_pixels = max_loss_pixels
-    tokenizer = load_tokenizer(version, model_max_length)
+    config.mm_use_im_start_end = start.use_mm_start_end
+    config.conv_type = start.conv_type
+    for name, value in vars(losses or LossOptions()).items():
+        setattr(config, name, value)
+    tokenizer = load_tokenizer(start.version, start.model_max_length)
     config.seg_token_id = seg_token_id(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
-    quantised = quantization(load_in_4bit, load_in_8bit, weights_dtype)
+    quantised = quantization(start.load_in_4bit, start.load_in_8bit, weights_dtype)
     model, completion = _loaded(
-        version,
+        start.version,
         config,
-        vision_tower,
+        start.vision_tower,
         dtype=weights_dtype,
         device=device if quantised else torch.device("cpu"),
         quantised=quantised,
-        attn_implementation=attn_implementation,
+        attn_implementation=start.attn_implementation,
         half_helps=device.type == "cuda",
     )
-    completion.complete(vision_pretrained, use_released_param)
+    completion.complete(start.vision_pretrained, start.use_released_param)
     completion.resize_embeddings(len(tokenizer))
     loaded = completion.report()
     if gradient_checkpointing:

@@ -24,9 +24,10 @@ import sys
 from dataclasses import dataclass
 
 from model.loading import model_sizes
+from utils.cli.entry_point import cli
 from utils.cli.options import TrainOptions
 from utils.cli.parser import load
-from utils.errors import InputError, cli
+from utils.errors import InputError
 
 STAGES = (1, 2, 3)
 GPU_COUNTS = (1, 2, 4, 8)

@@ -8,11 +8,10 @@ gradient checkpointing, and RMSNorm computes in float32 by itself.
 
 from __future__ import annotations
 
-import importlib.util
-
 import torch
 from transformers import BitsAndBytesConfig
 
+from utils.cli import checks
 from utils.errors import InputError
 
 KEPT_PARTS = (
@@ -32,17 +31,13 @@ def check_quantization(load_in_4bit: bool, load_in_8bit: bool, device: torch.dev
     Raises:
         InputError: both are asked for, or there is no GPU, or bitsandbytes is not installed.
     """
-    if not (load_in_4bit or load_in_8bit):
-        return
-    if load_in_4bit and load_in_8bit:
-        raise InputError("load_in_4bit and load_in_8bit exclude each other; choose one")
-    which = "load_in_4bit" if load_in_4bit else "load_in_8bit"
-    if device.type == "cpu":
+    if (load_in_4bit or load_in_8bit) and device.type == "cpu":
+        which = "load_in_4bit" if load_in_4bit else "load_in_8bit"
         raise InputError(
             f"{which} needs a GPU with bitsandbytes, and the device is a CPU; leave it out"
         )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError(f"{which} needs bitsandbytes: pip install bitsandbytes, or leave it out")
+    if problems := checks.quantization(load_in_4bit, load_in_8bit):
+        raise InputError(problems[0].message)
 
 
 def quantization(

@@ -61,7 +61,7 @@ def draws(make: Callable[[Path], Any], count: int = 2) -> Callable[[Path], Itera
     def read(root: Path) -> Iterator[Any]:
         source = make(root)
         for index in range(count):
-            yield source.draw(index)
+            yield source.sample(index)
 
     return read
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from utils.training.loader import SampleSource, draws
+from dataset.loader import SampleSource, micro_batches
 
 
 def write_image(path: Path, size: tuple[int, int], seed: int = 0) -> Path:
@@ -76,8 +76,8 @@ def run_lengths(mask: np.ndarray) -> dict:
 
 def drawn(source: SampleSource, first: int, last: int, workers: int) -> list[list]:
     """What a loader draws in micro steps of two samples: conversations, masks, path."""
-    steps = draws(
-        source, list, micro_steps=(first, last), batch_size=2, rank=0, world=1, workers=workers
+    steps = micro_batches(
+        source, list, micro_steps=(first, last), batch_size=2, rank=0, world_size=1, workers=workers
     )
     return [
         [(s.conversations, s.masks.tolist(), s.exists, s.image_path) for s in step.batch]

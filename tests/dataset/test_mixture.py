@@ -25,10 +25,10 @@ class Part:
     def u(self, index: int) -> float:
         return self.settings.rng(self.stream, index).random()
 
-    def draw(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
         if self.broken:
             raise InputError(f"{self.name} is broken")
-        text = f"{self.name} {index} {self.luck(index)}"
+        text = f"{self.name} {index} {self.u(index)}"
         masks = np.zeros((0, 2, 2), np.uint8)
         return Sample(self.name, np.zeros((2, 2, 3), np.uint8), [text], masks, [False])
 
@@ -49,7 +49,7 @@ def mixture(rates: dict[str, float], seed: int = 0) -> Mixture:
 def test_rates(rates):
     number = 20_000
     mixed = mixture(rates, seed=1)
-    found = [mixed.draw(index).image_path for index in range(number)]
+    found = [mixed.sample(index).image_path for index in range(number)]
     largest = max(rates.values())
     whole = sum(rate / largest for rate in rates.values())
     for name, rate in rates.items():
@@ -64,15 +64,15 @@ def test_parts_of_rate_zero_are_never_touched(rates):
     mixed = Mixture(parts, rates, 0)
     expected = {name for name, rate in zip("abc", rates, strict=True) if rate}
     assert set(mixed.names) == expected
-    assert {mixed.draw(index).image_path for index in range(500)} == expected
+    assert {mixed.sample(index).image_path for index in range(500)} == expected
 
 
 def test_a_sample_is_the_parts_own_sample_of_that_number():
     mixed = mixture({"a": 1, "b": 2}, seed=3)
     for index in (0, 7, 1 << 41):
         name = mixed.names[mixed.choice(index)]
-        expected = Part(name, seed=3).draw(index).conversations
-        assert mixed.draw(index).conversations == expected
+        expected = Part(name, seed=3).sample(index).conversations
+        assert mixed.sample(index).conversations == expected
 
 
 @pytest.mark.parametrize("stream", ["sem_seg", "reason_seg", "vqa", "refer_seg"])
@@ -81,10 +81,10 @@ def test_the_choice_tells_nothing_about_what_a_part_draws(stream):
     number, rate = 20_000, 0.25
     part = Part("a", stream, seed=5)
     mixed = Mixture([("a", part), ("b", Part("b", stream, seed=5))], [rate, 1 - rate], 5)
-    lucks = [part.u(index) for index in range(number) if mixed.choice(index) == 0]
-    assert abs(np.mean(lucks) - 0.5) < 3 * np.sqrt(1 / 12 / len(lucks))
-    low = sum(u < 0.25 for u in lucks)
-    assert abs(low - len(lucks) / 4) < 3 * np.sqrt(len(lucks) * 3 / 16)
+    draws = [part.u(index) for index in range(number) if mixed.choice(index) == 0]
+    assert abs(np.mean(draws) - 0.5) < 3 * np.sqrt(1 / 12 / len(draws))
+    low = sum(u < 0.25 for u in draws)
+    assert abs(low - len(draws) / 4) < 3 * np.sqrt(len(draws) * 3 / 16)
 
 
 def test_seeds_differ():

@@ -77,7 +77,7 @@ def test_the_documented_pair(tmp_path):
     assert (item.questions[1].truth == np.where(truth == 255, 255, 0)).all()
     assert item.questions[1].answer_hint == "There is no teapot here, but there is a cup."
     train = OwnTrain(tmp_path, "mine", SETTINGS)
-    samples = [train.draw(index) for index in range(200)]
+    samples = [train.sample(index) for index in range(200)]
     present = [sample for sample in samples if sample.exists[0]]
     assert 10 <= 200 - len(present) <= 50
     for sample in present:
@@ -96,7 +96,7 @@ def test_the_documented_list(tmp_path):
         ("What does one drink from? Please output segmentation mask.", True)
     ]
     assert (item.questions[0].truth == box(10, 10, 41, 31)).all()
-    assert len(OwnTrain(tmp_path, "mine", SETTINGS, split="val").draw(0).conversations) == 1
+    assert len(OwnTrain(tmp_path, "mine", SETTINGS, split="val").sample(0).conversations) == 1
 
 
 def test_the_documented_coco(tmp_path):
@@ -139,7 +139,7 @@ def test_instances_with_and_without_sentences(tmp_path):
     assert (by_start["What is the old plat"] == old_plate).all()
     assert (by_start["What is plate in thi"] == (old_plate | box(50, 40, 70, 55))).all()
     train = OwnTrain(tmp_path, "mine", SamplingOptions(num_classes_per_sample=9))
-    denied = next(s for s in map(train.draw, range(100)) if not s.exists[0])
+    denied = next(s for s in map(train.sample, range(100)) if not s.exists[0])
     assert "there is no such thing" in denied.conversations[0]
     assert "where is the cow" not in denied.conversations[0].partition("ASSISTANT:")[2].lower()
 
@@ -149,9 +149,9 @@ def test_draws_follow_from_seed_and_index_and_travel_to_workers(tmp_path):
     train = OwnTrain(tmp_path, "mine", SETTINGS)
     again = pickle.loads(pickle.dumps(OwnTrain(tmp_path, "mine", SETTINGS)))
     other = OwnTrain(tmp_path, "mine", SamplingOptions(seed=6))
-    told = [train.draw(index).conversations for index in range(20)]
-    assert told == [again.draw(index).conversations for index in range(20)]
-    assert told != [other.draw(index).conversations for index in range(20)]
+    told = [train.sample(index).conversations for index in range(20)]
+    assert told == [again.sample(index).conversations for index in range(20)]
+    assert told != [other.sample(index).conversations for index in range(20)]
     assert {len(sample) for sample in told} == {1, 3}  # one false premise; 3 of 3 questions
 
 
@@ -163,7 +163,7 @@ def test_images_in_the_split_folder_and_absent_only(tmp_path):
     image(tmp_path / "own" / "mine" / "train" / "photo.webp")
     train = OwnTrain(tmp_path, "mine", SETTINGS)
     assert len(train) == 1
-    assert train.draw(0).exists == [False]
+    assert train.sample(0).exists == [False]
     image(tmp_path / "own" / "mine" / "other" / "photo.png")
     (tmp_path / "own" / "mine" / "other" / "photo.json").write_text(json.dumps(EXAMPLES[0]))
     assert len(OwnTrain(tmp_path, "mine", SETTINGS, "other")) == 1
@@ -185,7 +185,7 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, path):
     image(tmp_path / "own" / "secret.jpg")
     for content in (changed(1, image=path), changed(2, **coco(images={"file_name": path}))):
         write_table(tmp_path, content)
-        with pytest.raises(InputError, match=r"leaves the data set's folder|not the path of an im"):
+        with pytest.raises(InputError, match="leaves the data set's folder|not the path of an im"):
             OwnTrain(tmp_path, "mine", SETTINGS)
 
 
@@ -236,7 +236,7 @@ def test_broken_entries_are_named_when_drawn(tmp_path, content, message):
     write_table(tmp_path, content)
     train = OwnTrain(tmp_path, "mine", SETTINGS)
     with pytest.raises(InputError, match=message) as caught:
-        [train.draw(index) for index in range(9)]
+        [train.sample(index) for index in range(9)]
     assert "train.json" in str(caught.value)
 
 

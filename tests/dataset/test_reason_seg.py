@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from dataset.image import read_image
+from dataset.loader import micro_batches
 from dataset.reason_seg import ReasonSegEval, ReasonSegTrain, list_split, load_annotation
 from dataset.sampling import SamplingOptions
 from dataset.templates import load_templates
 from utils.errors import InputError
-from utils.training.loader import draws
 
 SIZE = (40, 60)
 
@@ -120,19 +120,19 @@ def test_draws_depend_on_seed_and_index_alone(data):
         ReasonSegTrain(data, settings=SamplingOptions(templates=varied, seed=3)) for _ in range(2)
     )
     for index in (5, 0, 11):
-        a, b = first.draw(index), second.draw(index)
+        a, b = first.sample(index), second.sample(index)
         assert (a.image_path, a.conversations) == (b.image_path, b.conversations)
         assert (a.masks == b.masks).all()
     other = ReasonSegTrain(data, settings=SamplingOptions(templates=varied, seed=4))
-    assert [first.draw(i).conversations for i in range(20)] != [
-        other.draw(i).conversations for i in range(20)
+    assert [first.sample(i).conversations for i in range(20)] != [
+        other.sample(i).conversations for i in range(20)
     ]
 
 
 def test_one_mask_for_each_seg_and_ignored_pixels_are_background(data):
     train = ReasonSegTrain(data, settings=SamplingOptions(num_classes_per_sample=2))
     for index in range(40):
-        sample = train.draw(index)
+        sample = train.sample(index)
         assert sample.masks.shape == (sum(c.count("[SEG]") for c in sample.conversations), *SIZE)
         assert set(np.unique(sample.masks)) <= {0, 1}
         if sample.exists[0]:
@@ -150,7 +150,7 @@ def test_share_of_false_premises(data, monkeypatch):
     monkeypatch.setattr("dataset.reason_seg.load_annotation", functools.cache(load_annotation))
     train = ReasonSegTrain(data, settings=SamplingOptions(seed=1))
     number = 20_000
-    share = np.mean([not train.draw(index).exists[0] for index in range(number)])
+    share = np.mean([not train.sample(index).exists[0] for index in range(number)])
     assert abs(share - 0.15) < 3 * np.sqrt(0.15 * 0.85 / number)
 
 
@@ -159,7 +159,7 @@ def test_false_premise_phrases_keep_their_case(tmp_path):
     premises = [["the Brown Cow", False, "No cow."], ["a HAT", False, ""]]
     write_pair(tmp_path / "reason_seg/ReasonSeg/train", "a", false_premise_QA=premises)
     train = ReasonSegTrain(tmp_path, settings=SamplingOptions())
-    asked = {q for index in range(200) for q in train.draw(index).questions}
+    asked = {q for index in range(200) for q in train.sample(index).questions}
     frame = "What is {} in this image? Please output segmentation mask."
     phrases = ("the red box", "the box", "the Brown Cow", "a HAT")
     assert asked == {frame.format(phrase) for phrase in phrases}
@@ -171,7 +171,7 @@ def test_false_premise_phrases_keep_their_case(tmp_path):
 def test_without_false_premises_every_draw_asks_for_the_object(tmp_path):
     write_pair(tmp_path / "reason_seg" / "ReasonSeg" / "train", "only", false_premise_QA=[])
     train = ReasonSegTrain(tmp_path)
-    assert all(all(train.draw(index).exists) for index in range(50))
+    assert all(all(train.sample(index).exists) for index in range(50))
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -180,8 +180,8 @@ def test_workers_and_the_first_step_change_nothing(data, workers):
     train = ReasonSegTrain(data, settings=SamplingOptions(seed=3))
 
     def drawn(first: int, workers: int) -> list[list[str]]:
-        loader = draws(
-            train, list, micro_steps=(first, 8), batch_size=2, rank=0, world=1, workers=workers
+        loader = micro_batches(
+            train, list, micro_steps=(first, 8), batch_size=2, rank=0, world_size=1, workers=workers
         )
         return [[c for sample in step.batch for c in sample.conversations] for step in loader]
 
@@ -230,7 +230,7 @@ def test_polygons_are_filled_by_the_rule_that_is_asked_for(tmp_path):
         item = ReasonSegEval(tmp_path, "train", polygon_fill=fill)[0]
         assert np.array_equal(item.questions[0].truth, expected[fill])
         settings = SamplingOptions(polygon_fill=fill)
-        sample = ReasonSegTrain(tmp_path, "ReasonSeg|train", settings).draw(0)
+        sample = ReasonSegTrain(tmp_path, "ReasonSeg|train", settings).sample(0)
         assert np.array_equal(sample.masks[0], expected[fill] == 1)
     assert (expected["4.8"] != expected["4.11"]).any()
     assert np.array_equal(load_annotation(folder / "a.json", SIZE).mask, expected["4.11"])
@@ -298,6 +298,6 @@ def test_a_sentence_without_answer_is_denied_in_proper_english(tmp_path):
     folder = tmp_path / "reason_seg" / "ReasonSeg" / "train"
     write_pair(folder, "a", false_premise_QA=[["Where is the Cow?", True, ""]])
     train = ReasonSegTrain(tmp_path, "ReasonSeg|train", SamplingOptions())
-    denied = next(s for s in map(train.draw, range(100)) if not s.exists[0])
+    denied = next(s for s in map(train.sample, range(100)) if not s.exists[0])
     assert denied.questions == ["Where is the Cow? Please output segmentation mask."]
     assert denied.conversations[0].endswith("Sorry, there is no such thing in this image.</s>")

@@ -40,7 +40,7 @@ def check_broken(data: Path, pattern: str) -> None:
     items = ReferSegEval(data, "refcoco", "val")
     assert len(items) == 2
     with pytest.raises(InputError, match=pattern):
-        train.draw(0)
+        train.sample(0)
     with pytest.raises(InputError, match=pattern):
         items[0]
     assert items[1].questions[0].exists is False
@@ -142,7 +142,7 @@ def test_random_damage_gives_samples_or_errors_that_name_a_file(tmp_path):
         paths[which].write_bytes(bytes(raw))
         try:
             train = ReferSegTrain(data, "refcoco", SamplingOptions(seed=turn))
-            samples = [train.draw(index) for index in range(2)]
+            samples = [train.sample(index) for index in range(2)]
         except InputError as error:
             names = ("instances.json", "refs(unc_exclude_unified).p", "train2014")
             assert any(name in str(error) for name in names)

@@ -100,7 +100,7 @@ def draws_of(world: Path, count: int, **flags):
     """Draws with fixed templates, so that questions can be read back."""
     options = TrainOptions(dataset_dir=str(world), templates="simple", seed=5, **flags)
     source = training_set(options)
-    return [source.draw(index) for index in range(count)]
+    return [source.sample(index) for index in range(count)]
 
 
 def check_sample(sample, scene, may_be_empty: bool) -> tuple[int, int]:

@@ -39,7 +39,7 @@ def write(root: Path, *entries, name: str = NAME) -> Path:
 def only(root: Path, *entries, **settings):
     """The sample of a file; all its draws are the same where it has one entry."""
     write(root, *entries)
-    return VqaTrain(root, NAME, SamplingOptions(**settings)).draw(0)
+    return VqaTrain(root, NAME, SamplingOptions(**settings)).sample(0)
 
 
 def turns(prompt: str) -> str:
@@ -118,7 +118,7 @@ def test_entries_without_an_image_are_left_out(tmp_path):
     ]
     write(tmp_path, *bare, entry("What?", "A cat."), *bare)
     train = VqaTrain(tmp_path, NAME, SamplingOptions())
-    assert {train.draw(index).questions[0] for index in range(40)} == {"What?"}
+    assert {train.sample(index).questions[0] for index in range(40)} == {"What?"}
 
 
 def test_files_and_entries_are_drawn_evenly(tmp_path):
@@ -126,7 +126,7 @@ def test_files_and_entries_are_drawn_evenly(tmp_path):
     write(tmp_path, entry("c", "d", number=1), entry("e", "f", number=2), name="two")
     train = VqaTrain(tmp_path, "one||two", SamplingOptions(seed=4))
     number = 2000
-    questions = [train.draw(index).questions[0] for index in range(number)]
+    questions = [train.sample(index).questions[0] for index in range(number)]
     for question, share in (("a", 0.5), ("c", 0.25), ("e", 0.25)):
         error = np.sqrt(share * (1 - share) / number)
         assert abs(questions.count(question) / number - share) < 3 * error
@@ -171,7 +171,7 @@ def test_a_conversation_that_cannot_be_used_is_named(tmp_path, conversation):
     write(tmp_path, entry(number=1, conversations=conversation))
     train = VqaTrain(tmp_path, NAME, SamplingOptions())
     with pytest.raises(InputError, match=rf"{NAME}\.json is damaged \(entry '000000000001'"):
-        train.draw(0)
+        train.sample(0)
 
 
 def test_turns_of_an_odd_number():
@@ -198,7 +198,7 @@ def test_missing_files_are_named_with_their_source(tmp_path):
     write(tmp_path, entry("a", "b", number=1))
     (tmp_path / "coco/train2017/000000000001.jpg").unlink()
     with pytest.raises(InputError, match=rf"no image at .*1\.jpg, but .*{NAME}\.json"):
-        VqaTrain(tmp_path, NAME, SamplingOptions()).draw(0)
+        VqaTrain(tmp_path, NAME, SamplingOptions()).sample(0)
 
 
 def test_random_damage_gives_a_sample_or_an_error_with_a_name(tmp_path):
@@ -211,7 +211,7 @@ def test_random_damage_gives_a_sample_or_an_error_with_a_name(tmp_path):
             raw[place] = rng.integers(32, 127)
         path.write_bytes(raw)
         try:
-            sample = VqaTrain(tmp_path, NAME, SamplingOptions()).draw(0)
+            sample = VqaTrain(tmp_path, NAME, SamplingOptions()).sample(0)
         except InputError as error:
             assert f"{NAME}.json" in str(error)
         else:

@@ -11,6 +11,7 @@ import torch
 from model import Reader
 from model.loading.builder import build_for_training
 from tests.conftest import MICRO_SAM
+from utils.cli.train_flags import ModelOptions
 
 QUESTIONS = 5000
 WARM_UP = 500
@@ -31,11 +32,14 @@ def resident_mb() -> float:
 
 def test_memory_does_not_grow_with_the_run(micro_parts):
     built = build_for_training(
-        micro_parts.llava,
-        vision_tower=micro_parts.clip,
-        vision_pretrained=micro_parts.sam,
-        sam=MICRO_SAM,
-        out_dim=32,
+        ModelOptions(
+            version=micro_parts.llava,
+            vision_tower=micro_parts.clip,
+            vision_pretrained=micro_parts.sam,
+            sam=MICRO_SAM,
+            out_dim=32,
+            precision="fp32",
+        )
     )
     model = built.model.eval()
     with torch.no_grad():

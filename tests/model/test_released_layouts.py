@@ -19,6 +19,7 @@ from tests.conftest import MICRO_SAM
 from tests.model.conftest import QUESTION
 from tests.model.test_read_model import YES, make_sample
 from tests.released_layouts import LAYOUTS, WORDS, write_layout, write_weights
+from utils.cli.train_flags import ModelOptions
 from utils.errors import InputError
 
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
@@ -38,7 +39,14 @@ def build(micro_parts):
     def made(folder, **options) -> Built:
         options = {"vision_pretrained": micro_parts.sam, **options}
         return build_for_training(
-            folder, vision_tower=micro_parts.clip, sam=MICRO_SAM, out_dim=32, **options
+            ModelOptions(
+                version=folder,
+                vision_tower=micro_parts.clip,
+                sam=MICRO_SAM,
+                out_dim=32,
+                precision="fp32",
+                **options,
+            )
         )
 
     return made

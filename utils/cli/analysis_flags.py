@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from utils.cli.flags import option
+from utils.cli.flags import POSITIVE, option
 from utils.cli.parser import Problem
 
 ALL_LAYERS = "all"
@@ -31,7 +31,7 @@ class AnalyzedFlags:
     eval_mode: Literal["teacher_forced", "generated"] = option(
         "teacher_forced", "the answer is given, or the model generates it"
     )
-    max_questions: int | None = option(None, "only so many questions; none: all")
+    max_questions: int | None = option(None, "only so many questions; none: all", limit=POSITIVE)
 
 
 @dataclass(frozen=True)

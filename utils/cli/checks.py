@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.cli.parser import Problem, locate, suggest
-
-SAM_NAMES = ("vit_h", "vit_l", "vit_b")
-SAM_REQUIRED = ("embed_dim", "depth", "num_heads", "global_attn_indexes")
-SAM_OPTIONAL = ("image_size", "prompt_dim", "decoder_mlp_dim", "window_size")
+from utils.protocol.constants import IMAGE_POSITIONS
+from utils.protocol.sam_sizes import SAM_FIELDS, SAM_PATCH, SAM_PRESETS, SAM_REQUIRED
 
 
 def folder(name: str, value: str | None, what: str, remedy: str) -> list[Problem]:
@@ -45,8 +43,8 @@ def model_folder(name: str, value: str, what: str) -> list[Problem]:
     if is_hub_id(value) and not os.path.exists(value):
         return []
     remedy = "give a folder that exists, or a hub id OWNER/NAME"
-    if found := folder(name, value, what, remedy):
-        return found
+    if problems := folder(name, value, what, remedy):
+        return problems
     if not os.path.isfile(os.path.join(value, "config.json")):
         return [Problem(f"--{name}={value}: holds no config.json; expected {what}; {remedy}", True)]
     return []
@@ -61,33 +59,6 @@ def model_config(path: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def positive(options: Any, *names: str) -> list[Problem]:
-    """These numbers have to be above zero."""
-    return [
-        Problem(f"--{name}={getattr(options, name)}: give a number above 0")
-        for name in names
-        if getattr(options, name) is not None and not getattr(options, name) > 0
-    ]
-
-
-def at_least_zero(options: Any, *names: str) -> list[Problem]:
-    """These numbers must not be negative."""
-    return [
-        Problem(f"--{name}={getattr(options, name)}: give 0 or more")
-        for name in names
-        if getattr(options, name) is not None and not getattr(options, name) >= 0
-    ]
-
-
-def below_one(options: Any, *names: str) -> list[Problem]:
-    """These numbers have to lie in [0, 1)."""
-    return [
-        Problem(f"--{name}={getattr(options, name)}: give a number from 0 up to, not including, 1")
-        for name in names
-        if not 0 <= getattr(options, name) < 1
-    ]
-
-
 def package(name: str, flag: str) -> list[Problem]:
     """The optional package that `flag` needs has to be installed."""
     if importlib.util.find_spec(name):
@@ -97,16 +68,16 @@ def package(name: str, flag: str) -> list[Problem]:
 
 def web(options: Any) -> list[Problem]:
     """What a page in the browser needs."""
-    problems = positive(options, "max_megapixels", "max_visitors")
+    problems: list[Problem] = []
     if options.image is not None or options.prompt is not None:
         problems.append(Problem("--web excludes --image and --prompt: both are given on the page"))
     if not 0 <= options.port <= 65535:
         problems.append(Problem(f"--port={options.port}: give 0 to 65535, 0 for a free one"))
-    found = metadata.version("gradio") if importlib.util.find_spec("gradio") else "none"
-    if found.partition(".")[0] != "6":
+    version = metadata.version("gradio") if importlib.util.find_spec("gradio") else "none"
+    if version.partition(".")[0] != "6":
         problems.append(
             Problem(
-                f"--web needs gradio 6, there is {found}: pip install -r requirements-web.txt",
+                f"--web needs gradio 6, there is {version}: pip install -r requirements-web.txt",
                 missing=True,
             )
         )
@@ -115,7 +86,7 @@ def web(options: Any) -> list[Problem]:
 
 def sasp(options: Any) -> list[Problem]:
     """Ranges of the SasP settings; None means: what the checkpoint stores."""
-    problems = positive(options, "sasp_num_points", "sasp_down_sample")
+    problems: list[Problem] = []
     t_pos, t_neg = options.sasp_t_pos, options.sasp_t_neg
     for name, value in (("sasp_t_pos", t_pos), ("sasp_t_neg", t_neg)):
         if value is not None and not 0 <= value <= 1:
@@ -131,12 +102,12 @@ def sasp(options: Any) -> list[Problem]:
 
 def sam(value: str | dict[str, Any] | None, image_size: int | None) -> list[Problem]:
     """`--sam`: a name, or a mapping with every size of the image encoder."""
-    if image_size is not None and (image_size <= 0 or image_size % 16):
-        return [Problem(f"--image_size={image_size}: give a multiple of 16, such as 1024")]
-    if isinstance(value, str) and value not in SAM_NAMES:
+    if image_size is not None and (image_size <= 0 or image_size % SAM_PATCH):
+        return [Problem(f"--image_size={image_size}: give a multiple of {SAM_PATCH}, such as 1024")]
+    if isinstance(value, str) and value not in SAM_PRESETS:
         return [
             Problem(
-                f"--sam={value}: give one of {', '.join(SAM_NAMES)} or a mapping with "
+                f"--sam={value}: give one of {', '.join(SAM_PRESETS)} or a mapping with "
                 f"{', '.join(SAM_REQUIRED)}"
             )
         ]
@@ -149,13 +120,13 @@ def sam(value: str | dict[str, Any] | None, image_size: int | None) -> list[Prob
                 "write --sam as a mapping that holds image_size to change it"
             )
         ]
-    allowed = SAM_REQUIRED + SAM_OPTIONAL
     problems = [
         Problem(
-            f"--sam: unknown key {key!r}{suggest(str(key), allowed)}; allowed: {', '.join(allowed)}"
+            f"--sam: unknown key {key!r}{suggest(str(key), SAM_FIELDS)}; allowed: "
+            + ", ".join(SAM_FIELDS)
         )
         for key in value
-        if key not in allowed
+        if key not in SAM_FIELDS
     ]
     problems += [Problem(f"--sam: {key} is missing") for key in SAM_REQUIRED if key not in value]
     inside = value.get("image_size", image_size)
@@ -166,13 +137,12 @@ def sam(value: str | dict[str, Any] | None, image_size: int | None) -> list[Prob
     return problems
 
 
-def quantization(options: Any) -> list[Problem]:
+def quantization(load_in_4bit: bool, load_in_8bit: bool) -> list[Problem]:
     """Loading in 4 or 8 bits: one of them, and the package it needs."""
-    if options.load_in_4bit and options.load_in_8bit:
+    if load_in_4bit and load_in_8bit:
         return [Problem("--load_in_4bit and --load_in_8bit exclude each other; give one")]
-    if options.load_in_4bit or options.load_in_8bit:
-        which = "load_in_4bit" if options.load_in_4bit else "load_in_8bit"
-        return package("bitsandbytes", which)
+    if load_in_4bit or load_in_8bit:
+        return package("bitsandbytes", "load_in_4bit" if load_in_4bit else "load_in_8bit")
     return []
 
 
@@ -211,8 +181,13 @@ def upload(options: Any) -> list[Problem]:
     return []
 
 
-def template_file(value: str, names: tuple[str, ...]) -> list[Problem]:
-    """`--templates`: a built-in set or a file."""
-    if value in names:
+def text_length(options: Any) -> list[Problem]:
+    """`--model_max_length` has to leave room beside the image."""
+    if options.model_max_length > IMAGE_POSITIONS:
         return []
-    return file("templates", value, "a file of templates", f"or one of {', '.join(names)}")
+    return [
+        Problem(
+            f"--model_max_length={options.model_max_length}: the image counts as "
+            f"{IMAGE_POSITIONS} tokens; give more, such as 512"
+        )
+    ]

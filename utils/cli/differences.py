@@ -30,12 +30,12 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Diffe
     """
     one, other = _leaves(_counted(before, now)), _leaves(_counted(now, before))
     names = [*now, *(name for name in before if name not in now)]
-    found = [
+    values = [
         Difference(name, _text(one, name), _text(other, name))
         for name in {*one, *other}
         if _place(one.get(name)) != _place(other.get(name))
     ]
-    return sorted(found, key=lambda one: (names.index(one.flag), one.name))
+    return sorted(values, key=lambda one: (names.index(one.flag), one.name))
 
 
 def _is_mappings(value: Any) -> bool:
@@ -60,7 +60,7 @@ def _leaves(values: Any, name: str = "") -> dict[str, Any]:
         parts = [(f"{name}[{number}]", value) for number, value in enumerate(values)]
     else:
         return {name: values}
-    return {leaf: found for part, value in parts for leaf, found in _leaves(value, part).items()}
+    return {leaf: inner for part, value in parts for leaf, inner in _leaves(value, part).items()}
 
 
 def _place(value: Any) -> Any:

@@ -6,8 +6,9 @@ import dataclasses
 import inspect
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -16,11 +17,24 @@ TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
 
 
+class Limit(NamedTuple):
+    """What a number has to be, as a test and in words."""
+
+    holds: Callable[[float], bool]
+    remedy: str
+
+
+POSITIVE = Limit(lambda value: value > 0, "give a number above 0")
+NOT_NEGATIVE = Limit(lambda value: value >= 0, "give 0 or more")
+BELOW_ONE = Limit(lambda value: 0 <= value < 1, "give a number from 0 up to, not including, 1")
+
+
 def option(
     default: Any,
     help: str,
     choices: tuple[Any, ...] | None = None,
     path: bool = False,
+    limit: Limit | None = None,
 ) -> Any:
     """A dataclass field that is a flag.
 
@@ -31,8 +45,9 @@ def option(
         choices: the allowed values, if there are few (a `Literal` type says the same).
         path: True for a file or folder: a relative path in a preset is then looked up in the
             working directory first, in the repository next.
+        limit: of a number; one that is None keeps it.
     """
-    metadata = {"help": help, "choices": choices, "path": path}
+    metadata = {"help": help, "choices": choices, "path": path, "limit": limit}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -50,6 +65,7 @@ class Flag:
     help: str
     group: str
     path: bool
+    limit: Limit | None
 
     @property
     def is_switch(self) -> bool:
@@ -73,8 +89,8 @@ class Flag:
         }
         if self.is_list:
             return f"a list, each item {words.get(self.item or str, 'text')}"
-        said = " or ".join(words[kind] for kind in self.kinds)
-        return said + (" or none" if self.optional else "")
+        kinds = " or ".join(words[kind] for kind in self.kinds)
+        return kinds + (" or none" if self.optional else "")
 
 
 def flags_of(cls: type) -> dict[str, Flag]:
@@ -87,10 +103,10 @@ def flags_of(cls: type) -> dict[str, Flag]:
     for base in reversed(cls.__mro__):
         owners.update(dict.fromkeys(inspect.get_annotations(base), base))
     order = [*cls.__mro__[1:], cls]
-    found = {}
+    flags = {}
     for item in sorted(dataclasses.fields(cls), key=lambda item: order.index(owners[item.name])):
         kinds, inner, optional, choices = _read_type(hints[item.name])
-        found[item.name] = Flag(
+        flags[item.name] = Flag(
             name=item.name,
             kinds=kinds,
             item=inner,
@@ -99,8 +115,9 @@ def flags_of(cls: type) -> dict[str, Flag]:
             help=item.metadata.get("help", ""),
             group=(owners[item.name].__doc__ or "").strip().partition("\n")[0].rstrip("."),
             path=item.metadata.get("path", False),
+            limit=item.metadata.get("limit"),
         )
-    return found
+    return flags
 
 
 def _read_type(hint: Any) -> tuple[tuple[type, ...], type | None, bool, tuple | None]:

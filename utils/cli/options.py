@@ -1,7 +1,11 @@
 """Every flag of every entry point: one dataclass each.
 
 Names are those of the original where it has the flag; `docs/flags.md` lists where its defaults
-differ. What was published for a model stands in its preset. `problems()` holds the checks.
+differ. What was published for a model stands in its preset. `problems()` holds the checks; those of
+the flags that name data come from `dataset.flag_checks`, through `parse(..., checks=[...])`.
+
+The command line, presets and `config.yaml` are flat; `options.model`, `options.lora`,
+`options.sasp` and `options.losses` are the groups that the builders take.
 """
 
 from __future__ import annotations
@@ -9,10 +13,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from dataset import flag_checks
-from dataset.flag_checks import Selection
 from utils.cli import checks
 from utils.cli.analysis_flags import AnalysisFlags, AnalyzedFlags, MapFlags, layer_problems
 from utils.cli.parser import Problem
@@ -32,50 +34,58 @@ from utils.cli.reader_flags import (
 )
 from utils.cli.train_flags import (
     DataFlags,
-    ModelFlags,
+    LoraOptions,
+    LossOptions,
+    ModelOptions,
     OptimisationFlags,
     RunFlags,
     SaspFlags,
-    TrainedPartsFlags,
 )
+from utils.protocol.sasp_params import SaspParams
 
-TEMPLATE_SETS = ("varied", "simple")
-SASP_FIELDS = {
-    "num_points": "sasp_num_points",
-    "t_pos": "sasp_t_pos",
-    "t_neg": "sasp_t_neg",
-    "down_sample": "sasp_down_sample",
-    "thresholds": "sasp_thresholds",
-    "std_factor": "sasp_std_factor",
-    "prompt": "sasp_prompt",
-}
-"""Field of `model.SaspParams` -> flag."""
+Group = TypeVar("Group")
 
 
-class SaspSettings:
-    """What options with `sasp_*` flags can do."""
+def group(options: Any, cls: type[Group]) -> Group:
+    """The flags of one group as an object of its own."""
+    return cls(**{item.name: getattr(options, item.name) for item in fields(cls)})  # type: ignore
 
-    def sasp_settings(self) -> dict[str, Any]:
-        """Arguments of `model.SaspParams`; flags that were left at None are not in it."""
-        given = {key: getattr(self, name) for key, name in SASP_FIELDS.items()}
-        return {key: value for key, value in given.items() if value is not None}
+
+def given_sasp(options: Any) -> dict[str, Any]:
+    """Fields of `SaspParams` by the `--sasp_*` flags; flags that are None are left out."""
+    given = {item.name: getattr(options, f"sasp_{item.name}") for item in fields(SaspParams)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
-class StartOptions(ModelFlags, TrainedPartsFlags, SaspFlags, SaspSettings):
+class StartOptions(ModelOptions, LoraOptions, SaspFlags):
     """Flags of everything that builds the model that a training starts from."""
 
-    def sam_settings(self) -> str | dict[str, Any]:
-        """The `sam` argument of the builder."""
-        if isinstance(self.sam, dict):
-            return {"image_size": self.image_size, **self.sam}
-        return self.sam
+    @property
+    def model(self) -> ModelOptions:
+        """What the model is built from."""
+        return group(self, ModelOptions)
+
+    @property
+    def lora(self) -> LoraOptions:
+        """What of it trains."""
+        return group(self, LoraOptions)
+
+    @property
+    def sasp(self) -> SaspParams:
+        """How points follow from similarity."""
+        return SaspParams(**given_sasp(self))
+
+    @property
+    def losses(self) -> LossOptions:
+        """Weights and size of the losses."""
+        return LossOptions()
 
     def _model_problems(self) -> list[Problem]:
         problems = checks.model_folder("version", self.version, "a model in the released layout")
         problems += checks.model_folder("vision_tower", self.vision_tower, "a CLIP model")
-        problems += checks.sam(self.sam, self.image_size) + checks.quantization(self)
-        problems += checks.attention(self)
+        problems += checks.sam(self.sam, self.image_size) + checks.attention(self)
+        problems += checks.quantization(self.load_in_4bit, self.load_in_8bit)
         if self.vision_pretrained is not None:
             hint = "download sam_vit_h_4b8939.pth, or give the path of your copy"
             problems += checks.file(
@@ -92,21 +102,20 @@ class StartOptions(ModelFlags, TrainedPartsFlags, SaspFlags, SaspSettings):
                     "give --vision_pretrained, SAM's .pth file"
                 )
             )
-        if self.model_max_length <= 255:
-            problems.append(
-                Problem(
-                    f"--model_max_length={self.model_max_length}: the image counts as 255 "
-                    "tokens; give more, such as 512"
-                )
-            )
+        problems += checks.text_length(self)
         if self.lora_r and not self.lora_target_modules.strip(" ,"):
             problems.append(Problem("--lora_target_modules is empty; name layers, or --lora_r=0"))
-        return problems
+        return problems + checks.sasp(self)
 
 
 @dataclass(frozen=True)
-class TrainOptions(StartOptions, DataFlags, OptimisationFlags, RunFlags):
+class TrainOptions(StartOptions, DataFlags, LossOptions, OptimisationFlags, RunFlags):
     """Train READ."""
+
+    @property
+    def losses(self) -> LossOptions:
+        """Weights and size of the losses."""
+        return group(self, LossOptions)
 
     @property
     def run_dir(self) -> Path:
@@ -119,58 +128,9 @@ class TrainOptions(StartOptions, DataFlags, OptimisationFlags, RunFlags):
         steps = self.epochs * self.steps_per_epoch
         return steps if self.max_steps is None else min(steps, self.max_steps)
 
-    def mixture(self) -> dict[str, float]:
-        """Data set -> how often it is drawn."""
-        names = self.dataset.split("||")
-        if self.sample_rates is None:
-            return {name: float(flag_checks.TRAINING_SETS.get(name, 1)) for name in names}
-        rates = [float(rate) for rate in self.sample_rates.split(",")]
-        return dict(zip(names, rates, strict=True))
-
-    def validation(self) -> Selection:
-        """Data set and split of the validation."""
-        return flag_checks.selection(self.val_dataset, self.val_split)
-
     def problems(self) -> list[Problem]:
-        """Everything that keeps this configuration from running."""
-        problems = self._model_problems() + checks.sasp(self) + self._data_problems()
-        problems += checks.positive(
-            self,
-            "epochs",
-            "steps_per_epoch",
-            "max_steps",
-            "batch_size",
-            "lr",
-            "print_freq",
-            "keep_checkpoints",
-            "grad_accumulation_steps",
-            "num_classes_per_sample",
-            "out_dim",
-            "lora_alpha",
-        )
-        problems += checks.at_least_zero(
-            self,
-            "workers",
-            "warmup_steps",
-            "lora_r",
-            "save_every",
-            "start_epoch",
-            "seed",
-            "ce_loss_weight",
-            "dice_loss_weight",
-            "bce_loss_weight",
-            "max_loss_pixels",
-            "sasp_std_factor",
-        )
-        problems += checks.below_one(self, "lora_dropout", "beta1", "beta2")
-        problems += self._run_problems()
-        return problems
-
-    def _data_problems(self) -> list[Problem]:
-        problems = flag_checks.data_folder(self)
-        problems += [] if self.eval_only else flag_checks.training(self)
-        problems += checks.template_file(self.templates, TEMPLATE_SETS)
-        return problems + ([] if self.no_eval else flag_checks.evaluation(self))
+        """Everything that keeps this configuration from running, but for its data."""
+        return self._model_problems() + self._run_problems()
 
     def _run_problems(self) -> list[Problem]:
         problems = []
@@ -197,14 +157,8 @@ class TrainOptions(StartOptions, DataFlags, OptimisationFlags, RunFlags):
 
 
 @dataclass(frozen=True)
-class ReaderOptions(ReaderFlags, SaspOverrides, SaspSettings):
+class ReaderOptions(ReaderFlags, SaspOverrides):
     """Flags of everything that loads a trained model."""
-
-    def sam_settings(self) -> str | dict[str, Any] | None:
-        """The `sam` argument of `load_read`; None: what the model stores."""
-        if isinstance(self.sam, dict) and self.image_size is not None:
-            return {"image_size": self.image_size, **self.sam}
-        return self.sam
 
     def problems(self) -> list[Problem]:
         """Everything that keeps this configuration from running."""
@@ -213,9 +167,8 @@ class ReaderOptions(ReaderFlags, SaspOverrides, SaspSettings):
         if tower is not None:
             problems += checks.model_folder("vision_tower", tower, "a CLIP model")
         problems += checks.sam(self.sam, self.image_size) if self.sam or self.image_size else []
-        problems += checks.quantization(self) + checks.attention(self) + checks.sasp(self)
-        problems += checks.positive(self, "max_new_tokens", "model_max_length")
-        return problems + checks.at_least_zero(self, "local_rank", "sasp_std_factor")
+        problems += checks.quantization(self.load_in_4bit, self.load_in_8bit)
+        return problems + checks.attention(self) + checks.sasp(self)
 
 
 @dataclass(frozen=True)
@@ -224,9 +177,10 @@ class TestOptions(ReaderOptions, QuestionSetFlags, EvaluationFlags, ProcessFlags
 
     __test__ = False  # its name looks like a test to pytest
 
-    def validation(self) -> Selection:
-        """Data set and split of the evaluation."""
-        return flag_checks.selection(self.val_dataset, self.val_split)
+    @property
+    def asks_dataset(self) -> bool:
+        """Whether `--val_dataset` is read."""
+        return self.cmd != "metrics"
 
     def budgets(self) -> list[int]:
         """Numbers of points of the ablation.
@@ -252,11 +206,7 @@ class TestOptions(ReaderOptions, QuestionSetFlags, EvaluationFlags, ProcessFlags
         if self.cmd == "metrics":
             hint = "run --cmd inference first, or give the folder that holds them"
             return checks.folder("vis_save_path", self.vis_save_path, "predictions", hint)
-        problems = super().problems() + flag_checks.data_folder(self)
-        problems += flag_checks.evaluation(self)
-        problems += checks.template_file(self.templates, TEMPLATE_SETS)
-        problems += checks.positive(self, "batch_questions", "world_size")
-        problems += self._ablation_problems()
+        problems = super().problems() + self._ablation_problems()
         if not 0 <= self.process_num < max(self.world_size, 1):
             problems.append(
                 Problem(
@@ -271,9 +221,10 @@ class TestOptions(ReaderOptions, QuestionSetFlags, EvaluationFlags, ProcessFlags
 class AnalyzeOptions(ReaderOptions, QuestionSetFlags, AnalyzedFlags, MapFlags, AnalysisFlags):
     """See how [SEG] works: similarity maps, points and masks of every question, with scores."""
 
-    def validation(self) -> Selection:
-        """Data set and split whose questions are asked."""
-        return flag_checks.selection(self.val_dataset, self.val_split)
+    @property
+    def asks_dataset(self) -> bool:
+        """Whether `--val_dataset` is read."""
+        return self.cmd != "dashboard" and self.images is None
 
     @property
     def model_paths(self) -> dict[str, str]:
@@ -293,9 +244,6 @@ class AnalyzeOptions(ReaderOptions, QuestionSetFlags, AnalyzedFlags, MapFlags, A
         if self.images is not None:
             hint = "give a folder with questions.jsonl, or with NAME.txt beside NAME.jpg"
             problems += checks.folder("images", self.images, "images with questions", hint)
-        else:
-            problems += flag_checks.data_folder(self) + flag_checks.evaluation(self)
-            problems += checks.template_file(self.templates, TEMPLATE_SETS)
         if self.models is not None and len(self.model_paths) < len(self.models):
             problems.append(
                 Problem(
@@ -313,7 +261,7 @@ class AnalyzeOptions(ReaderOptions, QuestionSetFlags, AnalyzedFlags, MapFlags, A
             problems += checks.file(
                 "vision_pretrained", self.vision_pretrained, "SAM weights", hint
             )
-        return problems + checks.positive(self, "batch_questions", "max_questions")
+        return problems
 
 
 def model_name(path: str) -> str:
@@ -371,17 +319,9 @@ class MergeOptions(MergeFlags, UploadFlags):
 class OriginalMergeOptions(StartOptions, OriginalMergeFlags, UploadFlags):
     """Merge trained weights in one file, as zero_to_fp32.py writes it, into a model folder."""
 
-    def trained(self) -> TrainOptions:
-        """The training that these weights come from, as far as the model depends on it."""
-        names = {item.name for item in fields(StartOptions)}
-        return TrainOptions(**{name: getattr(self, name) for name in names})
-
     def problems(self) -> list[Problem]:
         """Everything that keeps this configuration from running."""
-        problems = self._model_problems() + checks.sasp(self)
-        problems += checks.positive(self, "out_dim", "lora_alpha")
-        problems += checks.at_least_zero(self, "lora_r", "sasp_std_factor")
-        problems += checks.below_one(self, "lora_dropout")
+        problems = self._model_problems()
         if self.load_in_4bit or self.load_in_8bit:
             problems.append(
                 Problem("--load_in_4bit, --load_in_8bit: whole weights are merged; leave both out")

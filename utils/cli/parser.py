@@ -12,15 +12,16 @@ import dataclasses
 import difflib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from utils.cli.entry_point import let_first_rank_tell
 from utils.cli.flags import Flag, convert, flags_of
-from utils.errors import EXIT_CODE, InputErrors, let_first_rank_tell
+from utils.errors import EXIT_CODE, InputErrors
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NO_VALUE = object()
@@ -40,6 +41,9 @@ class Problem:
 
     message: str
     missing: bool = False
+
+
+Check = Callable[[Any], list[Problem]]
 
 
 def _build_parser(cls: type, flags: dict[str, Flag], prog: str | None) -> argparse.ArgumentParser:
@@ -83,13 +87,13 @@ def _negation(flag: Flag, flags: dict[str, Flag]) -> bool:
 
 
 def _defaults(cls: type) -> dict[str, Any]:
-    found = {}
+    defaults = {}
     for item in dataclasses.fields(cls):
         if item.default is not dataclasses.MISSING:
-            found[item.name] = item.default
+            defaults[item.name] = item.default
         elif item.default_factory is not dataclasses.MISSING:
-            found[item.name] = item.default_factory()
-    return found
+            defaults[item.name] = item.default_factory()
+    return defaults
 
 
 def _underscores(argument: str) -> str:
@@ -148,7 +152,10 @@ def locate(path: str) -> str:
 
 
 def resolve(
-    cls: type[Options], argv: list[str], prog: str | None = None
+    cls: type[Options],
+    argv: list[str],
+    prog: str | None = None,
+    checks: Sequence[Check] = (),
 ) -> tuple[Options | None, list[Problem], dict[str, str], bool]:
     """Read preset and flags without printing or leaving.
 
@@ -184,8 +191,14 @@ def resolve(
             problems.append(Problem(f"--{name} is required: {flags[name].help}"))
     complete = all(name in values for name in flags)
     options = cls(**values) if complete else None
-    if options is not None and hasattr(options, "problems"):
-        problems += options.problems()
+    if options is not None:
+        for name, flag in flags.items():
+            value = values[name]
+            if flag.limit and value is not None and not flag.limit.holds(value):
+                problems.append(Problem(f"--{name}={value}: {flag.limit.remedy}"))
+        own = getattr(cls, "problems", None)
+        for check in [own, *checks] if own else checks:
+            problems += check(options)
     return options, problems, origins, dry_run
 
 
@@ -208,7 +221,12 @@ def _unknown(rest: list[str], names: list[str]) -> list[Problem]:
 
 
 def parse(
-    cls: type[Options], argv: list[str] | None = None, *, prog: str | None = None, show: bool = True
+    cls: type[Options],
+    argv: list[str] | None = None,
+    *,
+    checks: Sequence[Check] = (),
+    prog: str | None = None,
+    show: bool = True,
 ) -> Options:
     """Options from the command line; leaves with exit code 2 after listing every mistake.
 
@@ -216,13 +234,15 @@ def parse(
         cls: a dataclass whose fields are made by `flags.option`; its method `problems()`, if any,
             returns further `Problem`s.
         argv: arguments without the program's name; default: those of this process.
+        checks: further checks, of what only the rooms above know: data, models.
         prog: the program's name in `--help`.
         show: print the resolved configuration (a dry run always does). Only rank 0 prints it.
 
     Raises:
         SystemExit: 2 on mistakes; 0 after `--dry_run` or `--help`.
     """
-    options, problems, origins, dry_run = resolve(cls, sys.argv[1:] if argv is None else argv, prog)
+    given = sys.argv[1:] if argv is None else argv
+    options, problems, origins, dry_run = resolve(cls, given, prog, checks)
     first = os.environ.get("RANK", "0") == "0"
     fatal = [problem for problem in problems if not (dry_run and problem.missing)]
     if first and options is not None and (dry_run or (show and not fatal)):
@@ -251,9 +271,9 @@ def to_text(options: Any, origins: dict[str, str] | None = None) -> str:
             lines += [""] * (group is not None) + [f"# {flag.group}"]
             group = flag.group
         value = yaml.safe_dump(getattr(options, name), width=10_000, default_flow_style=True)
-        said = value.removesuffix("...\n").rstrip("\n")
+        text = value.removesuffix("...\n").rstrip("\n")
         origin = f"    # {origins[name]}" if origins and name in origins else ""
-        lines.append(f"{name}: {said}{origin}")
+        lines.append(f"{name}: {text}{origin}")
     return "\n".join(lines) + "\n"
 
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from utils.cli.flags import option
+from utils.cli.flags import NOT_NEGATIVE, POSITIVE, option
+from utils.cli.train_flags import (
+    ATTENTIONS,
+    IMAGE_COUNTS,
+    POLYGON_FILL_HELP,
+    PROMPT_HELP,
+    THRESHOLDS_HELP,
+)
+from utils.protocol.constants import POLYGON_FILLS, PRECISIONS, PROMPTS
 from utils.protocol.conversation import CONVERSATION_TYPES, MASK_REQUEST
+from utils.protocol.sasp_params import THRESHOLDS
 
 
 @dataclass(frozen=True)
@@ -27,42 +36,54 @@ class ReaderFlags:
     image_size: int | None = option(
         None, "side of SAM's input in pixels; none: what the model stores, else 1024"
     )
-    model_max_length: int = option(512, "longest text in tokens, the image counted as 255")
+    model_max_length: int = option(512, IMAGE_COUNTS, limit=POSITIVE)
     conv_type: str | None = option(
         None, "conversation format; none: what the checkpoint stores", choices=CONVERSATION_TYPES
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
-        "auto", "number format; auto: bf16 on a GPU, fp32 on a CPU"
+    precision: str = option(
+        "auto",
+        "number format; auto: bf16 on a GPU, fp32 on a CPU",
+        choices=("auto", *PRECISIONS),
     )
-    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = option(
-        None, "attention of the language model over the part of a prompt that questions share"
+    attn_implementation: str | None = option(
+        None,
+        "attention of the language model over the part of a prompt that questions share",
+        choices=ATTENTIONS,
     )
     compile: bool = option(
         False, "compile SAM's encoder and the MLPs first: minutes, for thousands of questions"
     )
     load_in_4bit: bool = option(False, "load in 4 bits (GPU, bitsandbytes)")
     load_in_8bit: bool = option(False, "load in 8 bits (GPU, bitsandbytes)")
-    max_new_tokens: int = option(512, "longest generated answer")
+    max_new_tokens: int = option(512, "longest generated answer", limit=POSITIVE)
     local_rank: int = option(
-        0, "which GPU to use; launchers set it, and processes with --process_num take them in turn"
+        0,
+        "which GPU to use; launchers set it, and processes with --process_num take them in turn",
+        limit=NOT_NEGATIVE,
     )
+
+    def sam_settings(self) -> str | dict | None:
+        """`--sam`, a mapping of sizes with the `--image_size` that it does not tell itself."""
+        if isinstance(self.sam, dict) and self.image_size is not None:
+            return {"image_size": self.image_size, **self.sam}
+        return self.sam
 
 
 @dataclass(frozen=True)
 class SaspOverrides:
     """Similarity as points."""
 
-    sasp_num_points: int | None = option(None, "points per mask; none: what the model stores")
+    sasp_num_points: int | None = option(
+        None, "points per mask; none: what the model stores", limit=POSITIVE
+    )
     sasp_t_pos: float | None = option(None, "similarity from which a cell is positive")
     sasp_t_neg: float | None = option(None, "similarity up to which a cell is negative")
-    sasp_down_sample: int | None = option(None, "the map is this much smaller than CLIP's grid")
-    sasp_thresholds: Literal["fixed", "std"] | None = option(
-        None, "fixed thresholds or mean +- std_factor * std"
+    sasp_down_sample: int | None = option(
+        None, "the map is this much smaller than CLIP's grid", limit=POSITIVE
     )
-    sasp_std_factor: float | None = option(None, "k of the std thresholds")
-    sasp_prompt: Literal["points", "discrete", "text"] | None = option(
-        None, "prompt for SAM: text + continuous points, text + discrete points, text only"
-    )
+    sasp_thresholds: str | None = option(None, THRESHOLDS_HELP, choices=THRESHOLDS)
+    sasp_std_factor: float | None = option(None, "k of the std thresholds", limit=NOT_NEGATIVE)
+    sasp_prompt: str | None = option(None, PROMPT_HELP, choices=tuple(PROMPTS))
 
 
 @dataclass(frozen=True)
@@ -78,14 +99,14 @@ class QuestionSetFlags:
         "varied or a file",
         path=True,
     )
-    polygon_fill: Literal["4.11", "4.8"] = option(
-        "4.11", "release of OpenCV whose border pixels ReasonSeg's true masks have, see docs"
-    )
+    polygon_fill: str = option(POLYGON_FILLS[0], POLYGON_FILL_HELP, choices=POLYGON_FILLS)
     false_premises: bool = option(
         True, "also ask about objects that are not there (generated only)"
     )
     batch_questions: int = option(
-        16, "questions, about any images, that are answered together; more take more memory"
+        16,
+        "questions, about any images, that are answered together; more take more memory",
+        limit=POSITIVE,
     )
 
 
@@ -113,7 +134,7 @@ class ProcessFlags:
     """Processes."""
 
     process_num: int = option(0, "number of this process")
-    world_size: int = option(1, "number of processes that share the images")
+    world_size: int = option(1, "number of processes that share the images", limit=POSITIVE)
 
 
 @dataclass(frozen=True)
@@ -163,8 +184,8 @@ class WebFlags:
     web_names: list[str] | None = option(
         None, "further names that the page is reached by, such as that of a proxy in front of it"
     )
-    max_megapixels: float = option(25.0, "largest image that a visitor may send")
-    max_visitors: int = option(8, "visitors whose images are kept at a time")
+    max_megapixels: float = option(25.0, "largest image that a visitor may send", limit=POSITIVE)
+    max_visitors: int = option(8, "visitors whose images are kept at a time", limit=POSITIVE)
 
 
 @dataclass(frozen=True)

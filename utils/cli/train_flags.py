@@ -5,13 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dataset import flag_checks
-from utils.cli.flags import option
+from utils.cli.flags import BELOW_ONE, NOT_NEGATIVE, POSITIVE, option
+from utils.protocol.constants import IMAGE_POSITIONS, POLYGON_FILLS, PRECISIONS, PROMPTS
 from utils.protocol.conversation import CONVERSATION_TYPES
+from utils.protocol.sam_sizes import SAM_FIELDS, SAM_PRESETS
+from utils.protocol.sasp_params import THRESHOLDS, SaspParams
+
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+IMAGE_COUNTS = f"longest text in tokens, the image counted as {IMAGE_POSITIONS}"
+SAM_HELP = f"SAM's image encoder: {', '.join(SAM_PRESETS)} or a mapping {{{', '.join(SAM_FIELDS)}}}"
+PROMPT_HELP = "prompt for SAM: text + continuous points, text + discrete points, text only"
+POLYGON_FILL_HELP = "release of OpenCV whose border pixels ReasonSeg's true masks have, see docs"
+THRESHOLDS_HELP = "fixed thresholds or mean +- std_factor * std"
 
 
 @dataclass(frozen=True)
-class ModelFlags:
+class ModelOptions:
     """Model."""
 
     version: str = option(
@@ -33,35 +42,38 @@ class ModelFlags:
         "take the SAM and projection weights that --version holds; off: SAM from "
         "--vision_pretrained, a fresh projection",
     )
-    sam: str | dict = option(
-        "vit_h",
-        "SAM's image encoder: vit_h, vit_l, vit_b or a mapping {embed_dim, depth, num_heads, "
-        "global_attn_indexes, image_size, prompt_dim}",
-    )
+    sam: str | dict = option("vit_h", SAM_HELP)
     image_size: int = option(1024, "side of SAM's input in pixels")
-    model_max_length: int = option(512, "longest text in tokens, the image counted as 255")
-    out_dim: int = option(256, "width of the text prompt for SAM")
+    model_max_length: int = option(512, IMAGE_COUNTS)
+    out_dim: int = option(256, "width of the text prompt for SAM", limit=POSITIVE)
     conv_type: str = option("llava_v1", "conversation format", choices=CONVERSATION_TYPES)
     use_mm_start_end: bool = option(True, "wrap the image in <im_start>, <im_end>")
-    precision: Literal["fp32", "bf16", "fp16"] = option(
-        "bf16", "number format on a GPU; a CPU computes in fp32"
+    precision: str = option(
+        "bf16", "number format on a GPU; a CPU computes in fp32", choices=tuple(PRECISIONS)
     )
     load_in_4bit: bool = option(False, "load the frozen weights in 4 bits (GPU, bitsandbytes)")
     load_in_8bit: bool = option(False, "load the frozen weights in 8 bits (GPU, bitsandbytes)")
-    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = option(
+    attn_implementation: str | None = option(
         None,
         "attention of the LLM; none: sdpa; where questions share an image in training, "
         "sdpa takes the place of flash_attention_2, which takes no mask",
+        choices=ATTENTIONS,
     )
+
+    def sam_settings(self) -> str | dict:
+        """`--sam`, a mapping of sizes with the `--image_size` that it does not tell itself."""
+        return (
+            {"image_size": self.image_size, **self.sam} if isinstance(self.sam, dict) else self.sam
+        )
 
 
 @dataclass(frozen=True)
-class TrainedPartsFlags:
+class LoraOptions:
     """Trained parts."""
 
-    lora_r: int = option(8, "rank of LoRA; 0: no LoRA")
-    lora_alpha: int = option(16, "scale of LoRA")
-    lora_dropout: float = option(0.05, "dropout inside LoRA")
+    lora_r: int = option(8, "rank of LoRA; 0: no LoRA", limit=NOT_NEGATIVE)
+    lora_alpha: int = option(16, "scale of LoRA", limit=POSITIVE)
+    lora_dropout: float = option(0.05, "dropout inside LoRA", limit=BELOW_ONE)
     lora_target_modules: str = option(
         "q_proj,v_proj", "layers of the LLM that get LoRA, comma separated"
     )
@@ -72,24 +84,27 @@ class TrainedPartsFlags:
 class SaspFlags:
     """Similarity as points."""
 
-    sasp_num_points: int = option(30, "points per mask")
-    sasp_t_pos: float = option(0.8, "similarity from which a cell is positive")
-    sasp_t_neg: float = option(0.2, "similarity up to which a cell is negative")
-    sasp_down_sample: int = option(2, "the map is this much smaller than CLIP's grid")
-    sasp_thresholds: Literal["fixed", "std"] = option(
-        "fixed", "fixed thresholds or mean +- std_factor * std"
+    sasp_num_points: int = option(SaspParams.num_points, "points per mask", limit=POSITIVE)
+    sasp_t_pos: float = option(SaspParams.t_pos, "similarity from which a cell is positive")
+    sasp_t_neg: float = option(SaspParams.t_neg, "similarity up to which a cell is negative")
+    sasp_down_sample: int = option(
+        SaspParams.down_sample, "the map is this much smaller than CLIP's grid", limit=POSITIVE
     )
-    sasp_std_factor: float = option(0.5, "k of the std thresholds")
-    sasp_prompt: Literal["points", "discrete", "text"] = option(
-        "points", "prompt for SAM: text + continuous points, text + discrete points, text only"
+    sasp_thresholds: str = option(SaspParams.thresholds, THRESHOLDS_HELP, choices=THRESHOLDS)
+    sasp_std_factor: float = option(
+        SaspParams.std_factor, "k of the std thresholds", limit=NOT_NEGATIVE
     )
+    sasp_prompt: str = option(SaspParams.prompt, PROMPT_HELP, choices=tuple(PROMPTS))
 
 
 @dataclass(frozen=True)
 class DataFlags:
     """Data."""
 
-    dataset: str = option("||".join(flag_checks.TRAINING_SETS), "data sets to mix, joined by ||")
+    dataset: str = option(
+        "sem_seg||refer_seg||correct_refer_seg||vqa||neg_refer_seg||reason_seg",
+        "data sets to mix, joined by ||",
+    )
     sample_rates: str | None = option(
         None,
         "how often each data set is drawn, comma separated; none: 10 for sem_seg and "
@@ -110,7 +125,7 @@ class DataFlags:
     val_dataset: str = option("ReasonSeg|val", "data set for validation: NAME or NAME|SPLIT")
     val_split: str | None = option(None, "split for validation; wins over the one in --val_dataset")
     dataset_dir: str = option("./dataset_folder", "folder with all data sets", path=True)
-    num_classes_per_sample: int = option(3, "most expressions drawn for an image")
+    num_classes_per_sample: int = option(3, "most expressions drawn for an image", limit=POSITIVE)
     templates: str = option(
         "varied",
         "questions and answers of training and of its validation on a referring set: varied, "
@@ -130,34 +145,43 @@ class DataFlags:
     class_names: Literal["original", "spaces"] = option(
         "original", "underscores in names of classes: kept, as in the original, or made spaces"
     )
-    polygon_fill: Literal["4.11", "4.8"] = option(
-        "4.11", "release of OpenCV whose border pixels ReasonSeg's true masks have, see docs"
+    polygon_fill: str = option(POLYGON_FILLS[0], POLYGON_FILL_HELP, choices=POLYGON_FILLS)
+    workers: int = option(4, "processes that load images, per rank", limit=NOT_NEGATIVE)
+    seed: int = option(
+        42, "the order of the data and all chance follow from it", limit=NOT_NEGATIVE
     )
-    workers: int = option(4, "processes that load images, per rank")
-    seed: int = option(42, "the order of the data and all chance follow from it")
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Losses."""
+
+    ce_loss_weight: float = option(1.0, "weight of the text loss", limit=NOT_NEGATIVE)
+    dice_loss_weight: float = option(0.5, "weight of the DICE loss", limit=NOT_NEGATIVE)
+    bce_loss_weight: float = option(2.0, "weight of the BCE loss", limit=NOT_NEGATIVE)
+    max_loss_pixels: int = option(
+        0,
+        "compute the mask losses of larger images in a size of at most so many pixels, such as "
+        "500000, which saves time and memory; 0: in full size, as published",
+        limit=NOT_NEGATIVE,
+    )
 
 
 @dataclass(frozen=True)
 class OptimisationFlags:
     """Optimisation."""
 
-    epochs: int = option(10, "number of epochs")
-    steps_per_epoch: int = option(500, "optimiser steps per epoch; validation follows each epoch")
-    max_steps: int | None = option(None, "stop after this many steps in all")
-    batch_size: int = option(2, "images per rank and micro step")
-    grad_accumulation_steps: int = option(10, "micro steps per optimiser step")
-    lr: float = option(3e-4, "highest learning rate")
-    warmup_steps: int = option(100, "steps of linear warm-up")
-    beta1: float = option(0.9, "AdamW's beta 1")
-    beta2: float = option(0.95, "AdamW's beta 2")
-    ce_loss_weight: float = option(1.0, "weight of the text loss")
-    dice_loss_weight: float = option(0.5, "weight of the DICE loss")
-    bce_loss_weight: float = option(2.0, "weight of the BCE loss")
-    max_loss_pixels: int = option(
-        0,
-        "compute the mask losses of larger images in a size of at most so many pixels, such as "
-        "500000, which saves time and memory; 0: in full size, as published",
+    epochs: int = option(10, "number of epochs", limit=POSITIVE)
+    steps_per_epoch: int = option(
+        500, "optimiser steps per epoch; validation follows each epoch", limit=POSITIVE
     )
+    max_steps: int | None = option(None, "stop after this many steps in all", limit=POSITIVE)
+    batch_size: int = option(2, "images per rank and micro step", limit=POSITIVE)
+    grad_accumulation_steps: int = option(10, "micro steps per optimiser step", limit=POSITIVE)
+    lr: float = option(3e-4, "highest learning rate", limit=POSITIVE)
+    warmup_steps: int = option(100, "steps of linear warm-up", limit=NOT_NEGATIVE)
+    beta1: float = option(0.9, "AdamW's beta 1", limit=BELOW_ONE)
+    beta2: float = option(0.95, "AdamW's beta 2", limit=BELOW_ONE)
     gradient_checkpointing: bool = option(True, "recompute activations to save memory")
     zero_stage: int = option(
         2,
@@ -165,7 +189,7 @@ class OptimisationFlags:
         "3 weights too (more traffic, and validation gathers them all)",
         choices=(1, 2, 3),
     )
-    start_epoch: int = option(0, "first epoch when nothing is resumed")
+    start_epoch: int = option(0, "first epoch when nothing is resumed", limit=NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)
@@ -181,8 +205,12 @@ class RunFlags:
         None, "ckpt_model folder of a run to continue, or a checkpoint's folder in it", path=True
     )
     auto_resume: bool = option(True, "continue from this run's own newest checkpoint")
-    save_every: int = option(0, "also save after this many steps; 0: after each epoch only")
-    keep_checkpoints: int = option(1, "newest checkpoints to keep; the best one is kept besides")
-    print_freq: int = option(1, "steps between two lines of the log")
+    save_every: int = option(
+        0, "also save after this many steps; 0: after each epoch only", limit=NOT_NEGATIVE
+    )
+    keep_checkpoints: int = option(
+        1, "newest checkpoints to keep; the best one is kept besides", limit=POSITIVE
+    )
+    print_freq: int = option(1, "steps between two lines of the log", limit=POSITIVE)
     use_wandb: bool = option(False, "log to Weights & Biases as well")
     local_rank: int = option(0, "set by the launcher")

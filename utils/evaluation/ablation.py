@@ -27,13 +27,7 @@ from utils.evaluation.bootstrap import (
     resampled_metrics,
 )
 from utils.evaluation.evaluator import EvalResult, Record
-
-PROMPTS = {
-    "text": "text only",
-    "discrete": "text + discrete points",
-    "points": "text + DtoC points",
-}
-"""Values of `SaspParams.prompt`, as the paper's ablation names them."""
+from utils.protocol.constants import PROMPTS
 
 METRICS = {"giou": "gIoU", "ciou": "cIoU", "see_accuracy": "See", "segment": "Segment"}
 """gIoU and cIoU are of the objects that are there, See and Segment of all questions."""

@@ -8,7 +8,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dataset import catalog
 from utils.cli import checks, parser
 from utils.cli.options import StartOptions, TrainOptions
 from utils.hub.models import check_model
@@ -42,6 +41,23 @@ class Checkpoint(NamedTuple):
     metrics: dict[str, Any]
 
 
+class TrainingData(NamedTuple):
+    """The data that a model was trained and validated on.
+
+    Args:
+        mixture: name of `--dataset` -> (rate, the sets that it was drawn from).
+        hub_names: of the published sets among them, in a form that the hub's metadata can hold.
+        validation: what `--val_dataset` says, with its split.
+        name, split: of the validation set.
+    """
+
+    mixture: dict[str, tuple[float, list[str]]]
+    hub_names: list[str]
+    validation: str
+    name: str
+    split: str
+
+
 class Licence(NamedTuple):
     """The licence that a model card names, and where its text stands."""
 
@@ -59,35 +75,38 @@ def validation_of(run_dir: Path, step: int) -> dict[str, Any]:
     return own[-1] if own else {}
 
 
-def model_card(start: StartOptions, repo: str | None, checkpoint: Checkpoint | None) -> ModelCard:
+def model_card(
+    start: StartOptions,
+    repo: str | None,
+    checkpoint: Checkpoint | None = None,
+    trained_on: TrainingData | None = None,
+) -> ModelCard:
     """The card of a merged model.
 
     Args:
         start: the flags of the run (`TrainOptions`), or those of the model alone.
         repo: hub id that the folder gets; None: it stays here.
-        checkpoint: None: nothing is known but the weights.
+        checkpoint, trained_on: None: nothing is known but the weights.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     shown = TrainOptions if isinstance(start, TrainOptions) and checkpoint else StartOptions
     names = [item.name for item in fields(shown)]
     plain = shown(**{name: without_folder(getattr(start, name)) for name in names})
-    mixture = training_sources(plain) if isinstance(plain, TrainOptions) else {}
     base_id = start.version if is_on_hub(start.version) else None
     measured = checkpoint.metrics if checkpoint else {}
-    found = [(METRICS[key], measured[key]) for key in METRICS if measured.get(key) is not None]
+    metrics = [(METRICS[key], measured[key]) for key in METRICS if measured.get(key) is not None]
     licence = licence_of(start.version)
     title = repo.rpartition("/")[2] if repo else getattr(plain, "exp_name", "READ")
-    evaluated = plain.validation() if isinstance(plain, TrainOptions) else None
     data = ModelCardData(
         base_model=base_id,
-        datasets=hub_names(mixture) or None,
-        eval_results=[eval_result(evaluated, *pair) for pair in found] or None,
+        datasets=(trained_on.hub_names if trained_on else None) or None,
+        eval_results=[eval_result(trained_on, *pair) for pair in metrics] or None,
         library_name=LIBRARY,
         license="other",
         license_name=licence.name if LICENCE_NAME.fullmatch(licence.name or "") else None,
         license_link=licence.link,
-        model_name=title if found else None,
+        model_name=title if metrics else None,
         pipeline_tag="image-segmentation",
         tags=list(TAGS),
     )
@@ -103,22 +122,23 @@ def model_card(start: StartOptions, repo: str | None, checkpoint: Checkpoint | N
         tower_id=start.vision_tower if is_on_hub(start.vision_tower) else None,
         sam=plain.sam if isinstance(plain.sam, str) else "other sizes, see the flags",
         sam_file=plain.vision_pretrained,
-        mixture=mixture,
+        mixture=trained_on.mixture if trained_on else {},
         step=checkpoint.step if checkpoint else None,
         best=checkpoint.best if checkpoint else False,
-        metrics=found,
+        metrics=metrics,
         questions=measured.get("questions"),
-        evaluated=evaluated,
+        evaluated=trained_on.validation if trained_on else None,
         licence=licence.name,
         licence_link=licence.link,
         flags=parser.to_text(plain),
     )
 
 
-def eval_result(evaluated: Any, label: str, value: float) -> EvalResult:
-    """One metric as the hub stores it; `evaluated` is the `Selection` it was measured on."""
+def eval_result(evaluated: TrainingData | None, label: str, value: float) -> EvalResult:
+    """One metric as the hub stores it, and the set that it was measured on."""
     from huggingface_hub import EvalResult
 
+    assert evaluated is not None  # a checkpoint without its run has no metrics
     return EvalResult(
         task_type="image-segmentation",
         dataset_type=evaluated.name,
@@ -138,38 +158,6 @@ def is_on_hub(source: str) -> bool:
 def without_folder(value: Any) -> Any:
     """An absolute path becomes its last part, so that no card tells how a machine is laid out."""
     return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
-
-
-def training_sources(trained: TrainOptions) -> dict[str, tuple[float, list[str]]]:
-    """Name of `--dataset` -> (rate, the sets that it was drawn from); those drawn at all."""
-    found = {}
-    for name, rate in trained.mixture().items():
-        flag = catalog.DATA_FLAGS.get(name)
-        specs = getattr(trained, flag).split("||") if flag else [name]
-        if rate > 0:
-            found[name] = (rate, [spec.partition("|")[0] for spec in specs])
-    return found
-
-
-def hub_names(mixture: dict[str, tuple[float, list[str]]]) -> list[str]:
-    """The published sets among the sources, by hub id if one is known, else by name.
-
-    Names that the hub's metadata cannot hold ("refcoco+") are left to the text of the card.
-    """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    names = []
-    for source in (source for _, sources in mixture.values() for source in sources):
-        if source not in catalog.SETS:
-            continue
-        name = catalog.SETS[source].url.partition("/datasets/")[2] or source
-        try:
-            validate_repo_id(name)
-        except HFValidationError:
-            continue
-        names.append(name)
-    return names
 
 
 def licence_of(model: str) -> Licence:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import signal
 import threading
+
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that a process gets when its parent has died."""
 
 
 def end_with_parent(_: int | None = None) -> None:
@@ -23,3 +28,12 @@ def _follow() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def terminate_with_parent() -> None:
+    """In a program that is about to start: SIGTERM, which it may handle, when its parent has died.
+
+    For `subprocess`, whose programs know nothing of each other; what `multiprocessing` starts runs
+    `end_with_parent` instead.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -60,9 +60,9 @@ class RunLock:
             while self.handle is None:
                 self.handle = self._acquire()
             _held.add(self.handle)
-            told = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n"
+            holder = json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n"
             os.ftruncate(self.handle, 0)
-            os.pwrite(self.handle, told.encode(), 0)
+            os.pwrite(self.handle, holder.encode(), 0)
         except OSError as error:
             self.__exit__()
             raise InputError(
@@ -141,7 +141,7 @@ def _is_file(handle: int, path: Path) -> bool:
 
 def _holder(handle: int) -> str:
     try:
-        told = json.loads(os.pread(handle, 4096, 0))
-        return f"process {told['pid']} on {told['host']}"
+        holder = json.loads(os.pread(handle, 4096, 0))
+        return f"process {holder['pid']} on {holder['host']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"

@@ -133,3 +133,21 @@ class Batch:
             if isinstance(getattr(self, item.name), torch.Tensor)
         }
         return replace(self, masks=[mask.pin_memory() for mask in self.masks], **pinned)
+
+
+@dataclass
+class MicroBatch:
+    """What a loader hands over for one micro step.
+
+    Args:
+        batch: ready for the model.
+        tried: how many samples were tried.
+        broken: messages, with path, about those that could not be read.
+    """
+
+    batch: Batch
+    tried: int
+    broken: list[str] = field(default_factory=list)
+
+    def pin_memory(self) -> MicroBatch:
+        return replace(self, batch=self.batch.pin_memory())

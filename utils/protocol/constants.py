@@ -18,3 +18,16 @@ ADDED_TOKENS = (SEG_TOKEN, IM_START_TOKEN, IM_END_TOKEN)
 
 POLYGON_FILLS = ("4.11", "4.8")
 """Releases of OpenCV that fill polygons in different ways: 4.11 and later, and 4.8 to 4.10."""
+
+IMAGE_POSITIONS = 255
+"""Tokens of `model_max_length` that the image counts for."""
+
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Number format by its short name -> PyTorch's name."""
+
+PROMPTS = {
+    "text": "text only",
+    "discrete": "text + discrete points",
+    "points": "text + DtoC points",
+}
+"""Values of `SaspParams.prompt` -> what SAM's decoder is given, as the paper's ablation says it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import datetime
 import os
-import socket
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 import torch.distributed
 
 from utils.errors import EXIT_CODE, InputError
+from utils.process.free_port import free_port
 
 LONGEST_WAIT = datetime.timedelta(hours=2)
 """A rank may validate or save this long while the others wait."""
@@ -41,7 +41,7 @@ class Process:
     """This process among all ranks.
 
     Args:
-        rank, world: its number and how many there are.
+        rank, world_size: its number and how many there are.
         device: where it computes.
     """
 
@@ -131,7 +131,7 @@ def start(local_rank: int) -> Process:
     os.environ.setdefault("RANK", "0")
     os.environ.setdefault("WORLD_SIZE", "1")
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    os.environ.setdefault("MASTER_PORT", str(free_port()))
     on_gpu = device.type == "cuda"
     if not on_gpu:
         _use_gloo_alone(deepspeed)
@@ -153,8 +153,8 @@ def _leave() -> None:
 
 def lost_a_rank(error: RuntimeError) -> bool:
     """Whether a collective failed because another rank is gone."""
-    said = str(error).lower()
-    return any(words in said for words in OF_A_LOST_RANK)
+    message = str(error).lower()
+    return any(words in message for words in OF_A_LOST_RANK)
 
 
 def _use_gloo_alone(deepspeed: Any) -> None:
@@ -162,9 +162,3 @@ def _use_gloo_alone(deepspeed: Any) -> None:
     compatible = getattr(deepspeed.ops, "__compatible_ops__", {})
     if "deepspeed_shm_comm" in compatible:
         compatible["deepspeed_shm_comm"] = False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -55,8 +55,8 @@ class Gradients:
             last: no other micro step follows before `deliver`.
         """
         loss = loss * loss_scale(self.engine)
-        found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        for index, (parameter, gradient) in enumerate(zip(self.parameters, found, strict=True)):
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        for index, (parameter, gradient) in enumerate(zip(self.parameters, gradients, strict=True)):
             if gradient is None:
                 continue
             total = self.sums[index]

@@ -40,32 +40,32 @@ def changes(options: TrainOptions, saved_file: Path) -> list[Difference]:
         paths = {n: v for n, v in values.items() if flags[n].path and v and os.path.exists(v)}
         return values | {name: os.path.realpath(path) for name, path in paths.items()}
 
-    found = differences(settings(parser.load(TrainOptions, saved_file)), settings(options))
+    changed = differences(settings(parser.load(TrainOptions, saved_file)), settings(options))
     kept = KEPT if options.eval_only else KEPT_IN_TRAINING
     refused = [
         f"--{one.name}={one.now} differs from {one.before} in {saved_file}; a continued run keeps "
         "it: use that value, or another --exp_name"
-        for one in found
+        for one in changed
         if one.flag in kept
     ]
     if refused:
         raise InputErrors(refused)
-    return found
+    return changed
 
 
-def tell_changes(
-    found: Sequence[Difference], origins: dict[str, str], saved_file: Path, step: int
+def changes_message(
+    changed: Sequence[Difference], origins: dict[str, str], saved_file: Path, step: int
 ) -> str:
     """A heading and a line for each value that is not as it was before `step`.
 
     Args:
-        found: see `changes`; not empty.
+        changed: see `changes`; not empty.
         origins: flag -> where its value comes from, if it is not the default.
         saved_file: the settings of before.
         step: of the checkpoint that training goes on from.
     """
     lines = [f"changed since {saved_file}, with effect from step {step + 1} on:"]
-    for one in found:
+    for one in changed:
         without = f"; no effect: {WITHOUT_EFFECT[one.flag]}" if one.flag in WITHOUT_EFFECT else ""
         origin = origins.get(one.flag, "the default")
         lines.append(f"  {one.name}: {one.before} -> {one.now} ({origin}{without})")

@@ -70,8 +70,8 @@ class RunLog:
             return
         append_line(self.run_dir / METRICS_FILE, line)
         names = ("giou", "ciou", "see_accuracy")
-        found = {f"val/{name}": line[name] for name in names if line.get(name) is not None}
-        self.scalars(line["step"], found)
+        values = {f"val/{name}": line[name] for name in names if line.get(name) is not None}
+        self.scalars(line["step"], values)
         self.writer.flush()
 
     def forget_validation(self, step: int) -> None:
@@ -124,3 +124,19 @@ def drop_after(path: Path, step: int) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     os.replace(partial, path)
+
+
+def read_curves(run_dir: str | Path) -> dict[str, list[tuple[int, float]]]:
+    """Every scalar of a run: name, such as `train/loss`, -> (step, value) in the order of steps.
+
+    A run without TensorBoard events has none. Where a step was logged twice (a run that was
+    continued), the later value counts.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_dir), size_guidance={"scalars": 0})
+    events.Reload()
+    return {
+        name: sorted({event.step: event.value for event in events.Scalars(name)}.items())
+        for name in events.Tags()["scalars"]
+    }

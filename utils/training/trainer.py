@@ -13,6 +13,7 @@ from torch import nn
 
 from utils.errors import InputError
 from utils.process.stop_signal import STOP_CODE, StopSignal
+from utils.protocol.batch import MicroBatch
 from utils.training.checkpoint import (
     LATEST,
     CheckpointStore,
@@ -24,12 +25,19 @@ from utils.training.checkpoint import (
 from utils.training.distributed import Process, abort_all_ranks
 from utils.training.engine import gathered_parameters, learning_rate, save_engine
 from utils.training.gradients import gradients_of, loss_scale
-from utils.training.loader import MicroBatch, too_many_broken
 from utils.training.run_log import RunLog
 
 LOSSES = ("loss", "ce_loss", "mask_bce_loss", "mask_dice_loss", "mask_loss")
 SPARE_BYTES = 64 * 1024**2
 """Free space that is left beside a checkpoint of the size of the last one."""
+BROKEN_SHARE = 0.01
+FEW_SAMPLES, FEW_BROKEN = 100, 3
+"""So many samples, or so many broken ones, are needed before their share says anything."""
+
+
+def too_many_broken(broken: int, tried: int) -> bool:
+    """More than 1 % of the samples could not be read, and there were enough of them to say so."""
+    return broken > BROKEN_SHARE * tried and (tried >= FEW_SAMPLES or broken >= FEW_BROKEN)
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Trainer:
 
     Args:
         engine: DeepSpeed engine around the model (`utils.training.engine.build_engine`).
-        drawn: micro steps, from the first one that is still to be done.
+        batches: of the micro steps, from the first one that is still to be done.
         validate: scores the model; every rank calls it and gets the merged summary
             (`giou`, `ciou`, ...). None: no validation.
         state: where the run stands; None at the start.
@@ -79,8 +87,8 @@ class Trainer:
     """
 
     engine: Any
-    drawn: Iterator[MicroBatch]
-    plan: Schedule
+    batches: Iterator[MicroBatch]
+    schedule: Schedule
     process: Process
     store: CheckpointStore
     log: RunLog
@@ -113,15 +121,15 @@ class Trainer:
         if validate_first:
             self.log.forget_validation(first_step)
             self._validate(first_step)
-        for step in range(first_step + 1, self.plan.total_steps + 1):
-            lr = self.plan.lr(step)
+        for step in range(first_step + 1, self.schedule.total_steps + 1):
+            lr = self.schedule.lr(step)
             stopping = self._step(step, lr)
             self._report(step, lr)
-            if stopping or self.plan.saves(step):
+            if stopping or self.schedule.saves(step):
                 self._save(step)
-            if stopping and (step < self.plan.total_steps or self.validate is not None):
+            if stopping and (step < self.schedule.total_steps or self.validate is not None):
                 self._end(step)
-            if self.plan.ends_epoch(step):
+            if self.schedule.ends_epoch(step):
                 self._validate(step)
         return self.state
 
@@ -134,20 +142,21 @@ class Trainer:
         """
         bad: list[str] = []
         tried = broken = dropped = 0
-        for micro in range(self.plan.micro_steps):
-            drawn = next(self.drawn)
-            tried += drawn.draws
-            broken += len(drawn.broken)
-            dropped += drawn.batch.dropped
-            for message in drawn.broken:
-                self._say_everywhere(f"skipped: {message}")
+        for micro in range(self.schedule.micro_steps):
+            micro_batch = next(self.batches)
+            batch = micro_batch.batch
+            tried += micro_batch.tried
+            broken += len(micro_batch.broken)
+            dropped += batch.dropped
+            for message in micro_batch.broken:
+                self._log_everywhere(f"skipped: {message}")
             torch.manual_seed(self._seed(step, micro))
-            output = self.gradients.forward(drawn.batch)
-            loss, images = output["loss"], ", ".join(drawn.batch.image_paths)
+            output = self.gradients.forward(batch)
+            loss, images = output["loss"], ", ".join(batch.image_paths)
             if not math.isfinite(loss.item()):
                 bad.append(f"loss {loss.item()} with {images}")
-            last = micro == self.plan.micro_steps - 1
-            self.gradients.add(loss * (1 / self.plan.micro_steps), last)
+            last = micro == self.schedule.micro_steps - 1
+            self.gradients.add(loss * (1 / self.schedule.micro_steps), last)
             self._count(output)
         if not bad and loss_scale(self.engine) == 1.0 and not self.gradients.are_finite():
             bad.append(f"a gradient is not finite with {images}")
@@ -157,8 +166,10 @@ class Trainer:
 
     def _seed(self, step: int, micro: int) -> int:
         """Dropout depends on the place in the training, not on what ran before."""
-        place = (step * self.plan.micro_steps + micro) * self.process.world_size + self.process.rank
-        return (self.plan.seed * 1_000_003 + place) % 2**63
+        place = (
+            step * self.schedule.micro_steps + micro
+        ) * self.process.world_size + self.process.rank
+        return (self.schedule.seed * 1_000_003 + place) % 2**63
 
     def _agree(self, step: int, bad: list[str], tried: int, broken: int, dropped: int) -> bool:
         """Stop on all ranks together if one has a reason to; whether one was asked to end."""
@@ -168,10 +179,10 @@ class Trainer:
         self.broken += broken
         self.dropped += dropped
         if failures:
-            said = "; ".join(line for lines in self.process.all_gather(bad) for line in lines)
+            failed = "; ".join(line for lines in self.process.all_gather(bad) for line in lines)
             abort_all_ranks(
                 self.process,
-                f"step {step}: {said}. {self._last_good()}; lower --lr or look at these images",
+                f"step {step}: {failed}. {self._last_good()}; lower --lr or look at these images",
             )
         if too_many_broken(self.broken, self.tried):
             abort_all_ranks(
@@ -205,7 +216,7 @@ class Trainer:
         self.process.barrier()
         raise SystemExit(STOP_CODE)
 
-    def _say_everywhere(self, text: str) -> None:
+    def _log_everywhere(self, text: str) -> None:
         if self.process.is_first:
             self.log.log(text)
         else:
@@ -219,7 +230,7 @@ class Trainer:
         self.counted += 1
 
     def _report(self, step: int, lr: float) -> None:
-        if step % self.plan.print_freq and not self.plan.ends_epoch(step):
+        if step % self.schedule.print_freq and not self.schedule.ends_epoch(step):
             self.log.advance({"lr": lr})
             return
         *values, count = self.process.all_reduce_sum(*self.losses.tolist(), self.counted)
@@ -243,7 +254,7 @@ class Trainer:
             summary = self.validate()
         self.model.train()
         score = float(summary["ciou"])
-        epoch = math.ceil(step / self.plan.steps_per_epoch)
+        epoch = math.ceil(step / self.schedule.steps_per_epoch)
         state = next_state(self.state, step, self.process.world_size, score)
         best = state.best_tag == tag_of(step)
         self.log.validation({"step": step, "epoch": epoch, "best": best, **summary})
@@ -254,7 +265,7 @@ class Trainer:
         if self.process.is_first:
             self.store.complete(state)
         self.state = state
-        if self.process.all_reduce_sum(self.stop.asked)[0] and step < self.plan.total_steps:
+        if self.process.all_reduce_sum(self.stop.asked)[0] and step < self.schedule.total_steps:
             self._end(step)
 
     # --- checkpoints ------------------------------------------------------------------------

@@ -74,9 +74,9 @@ def write_set(
     folder = root / "refer_seg" / name
     folder.mkdir(parents=True, exist_ok=True)
     part = "saiapr_tc-12" if name == "refclef" else "mscoco/images/train2014"
-    image_folder = root / "refer_seg" / "images" / part
+    place = root / "refer_seg" / "images" / part
     for number in images:
-        file = image_folder / file_name(number, name)
+        file = place / file_name(number, name)
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(file, "PNG")
@@ -179,7 +179,7 @@ def test_the_original_splits_are_used_with_a_warning(tmp_path, name, there):
     write_set(tmp_path, [ref(1, 10, "train", "b")], name)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        sample = ReferSegTrain(data, name, SamplingOptions()).draw(0)
+        sample = ReferSegTrain(data, name, SamplingOptions()).sample(0)
         item = ReferSegEval(data, name, "train", split_by=there)[0]
     assert "What is b in" in sample.questions[0]
     assert "What is a in" in item.questions[0].text
@@ -232,7 +232,7 @@ def test_training_draws(tmp_path, name):
     }
     seen: set[str] = set()
     for index in range(60):
-        sample = train.draw(index)
+        sample = train.sample(index)
         assert len(sample.conversations) == len(sample.exists) == len(set(sample.questions)) <= 3
         assert len(sample.masks) == sum(sample.exists)
         assert sample.masks.dtype == np.uint8 and (sample.masks == TRUTH[11]).all()
@@ -253,7 +253,7 @@ def test_sets_of_a_mixture_are_drawn_alike(tmp_path):
         data = write_set(tmp_path, refs, name)
     train = ReferSegTrain(data, "refcoco||refcoco+", SamplingOptions())
     assert len(train) == 2
-    plus = np.mean(["refcoco+" in train.draw(n).questions[0] for n in range(400)])
+    plus = np.mean(["refcoco+" in train.sample(n).questions[0] for n in range(400)])
     assert abs(plus - 0.5) < 3 * np.sqrt(0.25 / 400)
 
 
@@ -261,17 +261,17 @@ def test_blank_sentences_are_evaluated_but_not_trained(tmp_path):
     refs = [ref(1, 10, split, " ", "word") for split in ("train", "val")]
     data = write_set(tmp_path, refs)
     train = ReferSegTrain(data, "refcoco", SamplingOptions())
-    assert all(len(train.draw(n).questions) == 1 for n in range(5))
+    assert all(len(train.sample(n).questions) == 1 for n in range(5))
     assert len(ReferSegEval(data, "refcoco", "val")[0].questions) == 2
     write_set(tmp_path, [ref(1, 10, "train", " ")])
     with pytest.raises(InputError, match="no sentence to ask"):
-        ReferSegTrain(data, "refcoco", SamplingOptions()).draw(0)
+        ReferSegTrain(data, "refcoco", SamplingOptions()).sample(0)
 
 
 def fingerprint(source: ReferSegTrain | ReferSegEval) -> list:
     if isinstance(source, ReferSegEval):
         return [[q.text for q in item.questions] for item in source]
-    samples = [source.draw(index) for index in (5, 0, 11, 2**41)]
+    samples = [source.sample(index) for index in (5, 0, 11, 2**41)]
     return [[s.image_path, s.conversations, int(s.masks.sum())] for s in samples]
 
 

@@ -108,7 +108,7 @@ def test_shares_of_sources_images_and_answers(data, cached, premise_draw):
     answers = {"true": 0, "denied": 0, "corrected": 0}
     firsts, absents = dict.fromkeys(ADE["a"], 0), {0: 0, 1: 0, 2: 0}
     for index in range(number):
-        sample = train.draw(index)
+        sample = train.sample(index)
         key = Path(sample.image_path).stem
         images[key] += 1
         present = set(TRUTH[key])
@@ -150,7 +150,7 @@ def test_shares_of_sources_images_and_answers(data, cached, premise_draw):
 def test_absent_classes_come_from_the_same_source(data, cached):
     train = SemSegTrain(data, "cocostuff", SamplingOptions(seed=1))
     asked = set()
-    for sample in map(train.draw, range(3000)):
+    for sample in map(train.sample, range(3000)):
         turns = zip(asked_and_answered(sample), sample.exists, strict=True)
         asked |= {name for (name, _), exists in turns if not exists}
     usable = {name for name in train.sources[0].classes if name not in TRUTH["c"]}
@@ -163,7 +163,7 @@ def test_absent_classes_come_from_the_same_source(data, cached):
 def test_number_of_classes(data, cached, most, expected):
     train = SemSegTrain(data, "ade20k", SamplingOptions(num_classes_per_sample=most))
     for index in range(30):
-        sample = train.draw(index)
+        sample = train.sample(index)
         assert len(sample.conversations) == (
             expected if sample.image_path[-5] == "a" else min(most, 2)
         )
@@ -174,7 +174,7 @@ def test_number_of_classes(data, cached, most, expected):
 def test_without_an_absent_class_every_question_is_true(data):
     write_parts(data, [[corners(*QUARTERS[0])], run_lengths(MASKS[1])], ["dog:tail", "cat:ear"])
     train = SemSegTrain(data, "pascal_part", SamplingOptions())
-    assert all(all(train.draw(index).exists) for index in range(60))
+    assert all(all(train.sample(index).exists) for index in range(60))
 
 
 def test_absent_classes_are_not_repeated(data):
@@ -182,7 +182,7 @@ def test_absent_classes_are_not_repeated(data):
     names = ["dog:tail", "dog:ear", "dog:eye", "dog:leg", "cow:horn"]
     write_parts(data, [run_lengths(mask) for mask in MASKS], names)
     train = SemSegTrain(data, "pascal_part", SamplingOptions(num_classes_per_sample=4))
-    absent = [sample.exists.count(False) for sample in map(train.draw, range(150))]
+    absent = [sample.exists.count(False) for sample in map(train.sample, range(150))]
     assert set(absent) == {0, 1}
 
 
@@ -193,7 +193,7 @@ def test_masks_of_annotations_or_of_classes(data, part_masks, expected):
     write_parts(data, [run_lengths(mask) for mask in MASKS[:3]], names)
     settings = SamplingOptions(num_classes_per_sample=9, part_masks=part_masks)
     train = SemSegTrain(data, "pascal_part", settings)
-    for sample in map(train.draw, range(20)):
+    for sample in map(train.sample, range(20)):
         tails = [
             mask
             for (name, _), mask in zip(asked_and_answered(sample), sample.masks, strict=True)
@@ -215,7 +215,7 @@ def test_annotations_are_drawn_with_equal_chances(data):
     for part_masks, share in (("annotation", 0.75), ("union", 0.5)):
         settings = SamplingOptions(num_classes_per_sample=1, part_masks=part_masks)
         train = SemSegTrain(data, "pascal_part", settings)
-        tails = sum("tail" in train.draw(index).questions[0] for index in range(600))
+        tails = sum("tail" in train.sample(index).questions[0] for index in range(600))
         assert near(tails, share, 600)
 
 
@@ -235,7 +235,7 @@ def test_parts_are_called_in_two_ways(data, class_names, plate):
     absent = {"cat ear", "the ear of the cat", "cow horn", "the horn of the cow"}
     seen = set()
     for index in range(400):
-        sample = train.draw(index)
+        sample = train.sample(index)
         ((name, answer),) = asked_and_answered(sample)
         seen.add(name)
         if sample.exists[0]:
@@ -256,7 +256,7 @@ def test_a_class_without_a_pixel_is_passed_over(data):
     write_parts(data, [[], run_lengths(MASKS[2])], names)
     train = SemSegTrain(data, "pascal_part", SamplingOptions())
     for index in range(60):
-        sample = train.draw(index)
+        sample = train.sample(index)
         assert len(sample.questions) == 1
         assert not re.search("dog tail|the tail", sample.conversations[0])
         assert (sample.masks == MASKS[2]).all()
@@ -266,19 +266,19 @@ def test_an_image_without_a_class_is_replaced_by_another(data, tmp_path):
     for number in range(3):
         write_ade20k(data, f"empty{number}", np.zeros(SIZE, np.uint8))
     train = SemSegTrain(data, "ade20k", SamplingOptions())
-    found = {Path(train.draw(index).image_path).stem for index in range(40)}
+    found = {Path(train.sample(index).image_path).stem for index in range(40)}
     assert found == {"a", "b"}
     nothing = tmp_path / "nothing"
     write_ade20k(nothing, "empty", np.zeros(SIZE, np.uint8))
     with pytest.raises(InputError, match=r"show no class to ask for, .* ade20k: .*empty\.jpg"):
-        SemSegTrain(nothing, "ade20k", SamplingOptions()).draw(0)
+        SemSegTrain(nothing, "ade20k", SamplingOptions()).sample(0)
 
 
 def test_varied_templates_leave_no_placeholder(data, cached):
     settings = SamplingOptions(templates=load_templates("varied"), conv_type="llava_llama_2")
     train = SemSegTrain(data, "ade20k||cocostuff||pascal_part", settings)
     for index in range(300):
-        sample = train.draw(index)
+        sample = train.sample(index)
         assert not re.search(r"\{\w*\}", "".join(sample.conversations))
         counts = [text.count("[SEG]") for text in sample.conversations]
         assert counts == [int(exists) for exists in sample.exists]

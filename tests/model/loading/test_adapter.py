@@ -18,6 +18,7 @@ from model.loading.lora import add_lora, merge
 from tests.conftest import MICRO_SAM
 from tests.model.conftest import QUESTION
 from tests.released_layouts import LAYOUTS, write_layout
+from utils.cli.train_flags import ModelOptions
 from utils.errors import InputError
 from utils.protocol.conversation import POSITIVE_ANSWER
 
@@ -30,7 +31,17 @@ def trained(request, micro_parts, tmp_path):
     (layout,) = [layout for layout in LAYOUTS if layout.name == request.param]
     base, sam = tmp_path / "base", None if layout.has_masks else micro_parts.sam
     write_layout(base, layout, micro_parts)
-    built = build_for_training(base, vision_pretrained=sam, sam=MICRO_SAM, sasp=PARAMS, out_dim=32)
+    built = build_for_training(
+        ModelOptions(
+            version=base,
+            vision_tower=None,
+            vision_pretrained=sam,
+            sam=MICRO_SAM,
+            out_dim=32,
+            precision="fp32",
+        ),
+        PARAMS,
+    )
     torch.manual_seed(3)
     model = add_lora(built.model, r=2)
     with torch.no_grad():

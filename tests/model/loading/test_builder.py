@@ -14,6 +14,7 @@ from model.loading.builder import build_for_training, save_model
 from model.sam import SamModel, load_sam_weights, sam_sizes
 from tests.model.conftest import QUESTION
 from tests.released_tiny import CLIP, SAM, SMALL_SAM, write_released
+from utils.cli.train_flags import ModelOptions
 from utils.errors import InputError
 from utils.protocol.conversation import POSITIVE_ANSWER
 
@@ -182,12 +183,19 @@ def test_dtypes(small_folder, dtype, expected):
     assert {p.dtype for p in model.parameters()} == {expected}
 
 
+def stored(folder, **changes) -> ModelOptions:
+    """A folder with its own CLIP and SAM, as it is."""
+    given = {"vision_tower": None, "sam": None, "precision": "fp32", **changes}
+    return ModelOptions(folder, out_dim=ReadConfig.from_pretrained(folder).out_dim, **given)
+
+
 def test_training_starts_from_a_checkpoint_with_everything(small_folder, reader):
-    model, tokenizer, report = build_for_training(small_folder, gradient_checkpointing=False)
+    start = stored(small_folder)
+    model, tokenizer, report = build_for_training(start, gradient_checkpointing=False)
     same_state(model, reader.model)
     assert len(tokenizer) == 803
     assert any("all 803 rows" in line for line in report)
-    fresh, _, report = build_for_training(small_folder, use_released_param=False)
+    fresh, _, report = build_for_training(stored(small_folder, use_released_param=False))
     name = "model.text_hidden_fcs.0.0.weight"
     assert not torch.equal(fresh.state_dict()[name], model.state_dict()[name])
     assert any("newly initialised" in line for line in report)

@@ -58,7 +58,7 @@ def test_parts_as_in_the_released_checkpoints(size):
 def test_parts_as_in_the_tiny_model(rank):
     chosen = parser.load(TrainOptions, REPOSITORY / "configs" / "tiny.yaml")
     chosen = dataclasses.replace(chosen, lora_r=rank)
-    model, _ = build_model(chosen)
+    model, _ = build_model(chosen.model, chosen.lora, chosen.sasp, chosen.losses)
     real = list(model.parameters())
     found = parts(chosen, sizes_of(chosen))
     assert sum(part.parameters for part in found) == sum(p.numel() for p in real)

@@ -17,6 +17,7 @@ from model.loading.builder import build_for_training
 from model.loading.needed_memory import check_memory, largest_unmapped, weight_bytes
 from model.loading.weights import empty_model
 from tests.released_tiny import CLIP, GOLDEN
+from utils.cli.train_flags import ModelOptions
 from utils.errors import InputError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -97,9 +98,10 @@ def test_7b_is_not_refused_where_it_fits(released_7b, free, dtype, gigabytes):
 def test_nothing_is_read_before_the_check(small_folder, free, monkeypatch):
     free(0.001)
     monkeypatch.setattr(weights, "read_tensors", lambda path: pytest.fail("weights were read"))
-    for load in (load_read, build_for_training):
+    start = ModelOptions(small_folder, vision_tower=None, sam=None, precision="fp32")
+    for load in (lambda: load_read(small_folder), lambda: build_for_training(start)):
         with pytest.raises(InputError, match=r"needs 0\.0 GB of memory, and 0\.0 GB are free"):
-            load(small_folder)
+            load()
 
 
 def test_training_on_a_cpu_is_not_told_to_take_bf16(released_7b, free, monkeypatch):
@@ -107,7 +109,7 @@ def test_training_on_a_cpu_is_not_told_to_take_bf16(released_7b, free, monkeypat
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     free(24)
     with pytest.raises(InputError, match="smaller model or a larger machine") as caught:
-        build_for_training(released_7b, sam="vit_h")
+        build_for_training(ModelOptions(released_7b, vision_tower=None, precision="fp32"))
     assert "bf16" not in str(caught.value)
     assert numbers(caught) == pytest.approx([4 * parameters_7b() / 1e9, 24], abs=0.06)
 

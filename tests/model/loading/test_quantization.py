@@ -15,6 +15,7 @@ from model import load_read
 from model.loading import builder
 from model.loading.builder import build_for_training
 from model.loading.quantization import KEPT_PARTS, check_quantization, quantization
+from utils.cli.train_flags import ModelOptions
 from utils.errors import InputError
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
@@ -36,8 +37,12 @@ def bitsandbytes(monkeypatch):
     [
         ({"load_in_4bit": True}, CPU, "load_in_4bit needs a GPU .*leave it out"),
         ({"load_in_8bit": True}, CPU, "load_in_8bit needs a GPU .*leave it out"),
-        ({"load_in_4bit": True, "load_in_8bit": True}, GPU, "exclude each other; choose one"),
-        ({"load_in_8bit": True}, GPU, "load_in_8bit needs bitsandbytes: pip install bitsandbytes"),
+        ({"load_in_4bit": True, "load_in_8bit": True}, GPU, "exclude each other; give one"),
+        (
+            {"load_in_8bit": True},
+            GPU,
+            "load_in_8bit needs the package bitsandbytes: pip install bitsandbytes",
+        ),
     ],
 )
 def test_what_cannot_be_had(monkeypatch, asked, device, message):
@@ -94,8 +99,9 @@ def test_the_model_is_loaded_with_these_settings(bitsandbytes, monkeypatch, smal
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("model.loading.free_memory.free_memory", lambda device: None)
     monkeypatch.setattr(builder.ReadForCausalLM, "from_pretrained", from_pretrained)
+    start = ModelOptions(small_folder, vision_tower=None, sam=None, load_in_8bit=True)
     with pytest.raises(InputError, match="no GPU here"):
-        build_for_training(small_folder, dtype="bf16", load_in_8bit=True)
+        build_for_training(start)
     assert given["quantization_config"].load_in_8bit
     assert given["quantization_config"].llm_int8_skip_modules == list(KEPT_PARTS)
     assert given["dtype"] == torch.bfloat16 and given["device_map"] == {"": GPU}

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from dataset.flag_checks import evaluation_flags, mixture, selection, training_flags
 from utils.cli.flags import flags_of
-from utils.cli.options import DemoOptions, MergeOptions, TestOptions, TrainOptions
-from utils.cli.parser import REPOSITORY, resolve
+from utils.cli.options import DemoOptions, MergeOptions, TestOptions, TrainOptions, given_sasp
+from utils.cli.parser import REPOSITORY, Check, resolve
+from utils.protocol.sasp_params import SaspParams
 
 ORIGINAL_TRAIN = (
     "local_rank version precision image_size model_max_length lora_r vision_tower "
@@ -32,8 +34,15 @@ ORIGINAL_DEMO = (
 )
 
 
+CHECKS: dict[type, list[Check]] = {
+    TrainOptions: [training_flags],
+    TestOptions: [evaluation_flags],
+}
+"""What the entry points bring."""
+
+
 def messages(cls, *argv: str, missing: bool | None = None) -> list[str]:
-    problems = resolve(cls, list(argv))[1]
+    problems = resolve(cls, list(argv), checks=CHECKS.get(cls, []))[1]
     return [p.message for p in problems if missing is None or p.missing == missing]
 
 
@@ -75,7 +84,7 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_published_recipes(name):
     found, _, _, _ = resolve(TrainOptions, ["--config", str(REPOSITORY / f"configs/{name}.yaml")])
-    sasp = found.sasp_settings()
+    sasp = given_sasp(found)
     points = tuple(sasp[key] for key in ("num_points", "t_pos", "t_neg", "down_sample"))
     rest = (found.lora_r, found.lr, found.dice_loss_weight, found.sample_rates)
     assert points + rest == RECIPES[name]
@@ -91,7 +100,7 @@ def test_published_recipes(name):
 def test_evaluation_presets(name, points):
     given = ["--config", str(REPOSITORY / f"configs/eval_{name}.yaml")]
     found, _, _, _ = resolve(TestOptions, given)
-    sasp = found.sasp_settings()
+    sasp = given_sasp(found)
     assert tuple(sasp[key] for key in ("num_points", "t_pos", "t_neg", "down_sample")) == points
     assert (found.eval_mode, found.templates) == ("teacher_forced", "simple")
 
@@ -205,11 +214,11 @@ def test_fresh_sam_needs_its_weights(usable):
 
 
 def test_mixture_takes_the_published_rates():
-    assert TrainOptions().mixture() == {
+    assert mixture(TrainOptions()) == {
         "sem_seg": 10, "refer_seg": 1, "correct_refer_seg": 1, "vqa": 1, "neg_refer_seg": 1,
         "reason_seg": 10,
     }  # fmt: skip
-    given = TrainOptions(dataset="vqa||reason_seg", sample_rates="2,3").mixture()
+    given = mixture(TrainOptions(dataset="vqa||reason_seg", sample_rates="2,3"))
     assert given == {"vqa": 2, "reason_seg": 3}
 
 
@@ -224,7 +233,7 @@ def test_mixture_takes_the_published_rates():
     ],
 )
 def test_validation_names(dataset, split, expected):
-    assert TrainOptions(val_dataset=dataset, val_split=split).validation() == expected
+    assert selection(dataset, split) == expected
 
 
 def test_sources_of_a_family(usable):
@@ -252,8 +261,8 @@ def test_parts_of_the_test_split(micro_data):
 
 
 def test_sasp_settings():
-    assert TrainOptions().sasp_settings()["num_points"] == 30
-    assert TestOptions(sasp_num_points=60).sasp_settings() == {"num_points": 60}
+    assert TrainOptions().sasp == SaspParams()
+    assert given_sasp(TestOptions(sasp_num_points=60)) == {"num_points": 60}
 
 
 def test_mistakes_in_test_options(micro_data):

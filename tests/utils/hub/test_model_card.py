@@ -10,6 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, constants
 
+from dataset.provenance import training_data
 from tests.hub_stand_in import Repo, serving
 from utils.cli import parser
 from utils.cli.options import OriginalMergeOptions, TrainOptions
@@ -40,7 +41,8 @@ def parsed(card: ModelCard, folder: Path) -> ModelCard:
 
 def test_the_card_of_a_run(run_7b, tmp_path):
     metrics = {"step": 500, "giou": 0.59812, "ciou": 0.6761, "see_accuracy": None, "questions": 200}
-    card = parsed(model_card(run_7b, "me/read-7b", Checkpoint(500, True, metrics)), tmp_path)
+    checkpoint = Checkpoint(500, True, metrics)
+    card = parsed(model_card(run_7b, "me/read-7b", checkpoint, training_data(run_7b)), tmp_path)
     data = card.data
     assert data.base_model == "tsunghanwu/SESAME"
     assert {"ReasonSeg", "ade20k", "liuhaotian/LLaVA-Instruct-150K"} < set(data.datasets)
@@ -81,9 +83,7 @@ def test_it_tells_nothing_about_the_machine(run_7b, tmp_path):
 
 
 def test_weights_in_a_file_come_without_data_and_metrics(tmp_path):
-    card = parsed(
-        model_card(OriginalMergeOptions(weight="/w/pytorch_model.bin"), None, None), tmp_path
-    )
+    card = parsed(model_card(OriginalMergeOptions(weight="/w/pytorch_model.bin"), None), tmp_path)
     assert card.data.datasets is None and card.data.eval_results is None
     assert card.text.count("the weights were given in a file, without the run") == 2
     flags = yaml.safe_load(card.text.rpartition("```yaml\n")[2].partition("```")[0])

@@ -19,17 +19,17 @@ LONGEST_END_S = 10
 
 LOADER = """
 from types import SimpleNamespace
-from utils.training.loader import draws
+from dataset.loader import micro_batches
 
 class Batch(SimpleNamespace):
     dropped = 0
 
 class Endless:
-    def draw(self, index):
+    def sample(self, index):
         return "x" * 1_000_000  # more than a pipe holds: the helper has something left to send
 
-order = {"micro_steps": (0, 1000), "batch_size": 1, "rank": 0, "world": 1}
-found = draws(Endless(), lambda samples: Batch(text=samples), workers=2, **order)
+order = {"micro_steps": (0, 1000), "batch_size": 1, "rank": 0, "world_size": 1}
+found = micro_batches(Endless(), lambda samples: Batch(text=samples), workers=2, **order)
 next(found)
 print("ready", flush=True)
 time.sleep(1000)

@@ -7,7 +7,7 @@ import pytest
 
 from utils.protocol.batch import EvalItem, EvalQuestion
 from utils.reports.showcase import answer_examples, pick_questions
-from utils.training.curves import read_curves
+from utils.training.run_log import read_curves
 
 
 def make_item(index: int, absent: bool = True) -> EvalItem:

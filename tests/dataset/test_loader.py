@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from dataset.loader import micro_batches
 from utils.errors import InputError
 from utils.protocol.batch import Batch, Sample
-from utils.training.loader import draws, too_many_broken
 
 
 class Numbers:
@@ -17,14 +17,14 @@ class Numbers:
     def __init__(self, broken=()):
         self.broken = set(broken)
 
-    def draw(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
         if index in self.broken:
             raise InputError(f"cannot read image {index}")
         return Sample(str(index), np.zeros((1, 1, 3), np.uint8), [], np.zeros((0, 1, 1)), [])
 
 
 class AllBroken:
-    def draw(self, index: int) -> Sample:
+    def sample(self, index: int) -> Sample:
         raise InputError(f"cannot read image {index}")
 
 
@@ -34,9 +34,9 @@ def names_only(samples: list[Sample]) -> Batch:
 
 
 def order(first: int, last: int, rank: int, world: int, workers: int = 0, source=None):
-    found = draws(
+    found = micro_batches(
         source or Numbers(), names_only, micro_steps=(first, last), batch_size=2,
-        rank=rank, world=world, workers=workers,
+        rank=rank, world_size=world, workers=workers,
     )  # fmt: skip
     return list(found)
 
@@ -57,20 +57,11 @@ def test_workers_change_nothing():
 
 def test_a_broken_sample_is_replaced_and_told():
     first, second = order(0, 2, 0, 1, source=Numbers(broken=[1]))
-    assert (first.draws, first.broken) == (3, ["cannot read image 1"])
-    assert (second.draws, second.broken) == (2, [])
+    assert (first.tried, first.broken) == (3, ["cannot read image 1"])
+    assert (second.tried, second.broken) == (2, [])
     assert len(first.batch.image_paths) == 2
 
 
 def test_when_nothing_can_be_read():
     with pytest.raises(InputError, match="20 draws in a row"):
         order(0, 1, 0, 1, source=AllBroken())
-
-
-@pytest.mark.parametrize(
-    ("broken", "tried", "stops"),
-    [(0, 10, False), (1, 10, False), (2, 12, False), (3, 12, True), (1, 100, False),
-     (2, 100, True), (10, 1000, False), (11, 1000, True)],
-)  # fmt: skip
-def test_more_than_one_percent(broken, tried, stops):
-    assert too_many_broken(broken, tried) is stops

@@ -1,7 +1,7 @@
-"""The order of the training data: a function of (seed, step, rank) alone.
+"""The training data in the order of the steps: a function of (seed, step, rank) alone.
 
-Micro step m of rank r draws the samples with numbers `(m * world + r) * batch_size + j`. A run that
-is resumed at step s starts at the micro step where s began, and sees what it would have seen.
+Micro step m of rank r takes the samples with numbers `(m * world_size + r) * batch_size + j`. A run
+that is resumed at step s starts at the micro step where s began, and sees what it would have seen.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -18,42 +18,21 @@ from torch.utils.data import DataLoader, Dataset
 from utils.errors import InputError
 from utils.process.parent_process import end_with_parent
 from utils.process.stop_signal import outlive_the_first
-from utils.protocol.batch import Batch, Sample
+from utils.protocol.batch import Batch, MicroBatch, Sample
 
 ATTEMPT_STRIDE = 1 << 40
-"""Distance between the number of a sample and those drawn in its place if it is broken."""
+"""Distance between the number of a sample and those taken in its place if it is broken."""
 MOST_ATTEMPTS = 20
-BROKEN_SHARE = 0.01
-FEW_DRAWS, FEW_BROKEN = 100, 3
-"""So many draws, or so many broken ones, are needed before their share says anything."""
 
 
 class SampleSource(Protocol):
     """A training set: sample number `index` depends on its seed and `index` only."""
 
-    def draw(self, index: int) -> Sample: ...
+    def sample(self, index: int) -> Sample: ...
 
 
-@dataclass
-class MicroBatch:
-    """What a loader hands over for one micro step.
-
-    Args:
-        batch: ready for the model.
-        draws: how many samples were tried.
-        broken: messages, with path, about those that could not be read.
-    """
-
-    batch: Batch
-    draws: int
-    broken: list[str] = field(default_factory=list)
-
-    def pin_memory(self) -> MicroBatch:
-        return MicroBatch(self.batch.pin_memory(), self.draws, self.broken)
-
-
-class _Draws(Dataset):
-    """Sample by number; a broken one is replaced by another draw, and its message kept."""
+class _ReplacingDataset(Dataset):
+    """Sample by number; a broken one is replaced by another one, and its message kept."""
 
     def __init__(self, source: SampleSource):
         self.source = source
@@ -62,7 +41,7 @@ class _Draws(Dataset):
         broken: list[str] = []
         for attempt in range(MOST_ATTEMPTS):
             try:
-                return self.source.draw(index + attempt * ATTEMPT_STRIDE), broken
+                return self.source.sample(index + attempt * ATTEMPT_STRIDE), broken
             except InputError as error:
                 broken.append(str(error))
         raise InputError(
@@ -81,32 +60,32 @@ class _Collate:
 
 
 @dataclass
-class _Order:
+class _BatchSampler:
     """Sample numbers of each micro step of one rank."""
 
     first: int
     last: int
     batch_size: int
     rank: int
-    world: int
+    world_size: int
 
     def __iter__(self) -> Iterator[list[int]]:
         for micro in range(self.first, self.last):
-            start = (micro * self.world + self.rank) * self.batch_size
+            start = (micro * self.world_size + self.rank) * self.batch_size
             yield list(range(start, start + self.batch_size))
 
     def __len__(self) -> int:
         return max(0, self.last - self.first)
 
 
-def draws(
+def micro_batches(
     source: SampleSource,
     collate: Callable[[list[Sample]], Batch],
     *,
     micro_steps: tuple[int, int],
     batch_size: int,
     rank: int,
-    world: int,
+    world_size: int,
     workers: int,
     pin: bool = False,
 ) -> Iterator[MicroBatch]:
@@ -119,8 +98,8 @@ def draws(
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     loader: DataLoader[Any] = DataLoader(
-        _Draws(source),
-        batch_sampler=_Order(*micro_steps, batch_size, rank, world),
+        _ReplacingDataset(source),
+        batch_sampler=_BatchSampler(*micro_steps, batch_size, rank, world_size),
         num_workers=workers,
         collate_fn=_Collate(collate),
         pin_memory=pin,
@@ -135,8 +114,3 @@ def _begin_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     outlive_the_first()
     torch.set_num_threads(1)
-
-
-def too_many_broken(broken: int, tried: int) -> bool:
-    """More than 1 % of the draws could not be read, and there were enough of them to say so."""
-    return broken > BROKEN_SHARE * tried and (tried >= FEW_DRAWS or broken >= FEW_BROKEN)

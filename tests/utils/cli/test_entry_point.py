@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from utils.errors import cli
+from utils.cli.entry_point import cli
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EFBIG, errno.EDQUOT])
