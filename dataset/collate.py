@@ -10,12 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from utils.errors import InputError
 from utils.protocol.batch import Batch, Sample
-from utils.protocol.constants import IGNORE_INDEX
+from utils.protocol.constants import IGNORE_INDEX, IMAGE_ROOM
 from utils.protocol.image_transforms import ImageViews
 from utils.protocol.tokenization import answer_labels, encode_prompt, pad_rows, seg_token_id
-
-IMAGE_ROOM = 255
-"""Positions of `model_max_length` that the image takes."""
 
 __all__ = ["Batch", "Sample", "collate"]
 
@@ -28,8 +25,9 @@ def collate(
 ) -> Batch:
     """Join samples.
 
-    Text longer than `tokenizer.model_max_length - 255` tokens is cut on the right. An expression
-    that loses a `[SEG]` by that is dropped with its masks and counted in `Batch.dropped`.
+    Text longer than `tokenizer.model_max_length - IMAGE_ROOM` tokens is cut on the right. An
+    expression that loses a `[SEG]` by that is dropped with its masks and counted in
+    `Batch.dropped`.
 
     Args:
         samples: B samples; each has one mask for each `[SEG]` in its conversations.

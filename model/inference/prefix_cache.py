@@ -10,15 +10,16 @@ images in use are always the first ones, so that every step works on views.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from inspect import signature
 
 import torch
 from transformers import AttentionInterface, LlamaModel, PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicLayer
+
+from model.attention import attention_by
 
 CHUNK = 32
 """Slots by which rows grow."""
@@ -29,9 +30,6 @@ NAME = "rows_of_images"
 _ARGUMENTS = signature(LlamaModel.forward).parameters
 CACHE_ARGUMENT = "cache" if "cache" in _ARGUMENTS else "past_key_values"
 """What transformers' forward calls its cache: another name since 5.24."""
-
-ATTENTION_LOCK = threading.RLock()
-"""Held by a forward of the language model, since its attention is a setting of the whole model."""
 
 Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values float[1, H, p, d] of every layer."""
@@ -237,9 +235,9 @@ def attend(
         module: a LLaMA attention layer.
         query: float[r, heads, t, d].
         key, value: float[r, H, end, d], the rows' own.
-        attention_mask: unused: the cache_slice says what is seen.
+        attention_mask: unused: the cache's slice says what each token sees.
         scaling: of the scores.
-        rows: the cache, its cache_slice set.
+        rows: the cache, its slice set.
 
     Returns:
         float[r, t, heads, d], and no weights.
@@ -252,29 +250,17 @@ def attend(
     count, heads, new, width = query.shape
     groups = heads // key.shape[1]
     # Heads that share a key stand one behind the other, as if they were more tokens.
-    asked = (query * scaling).reshape(count, key.shape[1], groups * new, width)
+    queries = (query * scaling).reshape(count, key.shape[1], groups * new, width)
     hidden = cache_slice.hidden if groups == 1 else cache_slice.hidden.repeat(1, 1, groups, 1)
-    own = (asked @ key.transpose(2, 3)).masked_fill(hidden, float("-inf"))
-    shared = cache_slice.by_row(cache_slice.by_image(asked) @ shared_key.transpose(2, 3))
+    own = (queries @ key.transpose(2, 3)).masked_fill(hidden, float("-inf"))
+    shared = cache_slice.by_row(cache_slice.by_image(queries) @ shared_key.transpose(2, 3))
     weights = torch.cat([shared, own], dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
     of_shared, of_own = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
-    made = of_own @ value + cache_slice.by_row(cache_slice.by_image(of_shared) @ shared_value)
-    return made.view(count, heads, new, width).transpose(1, 2), None
+    output = of_own @ value + cache_slice.by_row(cache_slice.by_image(of_shared) @ shared_value)
+    return output.view(count, heads, new, width).transpose(1, 2), None
 
 
 AttentionInterface.register(NAME, attend)
-
-
-@contextmanager
-def attention_by(config: PreTrainedConfig, name: str) -> Iterator[None]:
-    """Inside, the model of this configuration attends by that implementation; one thread a time."""
-    with ATTENTION_LOCK:
-        usual = config._attn_implementation
-        config._attn_implementation = name
-        try:
-            yield
-        finally:
-            config._attn_implementation = usual
 
 
 def shared_prefix_attention(config: PreTrainedConfig) -> AbstractContextManager[None]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.protocol.constants import SASP_PROMPTS
 
 QUESTIONS_FILE = "questions.jsonl"
 SUMMARY_FILE = "summary.json"
@@ -27,9 +28,7 @@ MAPS = {
 
 MASKS = {
     "sam_points": "SAM, points only",
-    "text": "text only",
-    "discrete": "text + discrete points",
-    "points": "text + DtoC points",
+    **SASP_PROMPTS,
 }
 """Masks by what SAM is given: name -> heading. `sam_points` is SAM before training, if its weights
 are at hand; the others are the model's."""

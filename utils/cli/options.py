@@ -38,6 +38,7 @@ from utils.cli.train_flags import (
     SaspFlags,
     TrainedPartsFlags,
 )
+from utils.protocol.constants import IMAGE_ROOM
 
 TEMPLATE_SETS = ("varied", "simple")
 SASP_FIELDS = {
@@ -92,12 +93,10 @@ class StartOptions(ModelFlags, TrainedPartsFlags, SaspFlags, SaspSettings):
                     "give --vision_pretrained, SAM's .pth file"
                 )
             )
-        if self.model_max_length <= 255:
+        if self.model_max_length <= IMAGE_ROOM:
+            flag = f"--model_max_length={self.model_max_length}"
             problems.append(
-                Problem(
-                    f"--model_max_length={self.model_max_length}: the image counts as 255 "
-                    "tokens; give more, such as 512"
-                )
+                Problem(f"{flag}: the image counts as {IMAGE_ROOM} tokens; give more, such as 512")
             )
         if self.lora_r and not self.lora_target_modules.strip(" ,"):
             problems.append(Problem("--lora_target_modules is empty; name layers, or --lora_r=0"))

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from utils.cli.flags import option
+from utils.protocol.constants import IMAGE_ROOM, SASP_PROMPTS
 from utils.protocol.conversation import CONVERSATION_TYPES, MASK_REQUEST
+from utils.protocol.generation import GenerationOptions
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class ReaderFlags:
     image_size: int | None = option(
         None, "side of SAM's input in pixels; none: what the model stores, else 1024"
     )
-    model_max_length: int = option(512, "longest text in tokens, the image counted as 255")
+    model_max_length: int = option(
+        512, f"longest text in tokens, the image counted as {IMAGE_ROOM}"
+    )
     conv_type: str | None = option(
         None, "conversation format; none: what the checkpoint stores", choices=CONVERSATION_TYPES
     )
@@ -42,7 +46,7 @@ class ReaderFlags:
     )
     load_in_4bit: bool = option(False, "load in 4 bits (GPU, bitsandbytes)")
     load_in_8bit: bool = option(False, "load in 8 bits (GPU, bitsandbytes)")
-    max_new_tokens: int = option(512, "longest generated answer")
+    max_new_tokens: int = option(GenerationOptions.max_new_tokens, "longest generated answer")
     local_rank: int = option(
         0, "which GPU to use; launchers set it, and processes with --process_num take them in turn"
     )
@@ -60,8 +64,10 @@ class SaspOverrides:
         None, "fixed thresholds or mean +- std_factor * std"
     )
     sasp_std_factor: float | None = option(None, "k of the std thresholds")
-    sasp_prompt: Literal["points", "discrete", "text"] | None = option(
-        None, "prompt for SAM: text + continuous points, text + discrete points, text only"
+    sasp_prompt: str | None = option(
+        None,
+        "prompt for SAM: text only, text + discrete points, text + continuous points",
+        choices=tuple(SASP_PROMPTS),
     )
 
 
@@ -85,7 +91,8 @@ class QuestionSetFlags:
         True, "also ask about objects that are not there (generated only)"
     )
     batch_questions: int = option(
-        16, "questions, about any images, that are answered together; more take more memory"
+        GenerationOptions.batch_questions,
+        "questions, about any images, that are answered together; more take more memory",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from dataset import flag_checks
 from utils.cli.flags import option
+from utils.protocol.constants import IMAGE_ROOM, SASP_PROMPTS
 from utils.protocol.conversation import CONVERSATION_TYPES
 
 
@@ -39,7 +40,9 @@ class ModelFlags:
         "global_attn_indexes, image_size, prompt_dim}",
     )
     image_size: int = option(1024, "side of SAM's input in pixels")
-    model_max_length: int = option(512, "longest text in tokens, the image counted as 255")
+    model_max_length: int = option(
+        512, f"longest text in tokens, the image counted as {IMAGE_ROOM}"
+    )
     out_dim: int = option(256, "width of the text prompt for SAM")
     conv_type: str = option("llava_v1", "conversation format", choices=CONVERSATION_TYPES)
     use_mm_start_end: bool = option(True, "wrap the image in <im_start>, <im_end>")
@@ -80,8 +83,10 @@ class SaspFlags:
         "fixed", "fixed thresholds or mean +- std_factor * std"
     )
     sasp_std_factor: float = option(0.5, "k of the std thresholds")
-    sasp_prompt: Literal["points", "discrete", "text"] = option(
-        "points", "prompt for SAM: text + continuous points, text + discrete points, text only"
+    sasp_prompt: str = option(
+        "points",
+        "prompt for SAM: text only, text + discrete points, text + continuous points",
+        choices=tuple(SASP_PROMPTS),
     )
 
 

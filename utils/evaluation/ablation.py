@@ -27,13 +27,7 @@ from utils.evaluation.bootstrap import (
     resampled_metrics,
 )
 from utils.evaluation.evaluator import EvalResult, Record
-
-PROMPTS = {
-    "text": "text only",
-    "discrete": "text + discrete points",
-    "points": "text + DtoC points",
-}
-"""Values of `SaspParams.prompt`, as the paper's ablation names them."""
+from utils.protocol.constants import SASP_PROMPTS
 
 METRICS = {"giou": "gIoU", "ciou": "cIoU", "see_accuracy": "See", "segment": "Segment"}
 """gIoU and cIoU are of the objects that are there, See and Segment of all questions."""
@@ -67,7 +61,7 @@ class SettingScores:
 
     @property
     def prompt(self) -> str:
-        return PROMPTS[self.sasp["prompt"]]
+        return SASP_PROMPTS[self.sasp["prompt"]]
 
     @property
     def thresholds(self) -> str:
@@ -162,7 +156,7 @@ def score_settings(
 
 def _place(scores: SettingScores) -> tuple:
     sasp = scores.sasp
-    return (list(PROMPTS).index(sasp["prompt"]), sasp["thresholds"], sasp["num_points"])
+    return (list(SASP_PROMPTS).index(sasp["prompt"]), sasp["thresholds"], sasp["num_points"])
 
 
 def _metrics(result: EvalResult) -> dict[str, float]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from utils.evaluation.ablation import METRICS, PROMPTS, Measured, SettingScores
+from utils.evaluation.ablation import METRICS, Measured, SettingScores
+from utils.protocol.constants import SASP_PROMPTS
 from utils.reports.charts import Curve, line_chart
 from utils.reports.evaluation_page import Cell, could_deny, interval_text, method_text, mode_title
 from utils.reports.interval_chart import Mark, interval_chart
@@ -92,7 +93,7 @@ _SHORT = {"giou": "gIoU", "ciou": "cIoU"}
 
 
 def _marks(settings: Sequence[SettingScores], metric: str) -> list[Mark]:
-    prompts = list(PROMPTS)
+    prompts = list(SASP_PROMPTS)
     return [
         Mark(
             one.label.replace("text + ", "").replace(" points,", ","),

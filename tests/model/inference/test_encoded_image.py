@@ -100,7 +100,7 @@ def test_an_image_of_another_reader_is_refused(talking, small_folder, image):
 @pytest.mark.parametrize("force_seg", [False, True])
 def test_an_answer_is_heard_while_it_is_made(babbler, image, force_seg):
     for question in QUESTIONS:
-        *words, answer = babbler.say(
+        *words, answer = babbler.stream_answer(
             image, question, max_new_tokens=LENGTH, force_seg=force_seg, keep_states=True
         )
         plain = babbler.segment(image, question, max_new_tokens=LENGTH, force_seg=force_seg)
@@ -115,7 +115,7 @@ def test_an_answer_is_heard_while_it_is_made(babbler, image, force_seg):
 
 def test_one_may_stop_listening(talking, image):
     talking.model.train()
-    saying = talking.say(talking.open(image), QUESTION)
+    saying = talking.stream_answer(talking.open(image), QUESTION)
     assert next(saying) == ""
     next(saying)
     assert not talking.model.training
@@ -125,4 +125,4 @@ def test_one_may_stop_listening(talking, image):
 
 def test_a_question_that_is_none_is_refused(talking, image):
     with pytest.raises(InputError, match="expected a sentence"):
-        list(talking.say(image, " "))
+        list(talking.stream_answer(image, " "))

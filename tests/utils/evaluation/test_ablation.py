@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from utils.errors import InputError
-from utils.evaluation.ablation import PROMPTS, ablation_csv, ablation_json, score_settings, variant
+from utils.evaluation.ablation import ablation_csv, ablation_json, score_settings, variant
 from utils.evaluation.bootstrap import metrics_of_sums, question_sums, resample_weights
 from utils.evaluation.evaluator import EvalResult, Record
+from utils.protocol.constants import SASP_PROMPTS
 from utils.reports.ablation_page import ablation_page, ablation_tables, prompt_table
 from utils.reports.interval_chart import Mark, interval_chart
 from utils.reports.page import table_text
@@ -150,7 +151,7 @@ def test_order_names_and_the_table_of_prompts():
         "text + DtoC points, mean ± 0.5 std, 30",
     ]
     table = prompt_table(settings)
-    assert [row[0] for row in table.rows] == list(PROMPTS.values())
+    assert [row[0] for row in table.rows] == list(SASP_PROMPTS.values())
     assert "The paper reports" in table.note
     (terminal,) = ablation_tables({"teacher_forced": settings})
     assert [row[0].startswith("* ") for row in terminal.rows] == [one.own for one in settings]
