@@ -78,18 +78,6 @@ class MaskPrediction:
     points: torch.Tensor
     point_labels: torch.Tensor
 
-    @classmethod
-    def none(cls, size: tuple[int, int], image_tokens: int, device: torch.device) -> MaskPrediction:
-        """No mask for an image of (H, W)."""
-        empty = torch.zeros((0,), device=device)
-        return cls(
-            logits=empty.new_zeros((0, *size)),
-            scores=empty,
-            similarity=empty.new_zeros((0, image_tokens)),
-            points=empty.new_zeros((0, 0, 2)),
-            point_labels=torch.zeros((0, 0), dtype=torch.int64, device=device),
-        )
-
 
 @dataclass
 class ReadOutput(ModelOutput):

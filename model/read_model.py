@@ -35,7 +35,7 @@ from model.outputs import (
 )
 from model.sam import SamModel, sam_sizes
 from model.sasp import SaspParams, similarity_to_points
-from model.seg_tokens import image_states, locate_seg
+from model.seg_tokens import image_hidden_states, locate_seg
 from model.shared_prefix import forward_packed, pack_shared_prefix
 from utils.errors import InputError
 from utils.protocol.batch import Batch
@@ -303,16 +303,15 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             batch.image_index,
         )
         ce_loss = self.config.ce_loss_weight * self._token_loss(states, batch.labels)
-        predictions = self._teacher_forced_masks(batch, states, used, embeddings)
-        logits = [p.logits for p in predictions]
+        logits = self._mask_logits(batch, states, used, embeddings)
         pair = losses.mask_losses(logits, batch.masks, self.config.max_loss_pixels)
         if pair is None:
-            bce = dice = self._zero_of_masks(predictions).to(ce_loss)
+            bce = dice = self._zero_of_masks(logits).to(ce_loss)
         else:
             bce = self.config.bce_loss_weight * pair[0]
             dice = self.config.dice_loss_weight * pair[1]
             if self.uniform_forward:
-                bce = bce + self._zero_of_masks(predictions)
+                bce = bce + self._zero_of_masks(logits)
         return ReadOutput(
             loss=ce_loss + bce + dice,
             ce_loss=ce_loss,
@@ -322,10 +321,10 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             mask_logits=logits,
         )
 
-    def _zero_of_masks(self, predictions: Sequence[MaskPrediction]) -> torch.Tensor:
+    def _zero_of_masks(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
         """0, with zero gradients instead of none: every rank reduces the same parameters."""
         if self.uniform_forward:
-            return torch.stack([p.logits[:0].sum() for p in predictions]).sum()
+            return torch.stack([masks[:0].sum() for masks in logits]).sum()
         return losses.zero_of(self.seg_projector, self.sam)
 
     def _token_loss(self, states: PromptStates, labels: torch.Tensor) -> torch.Tensor:
@@ -340,38 +339,31 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             return torch.arange(len(batch.original_sizes), device=self.device)
         return torch.unique(batch.image_index[(batch.input_ids == self.seg_token_id).any(dim=1)])
 
-    def _teacher_forced_masks(
-        self,
-        batch: Batch,
-        states: PromptStates,
-        used: torch.Tensor,
-        embeddings: torch.Tensor,
-    ) -> list[MaskPrediction]:
-        seg = locate_seg(batch.input_ids, states.text_position, self.seg_token_id)
-        bounded = [losses.loss_size(s, self.config.max_loss_pixels) for s in batch.original_sizes]
-        masks = [MaskPrediction.none(size, self.image_tokens, self.device) for size in bounded]
+    def _mask_logits(
+        self, batch: Batch, states: PromptStates, used: torch.Tensor, embeddings: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Mask logits float32[n, h, w] of each image, bounded by `max_loss_pixels`."""
+        sizes = [losses.loss_size(s, self.config.max_loss_pixels) for s in batch.original_sizes]
+        logits = [torch.zeros((0, *size), device=self.device) for size in sizes]
         indices = used.tolist()
         if not indices:
-            return masks
+            return logits
+        seg = locate_seg(batch.input_ids, states.text_position, self.seg_token_id)
         owner = torch.searchsorted(used, batch.image_index[seg.row])
         counts = torch.bincount(owner, minlength=len(indices)).tolist()
-        queries = map(
-            SegQuery,
-            states.hidden[seg.row, seg.state_position].split(counts),
-            image_states(
-                states.hidden[seg.row], states.image_start[seg.row], self.image_tokens
-            ).split(counts),
+        seg_state = states.hidden[seg.row, seg.state_position]
+        image_states = image_hidden_states(
+            states.hidden[seg.row], states.image_start[seg.row], self.image_tokens
         )
+        queries = list(map(SegQuery, seg_state.split(counts), image_states.split(counts)))
         images = [
             ImageContext(embedding, batch.sam_sizes[i], batch.original_sizes[i])
-            for embedding, i in zip(embeddings.split(1), indices, strict=True)
+            for i, embedding in zip(indices, embeddings.split(1), strict=True)
         ]
-        predictions = self.predict_masks(
-            images, list(queries), mask_sizes=[bounded[i] for i in indices]
-        )
+        predictions = self.predict_masks(images, queries, mask_sizes=[sizes[i] for i in indices])
         for i, prediction in zip(indices, predictions, strict=True):
-            masks[i] = prediction
-        return masks
+            logits[i] = prediction.logits
+        return logits
 
     @property
     def seg_token_id(self) -> int:

@@ -1,7 +1,7 @@
 """SasP, "Similarity as Points": point prompts from the similarity between `[SEG]` and the image.
 
 Pure functions on tensors; usable with any `<SEG>` model and any SAM. The names SasP and
-DtoC ("discrete to continuous") are the paper's.
+DtoC ("discrete to continuous") are the paper's. Their settings are `SaspParams`.
 
 Legend: N similarity maps, V = side * side image tokens, D width of the language model, P points,
 H x W original image. Coordinates are (x, y) in pixels of the original image.
@@ -9,14 +9,11 @@ H x W original image. Coordinates are (x, y) in pixels of the original image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch.nn import functional as F
 
-from utils.errors import InputErrors
-from utils.protocol.constants import SASP_PROMPTS
 from utils.protocol.geometry import crop_padding
+from utils.protocol.sasp_params import SaspParams
 
 POSITIVE, NEGATIVE, NEUTRAL = 1, 0, -1
 """Point labels as SAM's prompt encoder reads them; a neutral point carries no position."""
@@ -26,52 +23,6 @@ CLIP_FRAME = 336
 
 WINDOW_RADIUS = 10
 """Pixels around a point that can weigh in DtoC: exp(-11**2) is zero in float32."""
-
-
-@dataclass(frozen=True)
-class SaspParams:
-    """Everything that selects the points; stored with the checkpoint.
-
-    Args:
-        num_points: points per mask (P at most; all cells if there are fewer).
-        t_pos: a cell is positive from this value of the min-max scaled map on.
-        t_neg: a cell is negative up to this value.
-        down_sample: the token grid is reduced by this factor before points are chosen.
-        thresholds: "fixed" uses `t_pos`/`t_neg`; "std" uses mean +/- `std_factor` * std of the
-            map (the paper's formula).
-        std_factor: k of the "std" thresholds.
-        prompt: "points" moves the points by DtoC, "discrete" leaves them on the cell centres,
-            "text" gives SAM no points at all (the paper's ablation).
-    """
-
-    num_points: int = 30
-    t_pos: float = 0.8
-    t_neg: float = 0.2
-    down_sample: int = 2
-    thresholds: str = "fixed"
-    std_factor: float = 0.5
-    prompt: str = "points"
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.num_points < 1:
-            problems.append(f"num_points is {self.num_points}; it must be at least 1")
-        if self.down_sample < 1:
-            problems.append(f"down_sample is {self.down_sample}; it must be at least 1")
-        if self.thresholds not in ("fixed", "std"):
-            problems.append(f"thresholds is {self.thresholds!r}; choose 'fixed' or 'std'")
-        if self.prompt not in tuple(SASP_PROMPTS):
-            choices = ", ".join(map(repr, SASP_PROMPTS))
-            problems.append(f"prompt is {self.prompt!r}; choose one of {choices}")
-        if self.thresholds == "fixed" and not 0 <= self.t_neg < self.t_pos <= 1:
-            problems.append(
-                f"t_neg = {self.t_neg}, t_pos = {self.t_pos}: need 0 <= t_neg < t_pos <= 1"
-            )
-        if self.std_factor < 0:
-            problems.append(f"std_factor is {self.std_factor}; it must not be negative")
-        if problems:
-            raise InputErrors([f"SasP: {problem}" for problem in problems])
-
 
 PRESETS = {
     "7b": SaspParams(),

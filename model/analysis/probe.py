@@ -23,9 +23,9 @@ from model.inference.seg_states import resegment, segment_from_points
 from model.outputs import MaskPrediction
 from model.sam import SamModel
 from utils.analysis.map_frames import PlacedMap
-from utils.protocol.constants import SASP_PROMPTS
 from utils.protocol.generation import GenerationOptions
 from utils.protocol.geometry import clip_box, sam_box
+from utils.protocol.sasp_params import SASP_PROMPTS
 
 
 @dataclass(frozen=True, eq=False)

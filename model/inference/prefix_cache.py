@@ -77,19 +77,15 @@ class SharedPrefixLayer(DynamicLayer):
 
     keys: torch.Tensor
     values: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shared: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.cache_slice: CacheSlice | None = None
+    cache_slice: CacheSlice
+    """Set before every forward."""
+    shared: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write float[r, H, t, d] into the slice; returns all that its rows have of their own."""
         cache_slice = self.cache_slice
-        if cache_slice is None:
-            raise RuntimeError("SharedPrefixCache.set_slice has to be called before a forward")
         keys, values = (
             self.keys[cache_slice.rows, :, : cache_slice.end],
             self.values[cache_slice.rows, :, : cache_slice.end],
@@ -130,10 +126,8 @@ class SharedPrefixCache(Cache):
         if slots > self.slots:
             self.slots = -(-slots // CHUNK) * CHUNK
         for layer in self.rows_of_layers:
-            if layer.shared is None:
-                raise RuntimeError("SharedPrefixCache.add_image has to be called before reserve")
-            like = layer.shared[0]
-            layer.keys = _grown(layer.keys, (self.rows, like.shape[1], self.slots, like.shape[3]))
+            _, heads, _, width = layer.keys.shape
+            layer.keys = _grown(layer.keys, (self.rows, heads, self.slots, width))
             layer.values = _grown(layer.values, layer.keys.shape)
             layer.is_initialized = True
 
@@ -244,8 +238,7 @@ def attend(
     """
     layer = rows.rows_of_layers[int(str(module.layer_idx))]
     cache_slice = layer.cache_slice
-    if cache_slice is None or layer.shared is None:
-        raise RuntimeError("SharedPrefixCache.set_slice has to be called before a forward")
+    assert layer.shared is not None  # by `add_image`
     shared_key, shared_value = (part[cache_slice.images] for part in layer.shared)
     count, heads, new, width = query.shape
     groups = heads // key.shape[1]

@@ -22,8 +22,8 @@ from tests.model.test_read_model import NO, YES, make_sample
 from tests.model.whole_clip import write_whole_clip
 from tests.released_tiny import CLIP, SAM, write_released
 from tests.simulated_device import DEVICE, SimulatedDevice
-from utils.protocol.constants import SASP_PROMPTS
 from utils.protocol.generation import GenerationOptions
+from utils.protocol.sasp_params import SASP_PROMPTS
 
 LENGTH = 8
 BATCHES = {

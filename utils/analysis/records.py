@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.protocol.constants import SASP_PROMPTS
+from utils.protocol.sasp_params import SASP_PROMPTS
 
 QUESTIONS_FILE = "questions.jsonl"
 SUMMARY_FILE = "summary.json"

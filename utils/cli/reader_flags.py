@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from utils.cli.flags import option
-from utils.protocol.constants import IMAGE_ROOM, SASP_PROMPTS
+from utils.protocol.constants import IMAGE_ROOM
 from utils.protocol.conversation import CONVERSATION_TYPES, MASK_REQUEST
 from utils.protocol.generation import GenerationOptions
+from utils.protocol.sasp_params import SASP_PROMPTS
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Literal
 
 from dataset import flag_checks
 from utils.cli.flags import option
-from utils.protocol.constants import IMAGE_ROOM, SASP_PROMPTS
+from utils.protocol.constants import IMAGE_ROOM
 from utils.protocol.conversation import CONVERSATION_TYPES
+from utils.protocol.sasp_params import SASP_PROMPTS, SaspParams
 
 
 @dataclass(frozen=True)
@@ -75,16 +76,18 @@ class TrainedPartsFlags:
 class SaspFlags:
     """Similarity as points."""
 
-    sasp_num_points: int = option(30, "points per mask")
-    sasp_t_pos: float = option(0.8, "similarity from which a cell is positive")
-    sasp_t_neg: float = option(0.2, "similarity up to which a cell is negative")
-    sasp_down_sample: int = option(2, "the map is this much smaller than CLIP's grid")
-    sasp_thresholds: Literal["fixed", "std"] = option(
-        "fixed", "fixed thresholds or mean +- std_factor * std"
+    sasp_num_points: int = option(SaspParams.num_points, "points per mask")
+    sasp_t_pos: float = option(SaspParams.t_pos, "similarity from which a cell is positive")
+    sasp_t_neg: float = option(SaspParams.t_neg, "similarity up to which a cell is negative")
+    sasp_down_sample: int = option(
+        SaspParams.down_sample, "the map is this much smaller than CLIP's grid"
     )
-    sasp_std_factor: float = option(0.5, "k of the std thresholds")
+    sasp_thresholds: Literal["fixed", "std"] = option(
+        SaspParams.thresholds, "fixed thresholds or mean +- std_factor * std"
+    )
+    sasp_std_factor: float = option(SaspParams.std_factor, "k of the std thresholds")
     sasp_prompt: str = option(
-        "points",
+        SaspParams.prompt,
         "prompt for SAM: text only, text + discrete points, text + continuous points",
         choices=tuple(SASP_PROMPTS),
     )

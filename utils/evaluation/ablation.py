@@ -27,7 +27,7 @@ from utils.evaluation.bootstrap import (
     resampled_metrics,
 )
 from utils.evaluation.evaluator import EvalResult, Record
-from utils.protocol.constants import SASP_PROMPTS
+from utils.protocol.sasp_params import SASP_PROMPTS
 
 METRICS = {"giou": "gIoU", "ciou": "cIoU", "see_accuracy": "See", "segment": "Segment"}
 """gIoU and cIoU are of the objects that are there, See and Segment of all questions."""

@@ -19,12 +19,5 @@ ADDED_TOKENS = (SEG_TOKEN, IM_START_TOKEN, IM_END_TOKEN)
 POLYGON_FILLS = ("4.11", "4.8")
 """Releases of OpenCV that fill polygons in different ways: 4.11 and later, and 4.8 to 4.10."""
 
-SASP_PROMPTS = {
-    "text": "text only",
-    "discrete": "text + discrete points",
-    "points": "text + DtoC points",
-}
-"""What SAM is prompted with (`SaspParams.prompt`) -> its name in the paper's ablation."""
-
 IMAGE_ROOM = 255
 """Positions of an image in `model_max_length`, however many its tokens really take."""

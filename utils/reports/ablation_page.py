@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from utils.evaluation.ablation import METRICS, Measured, SettingScores
-from utils.protocol.constants import SASP_PROMPTS
+from utils.protocol.sasp_params import SASP_PROMPTS
 from utils.reports.charts import Curve, line_chart
 from utils.reports.evaluation_page import Cell, could_deny, interval_text, method_text, mode_title
 from utils.reports.interval_chart import Mark, interval_chart
