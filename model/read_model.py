@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -267,11 +268,9 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         images: Sequence[ImageContext],
         queries: Sequence[SegQuery],
         params: SaspParams | None = None,
-        mask_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> list[MaskPrediction]:
         """From `[SEG]` states to masks: `prompt_masks`, then `SamModel.decode_masks`."""
-        prompts = self.prompt_masks(images, queries, params)
-        return self.sam.decode_masks(images, prompts, mask_sizes, self.uniform_forward)
+        return self.sam.decode_masks(images, self.prompt_masks(images, queries, params))
 
     # --- training ---------------------------------------------------------------------------
 
@@ -342,7 +341,7 @@ class ReadForCausalLM(LlamaPreTrainedModel):
     def _mask_logits(
         self, batch: Batch, states: PromptStates, used: torch.Tensor, embeddings: torch.Tensor
     ) -> list[torch.Tensor]:
-        """Mask logits float32[n, h, w] of each image, bounded by `max_loss_pixels`."""
+        """Mask logits float32[n, h, w] of each image, in the size of its losses."""
         sizes = [losses.loss_size(s, self.config.max_loss_pixels) for s in batch.original_sizes]
         logits = [torch.zeros((0, *size), device=self.device) for size in sizes]
         indices = used.tolist()
@@ -360,7 +359,9 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             ImageContext(embedding, batch.sam_sizes[i], batch.original_sizes[i])
             for i, embedding in zip(indices, embeddings.split(1), strict=True)
         ]
-        predictions = self.predict_masks(images, queries, mask_sizes=[sizes[i] for i in indices])
+        prompts = self.prompt_masks(images, queries)
+        bounded = [replace(image, size=sizes[i]) for i, image in zip(indices, images, strict=True)]
+        predictions = self.sam.decode_masks(bounded, prompts, separate=self.uniform_forward)
         for i, prediction in zip(indices, predictions, strict=True):
             logits[i] = prediction.logits
         return logits

@@ -281,15 +281,13 @@ class SamModel(nn.Module):
         self,
         images: Sequence[ImageContext],
         prompts: Sequence[MaskPrompt],
-        mask_sizes: Sequence[tuple[int, int]] | None = None,
         separate: bool = False,
     ) -> list[MaskPrediction]:
-        """Decode prompts and resize their masks.
+        """Decode prompts, and bring their masks to the size of the image.
 
         Args:
-            images: B images.
+            images: B images; with another `size`, masks come in that one.
             prompts: of the masks of each.
-            mask_sizes: B pairs (h, w) that mask logits are resized to; None: the originals' sizes.
             separate: as in `decode_prompts`.
 
         Returns:
@@ -297,18 +295,15 @@ class SamModel(nn.Module):
         """
         tokens = [prompt.tokens for prompt in prompts]
         decoded = self.decode_prompts(images, tokens, separate=separate)
-        sizes = mask_sizes or [image.size for image in images]
         return [
             MaskPrediction(
-                self.upscale(logits, image.input_size, size),
+                self.upscale(logits, image.input_size, image.size),
                 scores.float(),
                 prompt.similarity,
                 prompt.points,
                 prompt.point_labels,
             )
-            for image, prompt, size, (logits, scores) in zip(
-                images, prompts, sizes, decoded, strict=True
-            )
+            for image, prompt, (logits, scores) in zip(images, prompts, decoded, strict=True)
         ]
 
     def upscale(
