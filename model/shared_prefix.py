@@ -126,25 +126,23 @@ def pack_shared_prefix(
         return None
 
     length = input_ids.shape[1] + max((image_tokens - 1) * row.has_image for row in rows)
-    source, position, segment_id, columns = [], [], [], {}
-    for group in groups.values():
+    source, position, segment_id, placed = [], [], [], []
+    for number, group in enumerate(groups.values()):
         shared = _common(group) if len(group) > 1 else 0
-        pieces = [(group[0], 0, torch.arange(shared))]
+        prefix = torch.arange(shared)
+        pieces = [(group[0], 0, prefix)]
         pieces += [(row, n, torch.arange(shared, len(row.ids))) for n, row in enumerate(group, 1)]
-        filled = shared
-        for row, _, rest in pieces[1:]:
-            columns[row.number] = torch.cat([pieces[0][2], rest - shared + filled])
-            filled += len(rest)
         source.append(torch.cat([row.number * length + row.begin + at for row, _, at in pieces]))
         position.append(torch.cat([at for _, _, at in pieces]))
         segment_id.append(torch.cat([torch.full_like(at, n) for _, n, at in pieces]))
-    place = torch.zeros((len(rows), length), dtype=torch.int64)
+        filled = 0
+        for row, _, rest in pieces[1:]:
+            placed.append((row, number, torch.cat([prefix, rest + filled])))
+            filled += len(rest)
     width = max(map(len, position))
-    for number, group in enumerate(groups.values()):
-        for row in group:
-            place[row.number, row.begin : row.begin + len(row.ids)] = (
-                number * width + columns[row.number]
-            )
+    place = torch.zeros((len(rows), length), dtype=torch.int64)
+    for row, number, columns in placed:
+        place[row.number, row.begin : row.begin + len(columns)] = number * width + columns
     packing = Packing(_padded(source, 0), _padded(position, 0), _padded(segment_id, PADDING), place)
     return packing.to(input_ids.device)
 

@@ -73,8 +73,8 @@ class _Image:
 
     @property
     def is_answered(self) -> bool:
-        """Whether nothing but the masks is missing."""
-        return self.state is not State.READY and all(one.is_answered for one in self.questions)
+        """Whether all of its questions are answered in words."""
+        return all(one.is_answered for one in self.questions)
 
     def query(self, hidden_states: Sequence[torch.Tensor]) -> SegQuery:
         """Of `[SEG]` tokens, each given by its hidden state float[D]."""
@@ -259,10 +259,10 @@ class Scheduler:
 
     def step(self) -> None:
         """Make the masks of an answered image, or let questions enter, or add a token."""
-        answered = next((image for image in self.images if image.is_answered), None)
-        if answered is not None:
-            self.make_masks(answered)
-            return
+        for image in self.images:
+            if image.state is State.ANSWERING and image.is_answered:
+                self.make_masks(image)
+                return
         entering = min(self.most_rows - len(self.batch), len(self.waiting))
         group = max(1, self.most_rows // 4)
         if entering and (entering >= group or entering == len(self.waiting) or not len(self.batch)):

@@ -1,14 +1,20 @@
 """Questions about an open image, one after the other, and answers heard while they are made."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from model import Answer, Reader, load_read
+from model.inference.prompts import PromptFormat
+from model.inference.scheduler import MemoryLimit, Scheduler, State
 from model.inference.seg_states import resegment
 from tests.model.babble import QUESTIONS, babbling
 from tests.model.conftest import QUESTION
 from utils.errors import InputError
+from utils.protocol.generation import GenerationOptions
+from utils.stopwatch import null_timer
 
 LENGTH = 8
 
@@ -126,3 +132,21 @@ def test_one_may_stop_listening(talking, image):
 def test_a_question_that_is_none_is_refused(talking, image):
     with pytest.raises(InputError, match="expected a sentence"):
         list(talking.stream_answer(image, " "))
+
+
+@pytest.mark.parametrize("force_seg", [False, True])
+def test_an_image_comes_through_its_states(babbler, image, force_seg):
+    items = [(image, QUESTIONS[:5]), (image[:40], QUESTIONS[5:]), (image, []), (image, ["Why?"])]
+    options = GenerationOptions(max_new_tokens=3, batch_questions=2, force_seg=force_seg)
+    prompt_format = PromptFormat(babbler.model, babbler.tokenizer)
+    scheduler = Scheduler(babbler.model.eval(), prompt_format, options, MemoryLimit(), null_timer)
+    states: dict[Any, list[State]] = {}
+    for _ in scheduler.steps(items):
+        for one in scheduler.images:
+            passed = states.setdefault(one, [])
+            passed += [one.state] if one.state not in passed[-1:] else []
+    for one, passed in states.items():
+        assert passed == sorted(passed, key=list(State).index)
+        if len(one.questions) > options.batch_questions:
+            assert passed == [State.READING, State.ENCODED, State.ANSWERING]
+    assert len(states) == len(items)
