@@ -33,11 +33,12 @@ from utils.hub.models import check_models
 from utils.process.run_lock import LOCK_FILE, RunLock
 from utils.protocol.constants import POLYGON_FILLS
 from utils.protocol.conversation import POSITIVE_ANSWER
+from utils.protocol.generation import GenerationOptions
 from utils.reports.page import Table, table_text
 from utils.reports.page import number as number_text
 
 if TYPE_CHECKING:
-    from model.analysis.probe import Question, SegProbe, SegTrace
+    from model.analysis.probe import ProbeQuery, SegProbe, SegTrace
     from utils.protocol.batch import EvalItem
 
 
@@ -70,7 +71,7 @@ def open_analyst(options: AnalyzeOptions) -> tuple[SegProbe, list[str]]:
 
     reader = load_from_options(options)
     notes, word, pretrained_sam = [], None, None
-    tower = reader.model.model.vision_tower
+    tower = reader.model.llm.vision_tower
     try:
         word = load_word_clip(tower) if tower is not None else None
     except InputError as error:
@@ -78,9 +79,7 @@ def open_analyst(options: AnalyzeOptions) -> tuple[SegProbe, list[str]]:
             raise
         notes.append(f"No word x CLIP: {error}.")
     if options.vision_pretrained is not None:
-        pretrained_sam = load_pretrained_sam(
-            options.vision_pretrained, reader.model.model.visual_model
-        )
+        pretrained_sam = load_pretrained_sam(options.vision_pretrained, reader.model.sam)
     else:
         notes.append("No SAM with the points only: it needs SAM as before training.")
     layers: list[int] = []
@@ -91,12 +90,14 @@ def open_analyst(options: AnalyzeOptions) -> tuple[SegProbe, list[str]]:
             raise InputError(f"--layers={options.layers}: {error}") from error
     analyst = SegProbe(
         reader,
-        POSITIVE_ANSWER if options.eval_mode == "teacher_forced" else None,
+        GenerationOptions(
+            POSITIVE_ANSWER if options.eval_mode == "teacher_forced" else None,
+            options.max_new_tokens,
+            batch_questions=options.batch_questions,
+        ),
         layers,
         word,
         pretrained_sam,
-        options.max_new_tokens,
-        options.batch_questions,
     )
     return analyst, notes
 
@@ -174,7 +175,7 @@ def analyze(options: AnalyzeOptions, folder: Path) -> None:
         print(f"{folder.name}: going on after {len(file.found)} questions in {file.path}")
     under_way: deque[Chosen] = deque()
 
-    def asked() -> Iterator[tuple[np.ndarray, list[Question]]]:
+    def asked() -> Iterator[tuple[np.ndarray, list[ProbeQuery]]]:
         for chosen in choose(items, file, options.max_questions):
             under_way.append(chosen)
             yield chosen.item.image, _questions(chosen, options.word)
@@ -194,11 +195,13 @@ def analyze(options: AnalyzeOptions, folder: Path) -> None:
             bar.update()
 
 
-def _questions(chosen: Chosen, word: str | None) -> list[Question]:
-    from model.analysis.probe import Question
+def _questions(chosen: Chosen, word: str | None) -> list[ProbeQuery]:
+    from model.analysis.probe import ProbeQuery
 
     asked = [chosen.item.questions[number] for number in chosen.numbers]
-    return [Question(one.text, word or one.phrase or one.text, one.forced_answer) for one in asked]
+    return [
+        ProbeQuery(one.text, word or one.phrase or one.text, one.forced_answer) for one in asked
+    ]
 
 
 def _line(chosen: Chosen, number: int, seen: SegTrace, folder: Path) -> QuestionAnalysis:

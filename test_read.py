@@ -122,8 +122,8 @@ def infer(options: TestOptions, rank: int, world: int, forgetting: RunLock | Non
             reader_predict(
                 reader,
                 FORCED_ANSWER[mode],
-                options.max_new_tokens,
-                options.batch_questions,
+                max_new_tokens=options.max_new_tokens,
+                batch_questions=options.batch_questions,
                 keep_states=options.ablate,
             ),
             items_of(options, mode),

@@ -25,8 +25,9 @@ def collate(
 ) -> Batch:
     """Join samples.
 
-    Text longer than `tokenizer.model_max_length - 255` tokens is cut on the right. An expression
-    that loses a `[SEG]` by that is dropped with its masks and counted in `Batch.dropped`.
+    Text longer than `tokenizer.model_max_length - IMAGE_POSITIONS` tokens is cut on the right. An
+    expression that loses a `[SEG]` by that is dropped with its masks and counted in
+    `Batch.dropped`.
 
     Args:
         samples: B samples; each has one mask for each `[SEG]` in its conversations.

@@ -107,9 +107,9 @@ def mask_losses(
         if len(logit) == 0:
             continue
         for one in zip(logit.split(1), truth.split(1), strict=True):
-            found = checkpoint(_both_losses, *one, use_reentrant=False, preserve_rng_state=False)
-            bce.append(found[0])
-            dice.append(found[1])
+            pair = checkpoint(_both_losses, *one, use_reentrant=False, preserve_rng_state=False)
+            bce.append(pair[0])
+            dice.append(pair[1])
     if not bce:
         return None
     return torch.cat(bce).mean(), torch.cat(dice).mean()

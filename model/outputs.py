@@ -7,6 +7,58 @@ from dataclasses import dataclass
 import torch
 from transformers.modeling_outputs import ModelOutput
 
+from model.sasp import similarity_map
+
+
+@dataclass(frozen=True, eq=False)
+class ImageContext:
+    """An image as its masks need it.
+
+    Args:
+        embedding: float[1, C, h', w'], SAM's image embedding.
+        input_size: (h, w) of the image inside the SAM view.
+        size: (H, W) of the original image.
+    """
+
+    embedding: torch.Tensor
+    input_size: tuple[int, int]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class SegQuery:
+    """n `[SEG]` tokens that ask for masks of one image.
+
+    Args:
+        seg_state: float[n, D], the hidden state that predicts each of them.
+        image_states: float[V, D], hidden states of the image tokens, or float[n, V, D].
+    """
+
+    seg_state: torch.Tensor
+    image_states: torch.Tensor
+
+    def similarity(self) -> torch.Tensor:
+        """float32[n, V], see `similarity_map`."""
+        image_states = self.image_states.expand(len(self.seg_state), -1, -1)
+        return similarity_map(image_states, self.seg_state)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPrompt:
+    """What n masks of one image are decoded from.
+
+    Args:
+        tokens: float[n, K, C], SAM's sparse prompt.
+        similarity: float32[n, V].
+        points: float32[n, P, 2], (x, y) in the original image.
+        point_labels: int64[n, P].
+    """
+
+    tokens: torch.Tensor
+    similarity: torch.Tensor
+    points: torch.Tensor
+    point_labels: torch.Tensor
+
 
 @dataclass
 class MaskPrediction:
@@ -25,18 +77,6 @@ class MaskPrediction:
     similarity: torch.Tensor
     points: torch.Tensor
     point_labels: torch.Tensor
-
-    @classmethod
-    def none(cls, size: tuple[int, int], image_tokens: int, device: torch.device) -> MaskPrediction:
-        """No mask for an image of (H, W)."""
-        empty = torch.zeros((0,), device=device)
-        return cls(
-            logits=empty.new_zeros((0, *size)),
-            scores=empty,
-            similarity=empty.new_zeros((0, image_tokens)),
-            points=empty.new_zeros((0, 0, 2)),
-            point_labels=torch.zeros((0, 0), dtype=torch.int64, device=device),
-        )
 
 
 @dataclass

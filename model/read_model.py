@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,10 +26,17 @@ from model.llava import (
     splice_image,
     tower_source,
 )
-from model.outputs import MaskPrediction, PromptStates, ReadOutput
+from model.outputs import (
+    ImageContext,
+    MaskPrediction,
+    MaskPrompt,
+    PromptStates,
+    ReadOutput,
+    SegQuery,
+)
 from model.sam import SamModel, sam_sizes
-from model.sasp import SaspParams, similarity_map, similarity_to_points
-from model.seg_tokens import image_states, locate_seg
+from model.sasp import SaspParams, similarity_to_points
+from model.seg_tokens import image_hidden_states, locate_seg
 from model.shared_prefix import forward_packed, pack_shared_prefix
 from utils.errors import InputError
 from utils.protocol.batch import Batch
@@ -157,9 +165,24 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         return self.lm_head
 
     @property
+    def llm(self) -> ReadModel:
+        """LLaMA, `model`."""
+        return self.model
+
+    @property
+    def sam(self) -> SamModel:
+        """SAM, `model.visual_model`."""
+        return self.model.visual_model
+
+    @property
+    def seg_projector(self) -> nn.Module:
+        """From the hidden state of `[SEG]` to SAM's text prompt, `model.text_hidden_fcs.0`."""
+        return self.model.text_hidden_fcs[0]
+
+    @property
     def views(self) -> ImageViews:
         """Which views of an image this model wants."""
-        return ImageViews(self._tower.processor, self.model.visual_model.sizes.image_size)
+        return ImageViews(self._tower.processor, self.sam.sizes.image_size)
 
     @property
     def image_tokens(self) -> int:
@@ -176,14 +199,14 @@ class ReadForCausalLM(LlamaPreTrainedModel):
 
     def encode_clip(self, pixels: torch.Tensor) -> torch.Tensor:
         """CLIP views uint8 or normalised float[B, 3, C, C] -> image features float[B, V, D]."""
-        features = self._tower(pixels.to(self.device))
-        return self.model.mm_projector(features.to(self.model.mm_projector[0].weight.dtype))
+        features, projector = self._tower(pixels.to(self.device)), self.llm.mm_projector
+        return projector(features.to(projector[0].weight.dtype))
 
     @torch.no_grad()
     def encode_sam(self, pixels: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> torch.Tensor:
         """SAM views uint8[B, 3, S, S] with the images' sizes (h, w) -> float[B, C, h', w']."""
         chunks = [
-            self.model.visual_model.encode(
+            self.sam.encode(
                 normalise_for_sam(
                     pixels[i : i + SAM_CHUNK].to(self.device), list(sizes[i : i + SAM_CHUNK])
                 )
@@ -204,88 +227,50 @@ class ReadForCausalLM(LlamaPreTrainedModel):
         What prompts about the same image begin with runs once, see `model.shared_prefix`.
         """
         spliced = splice_image(
-            input_ids, attention_mask, self.model.embed_tokens, image_features, image_index
+            input_ids, attention_mask, self.llm.embed_tokens, image_features, image_index
         )
         hidden = forward_packed(
-            self.model,
+            self.llm,
             spliced,
             pack_shared_prefix(input_ids, attention_mask, image_index, image_features.shape[1]),
         )
         return PromptStates(hidden, spliced.text_position, spliced.image_start)
 
-    def predict_masks(
+    def prompt_masks(
         self,
-        seg_hidden_states: torch.Tensor,
-        image_hidden_states: torch.Tensor,
-        image_of_mask: torch.Tensor,
-        embeddings: torch.Tensor,
-        input_sizes: Sequence[tuple[int, int]],
-        sizes: Sequence[tuple[int, int]],
+        images: Sequence[ImageContext],
+        queries: Sequence[SegQuery],
         params: SaspParams | None = None,
-        mask_sizes: Sequence[tuple[int, int]] | None = None,
-    ) -> list[MaskPrediction]:
-        """From `[SEG]` states to masks: text prompt, similarity, points, SAM's decoder.
+    ) -> list[MaskPrompt]:
+        """Text prompt, similarity, points, and SAM's sparse prompt made of them.
 
         Args:
-            seg_hidden_states: float[M, D].
-            states_of_image: float[M, V, D], the image tokens each of them saw.
-            image_of_mask: int64[M], non-decreasing: the image of each.
-            embeddings: float[B, C, h', w'], SAM's image embeddings.
-            input_sizes: B pairs (h, w) inside the SAM view.
-            sizes: B pairs (H, W) of the original images.
+            images: B images.
+            queries: the `[SEG]` tokens of each.
             params: how points are chosen; None: as the configuration says.
-            mask_sizes: B pairs (h, w) that the mask logits are resized to; None: `sizes`.
 
         Returns:
-            one `MaskPrediction` for each of the B images.
+            one `MaskPrompt` for each of the B images.
         """
-        sam, params = self.model.visual_model, params or self.config.sasp_params
-        text = self.model.text_hidden_fcs[0](seg_hidden_states)
-        similarity = similarity_map(image_hidden_states, seg_hidden_states)
-        counts = torch.bincount(image_of_mask, minlength=len(sizes)).tolist()
+        params = params or self.config.sasp_params
+        states = [query.seg_state for query in queries]
+        texts = self.seg_projector(torch.cat(states)).split([len(state) for state in states])
+        prompts = []
+        for image, query, text in zip(images, queries, texts, strict=True):
+            similarity = query.similarity()
+            points, labels = similarity_to_points(similarity, image.size, params)
+            tokens = self.sam.sparse_prompt(points, labels, text, image.size, image.input_size)
+            prompts.append(MaskPrompt(tokens, similarity, points, labels))
+        return prompts
 
-        prompts, points, labels = [], [], []
-        for texts, maps, input_size, size in zip(
-            text.split(counts), similarity.split(counts), input_sizes, sizes, strict=True
-        ):
-            xy, label = similarity_to_points(maps, size, params)
-            points.append(xy)
-            labels.append(label)
-            prompts.append(sam.sparse_prompt(xy, label, texts, size, input_size))
-
-        low, scores = self._decode(embeddings, prompts, counts)
-        return [
-            MaskPrediction(sam.upscale(low_i, input_size, size), score, maps, xy, label)
-            for low_i, score, maps, xy, label, input_size, size in zip(
-                low.split(counts),
-                scores.float().split(counts),
-                similarity.split(counts),
-                points,
-                labels,
-                input_sizes,
-                mask_sizes or sizes,
-                strict=True,
-            )
-        ]
-
-    def _decode(
-        self, embeddings: torch.Tensor, prompts: list[torch.Tensor], counts: list[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """All masks at once if their prompts are equally long, else image by image."""
-        sam = self.model.visual_model
-        repeats = torch.tensor(counts, device=embeddings.device)
-        if (
-            not self.uniform_forward
-            and len({prompt.shape[1] for prompt in prompts if len(prompt)}) <= 1
-        ):
-            used = [prompt for prompt in prompts if len(prompt)] or prompts[:1]
-            return sam.decode(embeddings.repeat_interleave(repeats, dim=0), torch.cat(used))
-        parts = [
-            sam.decode(embeddings[i : i + 1].expand(n, -1, -1, -1), prompts[i])
-            for i, n in enumerate(counts)
-            if n or self.uniform_forward
-        ]
-        return torch.cat([low for low, _ in parts]), torch.cat([score for _, score in parts])
+    def predict_masks(
+        self,
+        images: Sequence[ImageContext],
+        queries: Sequence[SegQuery],
+        params: SaspParams | None = None,
+    ) -> list[MaskPrediction]:
+        """From `[SEG]` states to masks: `prompt_masks`, then `SamModel.decode_masks`."""
+        return self.sam.decode_masks(images, self.prompt_masks(images, queries, params))
 
     # --- training ---------------------------------------------------------------------------
 
@@ -317,16 +302,15 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             batch.image_index,
         )
         ce_loss = self.config.ce_loss_weight * self._token_loss(states, batch.labels)
-        predictions = self._teacher_forced_masks(batch, states, used, embeddings)
-        logits = [p.logits for p in predictions]
+        logits = self._mask_logits(batch, states, used, embeddings)
         pair = losses.mask_losses(logits, batch.masks, self.config.max_loss_pixels)
         if pair is None:
-            bce = dice = self._zero_of_masks(predictions).to(ce_loss)
+            bce = dice = self._zero_of_masks(logits).to(ce_loss)
         else:
             bce = self.config.bce_loss_weight * pair[0]
             dice = self.config.dice_loss_weight * pair[1]
             if self.uniform_forward:
-                bce = bce + self._zero_of_masks(predictions)
+                bce = bce + self._zero_of_masks(logits)
         return ReadOutput(
             loss=ce_loss + bce + dice,
             ce_loss=ce_loss,
@@ -336,11 +320,11 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             mask_logits=logits,
         )
 
-    def _zero_of_masks(self, predictions: Sequence[MaskPrediction]) -> torch.Tensor:
+    def _zero_of_masks(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
         """0, with zero gradients instead of none: every rank reduces the same parameters."""
         if self.uniform_forward:
-            return torch.stack([p.logits[:0].sum() for p in predictions]).sum()
-        return losses.zero_of(self.model.text_hidden_fcs, self.model.visual_model)
+            return torch.stack([masks[:0].sum() for masks in logits]).sum()
+        return losses.zero_of(self.seg_projector, self.sam)
 
     def _token_loss(self, states: PromptStates, labels: torch.Tensor) -> torch.Tensor:
         """Cross entropy at the positions that predict a trained token; no other logits are made."""
@@ -354,31 +338,33 @@ class ReadForCausalLM(LlamaPreTrainedModel):
             return torch.arange(len(batch.original_sizes), device=self.device)
         return torch.unique(batch.image_index[(batch.input_ids == self.seg_token_id).any(dim=1)])
 
-    def _teacher_forced_masks(
-        self,
-        batch: Batch,
-        states: PromptStates,
-        used: torch.Tensor,
-        embeddings: torch.Tensor,
-    ) -> list[MaskPrediction]:
+    def _mask_logits(
+        self, batch: Batch, states: PromptStates, used: torch.Tensor, embeddings: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Mask logits float32[n, h, w] of each image, in the size of its losses."""
+        sizes = [losses.loss_size(s, self.config.max_loss_pixels) for s in batch.original_sizes]
+        logits = [torch.zeros((0, *size), device=self.device) for size in sizes]
+        indices = used.tolist()
+        if not indices:
+            return logits
         seg = locate_seg(batch.input_ids, states.text_position, self.seg_token_id)
-        bounded = [losses.loss_size(s, self.config.max_loss_pixels) for s in batch.original_sizes]
-        image_of_mask = torch.searchsorted(used, batch.image_index[seg.row])
-        none = [MaskPrediction.none(size, self.image_tokens, self.device) for size in bounded]
-        if len(used) == 0:
-            return none
-        chosen = used.tolist()
-        made = self.predict_masks(
-            states.hidden[seg.row, seg.state_position],
-            image_states(states.hidden[seg.row], states.image_start[seg.row], self.image_tokens),
-            image_of_mask,
-            embeddings,
-            [batch.sam_sizes[i] for i in chosen],
-            [batch.original_sizes[i] for i in chosen],
-            mask_sizes=[bounded[i] for i in chosen],
+        owner = torch.searchsorted(used, batch.image_index[seg.row])
+        counts = torch.bincount(owner, minlength=len(indices)).tolist()
+        seg_state = states.hidden[seg.row, seg.state_position]
+        image_states = image_hidden_states(
+            states.hidden[seg.row], states.image_start[seg.row], self.image_tokens
         )
-        by_image = dict(zip(chosen, made, strict=True))
-        return [by_image.get(i, empty) for i, empty in enumerate(none)]
+        queries = list(map(SegQuery, seg_state.split(counts), image_states.split(counts)))
+        images = [
+            ImageContext(embedding, batch.sam_sizes[i], batch.original_sizes[i])
+            for i, embedding in zip(indices, embeddings.split(1), strict=True)
+        ]
+        prompts = self.prompt_masks(images, queries)
+        bounded = [replace(image, size=sizes[i]) for i, image in zip(indices, images, strict=True)]
+        predictions = self.sam.decode_masks(bounded, prompts, separate=self.uniform_forward)
+        for i, prediction in zip(indices, predictions, strict=True):
+            logits[i] = prediction.logits
+        return logits
 
     @property
     def seg_token_id(self) -> int:

@@ -9,8 +9,8 @@ cells. Coordinates are (x, y) in pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from segment_anything.modeling import (
@@ -23,9 +23,8 @@ from segment_anything.modeling.prompt_encoder import PositionEmbeddingRandom
 from torch import nn
 from torch.nn import functional as F
 
-from model.loading.weight_file import read_weight_file
+from model.outputs import ImageContext, MaskPrediction, MaskPrompt
 from model.sam_attention import fuse_attention
-from utils.errors import InputError
 from utils.protocol.sam_sizes import SAM_PATCH, SamSizes
 from utils.protocol.sam_sizes import sam_sizes as sam_sizes
 from utils.protocol.sam_sizes import sam_sizes_dict as sam_sizes_dict
@@ -166,6 +165,77 @@ class SamModel(nn.Module):
         logits = torch.einsum("mc,mcyx->myx", weights, upscaled)[:, None]
         return logits, decoder.iou_prediction_head(states[:, 0])[:, 0]
 
+    def decode_prompts(
+        self,
+        images: Sequence[ImageContext],
+        prompts: Sequence[torch.Tensor],
+        most_masks: int | None = None,
+        separate: bool = False,
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """`decode` for prompts of several images; equally long ones go through it together.
+
+        Args:
+            images: B images; one may occur several times.
+            prompts: B sparse prompts float[n, K, C].
+            most_masks: how many masks go through at a time; None: all.
+            separate: each prompt takes a call of its own, so that all ranks make equally many.
+
+        Returns:
+            for each prompt logits float[n, 1, 4h, 4w] and predicted IoU float[n].
+        """
+        if separate or not all(map(len, prompts)):
+            return [
+                self.decode(image.embedding.expand(len(prompt), -1, -1, -1), prompt)
+                for image, prompt in zip(images, prompts, strict=True)
+            ]
+        groups: dict[int, list[int]] = {}
+        for number, prompt in enumerate(prompts):
+            groups.setdefault(prompt.shape[1], []).append(number)
+        decoded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for members in groups.values():
+            tokens = torch.cat([prompts[n] for n in members])
+            embeddings = [images[n].embedding for n in members for _ in prompts[n]]
+            most = most_masks or len(tokens)
+            parts = [
+                self.decode(torch.cat(embeddings[i * most : (i + 1) * most]), part)
+                for i, part in enumerate(tokens.split(most))
+            ]
+            counts = [len(prompts[n]) for n in members]
+            logits, scores = (
+                torch.cat(values).split(counts) for values in zip(*parts, strict=True)
+            )
+            decoded.update(zip(members, zip(logits, scores, strict=True), strict=True))
+        return [decoded[number] for number in range(len(prompts))]
+
+    def decode_masks(
+        self,
+        images: Sequence[ImageContext],
+        prompts: Sequence[MaskPrompt],
+        separate: bool = False,
+    ) -> list[MaskPrediction]:
+        """Decode prompts, and bring their masks to the size of the image.
+
+        Args:
+            images: B images; with another `size`, masks come in that one.
+            prompts: of the masks of each.
+            separate: as in `decode_prompts`.
+
+        Returns:
+            one `MaskPrediction` for each of the B images.
+        """
+        tokens = [prompt.tokens for prompt in prompts]
+        decoded = self.decode_prompts(images, tokens, separate=separate)
+        return [
+            MaskPrediction(
+                self.upscale(logits, image.input_size, image.size),
+                scores.float(),
+                prompt.similarity,
+                prompt.points,
+                prompt.point_labels,
+            )
+            for image, prompt, (logits, scores) in zip(images, prompts, decoded, strict=True)
+        ]
+
     def upscale(
         self, logits: torch.Tensor, input_size: tuple[int, int], size: tuple[int, int]
     ) -> torch.Tensor:
@@ -187,28 +257,3 @@ class SamModel(nn.Module):
         )
         frame = frame[..., : input_size[0], : input_size[1]]
         return F.interpolate(frame, size=size, mode="bilinear", align_corners=False)[:, 0]
-
-
-def load_sam_weights(model: SamModel, path: str | Path) -> list[str]:
-    """Fill a SAM from a published checkpoint (`sam_vit_h_4b8939.pth`), strictly.
-
-    Returns:
-        the names that were loaded.
-
-    Raises:
-        InputError: no such file, or it does not fit the sizes.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(
-            f"no SAM weights at {path} (--vision_pretrained): expected a checkpoint of the "
-            "segment-anything project such as sam_vit_h_4b8939.pth"
-        )
-    try:
-        state = read_weight_file(path)
-        model.load_state_dict(state)
-    except (RuntimeError, OSError, ValueError, EOFError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{path} is no SAM checkpoint of these sizes ({model.sizes}): {error}"
-        ) from error
-    return sorted(state)

@@ -28,15 +28,15 @@ class EncoderAttention(PackageEncoderAttention):
         bias_y = torch.einsum("bnyxc,ykc->bnyxk", cells, along_y).contiguous()
         bias_x = torch.einsum("bnyxc,xkc->bnyxk", cells, along_x).contiguous()
         bias = bias_y[..., :, None] + bias_x[..., None, :]
-        made = F.scaled_dot_product_attention(
+        output = F.scaled_dot_product_attention(
             cells.flatten(2, 3),
             key.flatten(2, 3),
             value.flatten(2, 3),
             bias.flatten(4, 5).flatten(2, 3),
             scale=self.scale,
         )
-        made = made.view(images, self.num_heads, height, width, -1).permute(0, 2, 3, 1, 4)
-        return self.proj(made.flatten(3))
+        output = output.view(images, self.num_heads, height, width, -1).permute(0, 2, 3, 1, 4)
+        return self.proj(output.flatten(3))
 
 
 class DecoderAttention(PackageDecoderAttention):

@@ -1,7 +1,7 @@
 """SasP, "Similarity as Points": point prompts from the similarity between `[SEG]` and the image.
 
 Pure functions on tensors; usable with any `<SEG>` model and any SAM. The names SasP and
-DtoC ("discrete to continuous") are the paper's.
+DtoC ("discrete to continuous") are the paper's. Their settings are `SaspParams`.
 
 Legend: N similarity maps, V = side * side image tokens, D width of the language model, P points,
 H x W original image. Coordinates are (x, y) in pixels of the original image.

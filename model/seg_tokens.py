@@ -34,7 +34,9 @@ def locate_seg(input_ids: torch.Tensor, text_position: torch.Tensor, seg_id: int
     return SegTokens(row, column, text_position[row, column] - 1)
 
 
-def image_states(states: torch.Tensor, image_start: torch.Tensor, count: int) -> torch.Tensor:
+def image_hidden_states(
+    states: torch.Tensor, image_start: torch.Tensor, count: int
+) -> torch.Tensor:
     """The V states at the image positions of the given rows.
 
     Args:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaModel, PreTrainedConfig
 
-from model.inference.prefix_cache import attention_by
+from model.attention import attention_by
 from model.llava import SplicedPrompt
 from utils.protocol.constants import IMAGE_TOKEN_INDEX
 
@@ -64,23 +64,9 @@ class Packing:
 
         Padding sees the prefix, so that no row of scores is empty.
         """
-        asking, asked = self.segment_id[:, :, None], self.segment_id[:, None, :]
-        seen = ((asked == 0) | (asked == asking)).tril()[:, None]
-        return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
-
-
-@dataclass
-class _Row:
-    """A conversation: its tokens, where they begin in `input_ids`, and its image's place."""
-
-    number: int
-    ids: list[int]
-    begin: int
-    image: int | None
-
-    def start(self, length: int) -> int:
-        """Position n * L + l where it begins."""
-        return self.number * length + self.begin
+        query, key = self.segment_id[:, :, None], self.segment_id[:, None, :]
+        visible = ((key == 0) | (key == query)).tril()[:, None]
+        return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
 
 
 def forward_packed(
@@ -128,82 +114,77 @@ def pack_shared_prefix(
         image_index: int64[N], the image of each.
         image_tokens: V.
     """
-    rows = _rows(input_ids.tolist(), attention_mask.tolist())
+    rows = _rows(input_ids.tolist(), attention_mask.tolist(), image_tokens)
     if rows is None:
         return None
-    grow = image_tokens - 1
-    groups: dict[tuple[bool, tuple[int, ...]], list[_Row]] = {}
-    for row, image in zip(rows, image_index.tolist(), strict=True):
-        alone = row.image is None
-        same = (row.number,) if alone else (image, *row.ids[: row.image])
-        groups.setdefault((alone, same), []).append(row)
+    groups: dict[tuple[int, ...], list[_Row]] = {}
+    for number, (row, image) in enumerate(zip(rows, image_index.tolist(), strict=True)):
+        before = row.ids.index(IMAGE_TOKEN_INDEX) if row.has_image else 0
+        key = (image, *row.ids[:before]) if row.has_image else (-1, number)
+        groups.setdefault(key, []).append(row)
     if len(groups) == len(rows):
         return None
 
-    length = input_ids.shape[1] + (grow if any(row.image is not None for row in rows) else 0)
-    joined = [_join(group, 0 if alone else grow, length) for (alone, _), group in groups.items()]
-    width = max(len(made.segment_id) for made in joined)
-    place = torch.zeros(len(rows) * length, dtype=torch.int64)
-    for number, made in enumerate(joined):
-        for start, columns in made.columns.items():
-            place[start : start + len(columns)] = number * width + columns
-    packing = Packing(
-        source=_padded([made.source for made in joined], 0),
-        position=_padded([made.position for made in joined], 0),
-        segment_id=_padded([made.segment_id for made in joined], PADDING),
-        place=place.view(len(rows), length),
-    )
+    length = input_ids.shape[1] + max((image_tokens - 1) * row.has_image for row in rows)
+    source, position, segment_id, placed = [], [], [], []
+    for number, group in enumerate(groups.values()):
+        shared = _common(group) if len(group) > 1 else 0
+        prefix = torch.arange(shared)
+        pieces = [(group[0], 0, prefix)]
+        pieces += [(row, n, torch.arange(shared, len(row.ids))) for n, row in enumerate(group, 1)]
+        source.append(torch.cat([row.number * length + row.begin + at for row, _, at in pieces]))
+        position.append(torch.cat([at for _, _, at in pieces]))
+        segment_id.append(torch.cat([torch.full_like(at, n) for _, n, at in pieces]))
+        filled = 0
+        for row, _, rest in pieces[1:]:
+            placed.append((row, number, torch.cat([prefix, rest + filled])))
+            filled += len(rest)
+    width = max(map(len, position))
+    place = torch.zeros((len(rows), length), dtype=torch.int64)
+    for row, number, columns in placed:
+        place[row.number, row.begin : row.begin + len(columns)] = number * width + columns
+    packing = Packing(_padded(source, 0), _padded(position, 0), _padded(segment_id, PADDING), place)
     return packing.to(input_ids.device)
 
 
 @dataclass
-class _Joined:
-    """One row of a packing, int64[M] each; and where in it each conversation went.
+class _Row:
+    """A conversation without its padding.
 
     Args:
-        columns: first of its positions n * L + l -> the column of each of them.
+        number: its row.
+        begin: where it begins there.
+        ids: its tokens, the image's -200 once for each of its positions.
+        has_image: whether there is one.
     """
 
-    source: torch.Tensor
-    position: torch.Tensor
-    segment_id: torch.Tensor
-    columns: dict[int, torch.Tensor]
+    number: int
+    begin: int
+    ids: list[int]
+    has_image: bool
 
 
-def _join(group: list[_Row], added: int, length: int) -> _Joined:
-    """Lay out conversations in one row; `added` positions come with their image."""
-    shared = _common(group) + added if len(group) > 1 else 0
-    prefix = torch.arange(shared)
-    source, position, part = [group[0].start(length) + prefix], [prefix], [torch.zeros_like(prefix)]
-    columns, filled = {}, shared
-    for number, row in enumerate(group, start=1):
-        rest = torch.arange(shared, len(row.ids) + added)
-        source.append(row.start(length) + rest)
-        position.append(rest)
-        part.append(torch.full_like(rest, number))
-        columns[row.start(length)] = torch.cat([prefix, rest - shared + filled])
-        filled += len(rest)
-    return _Joined(torch.cat(source), torch.cat(position), torch.cat(part), columns)
-
-
-def _rows(ids: list[list[int]], mask: list[list[bool]]) -> list[_Row] | None:
-    """The conversations without their padding; None if one has gaps, or padding for an image."""
+def _rows(
+    input_ids: list[list[int]], mask: list[list[bool]], image_tokens: int
+) -> list[_Row] | None:
+    """The conversations; None if one has gaps, or padding for an image."""
     rows = []
-    for number, (tokens, used) in enumerate(zip(ids, mask, strict=True)):
+    for number, (tokens, used) in enumerate(zip(input_ids, mask, strict=True)):
         count = sum(used)
         begin = used.index(True) if count else 0
-        kept = tokens[begin : begin + count]
-        if not all(used[begin : begin + count]):
+        ids = tokens[begin : begin + count]
+        has_image = IMAGE_TOKEN_INDEX in ids
+        if not all(used[begin : begin + count]) or has_image != (IMAGE_TOKEN_INDEX in tokens):
             return None
-        if kept.count(IMAGE_TOKEN_INDEX) != tokens.count(IMAGE_TOKEN_INDEX):
-            return None
-        image = kept.index(IMAGE_TOKEN_INDEX) if IMAGE_TOKEN_INDEX in kept else None
-        rows.append(_Row(number, kept, begin, image))
+        if has_image:
+            at = ids.index(IMAGE_TOKEN_INDEX)
+            ids[at : at + 1] = [IMAGE_TOKEN_INDEX] * image_tokens
+        rows.append(_Row(number, begin, ids, has_image))
     return rows
 
 
 def _common(group: list[_Row]) -> int:
-    """Tokens that all of these begin with."""
+    """Positions in which all of these begin alike."""
     for count, tokens in enumerate(zip(*(row.ids for row in group), strict=False)):
         if len(set(tokens)) > 1:
             return count

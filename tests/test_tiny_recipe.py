@@ -11,7 +11,8 @@ from transformers import CLIPVisionModel
 
 from dataset.toy.scene import sample_scene
 from model.llava import load_vision_tower
-from model.sam import SamModel, load_sam_weights, sam_sizes
+from model.loading.weight_file import load_sam_weights
+from model.sam import SamModel, sam_sizes
 from tiny import clip, llava, pretrain, sam
 from tiny.corpus import NOTHING, draw_lesson
 from tiny.images import clip_frame, sam_frame

@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+
+Timer = Callable[[str], AbstractContextManager[None]]
+"""Measures what runs inside `with timer("stage"):`; a `Stopwatch`, or `null_timer`."""
 
 _NOTHING = nullcontext()
 

@@ -44,9 +44,13 @@ class Engine:
     def stream_answer(
         self, image: EncodedImage, question: str, max_new_tokens: int, force_seg: bool
     ) -> Iterator[str | Answer]:
-        """See `Reader.say`; states are kept."""
+        """See `Reader.stream_answer`; states are kept."""
         saying = self.reader.stream_answer(
-            image, question, max_new_tokens, force_seg, keep_states=True
+            image,
+            question,
+            max_new_tokens=max_new_tokens,
+            force_seg=force_seg,
+            keep_states=True,
         )
         while True:
             with self.lock:

@@ -233,11 +233,10 @@ class Session:
         added = np.array(edits.added, np.float32).reshape(-1, 3)
         points = np.concatenate([base.points[kept], added[:, :2]])
         labels = np.concatenate([base.point_labels[kept], added[:, 2].astype(np.int64)])
-        one = SegStates(states.image, states.seg_hidden_states[layer : layer + 1])
         with self.engine.lock:
             prediction = segment_from_points(
                 self.engine.model,
-                one,
+                states[layer : layer + 1],
                 torch.from_numpy(points)[None],
                 torch.from_numpy(labels)[None],
             )

@@ -8,21 +8,16 @@ also those of several images. Legend: see `model.sasp` and `model.sam`; A settin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from model.inference.answer import Answer
-from model.inference.memory_limit import is_out_of_memory
-from model.inference.seg_states import ImageFeatures, SegStates
+from model.inference.scheduler import is_out_of_memory
+from model.inference.seg_states import SegStates
 from model.read_model import ReadForCausalLM
-from model.sasp import (
-    SaspParams,
-    discrete_to_continuous,
-    similarity_map,
-    similarity_to_points,
-)
+from model.sasp import SaspParams
 from utils.errors import InputError
 from utils.evaluation.variants import MaskOutcome
 from utils.protocol.constants import IGNORE_LABEL
@@ -50,24 +45,19 @@ def grid(own: SaspParams, budgets: Sequence[int]) -> list[SaspParams]:
     for prompt in ("discrete", "points"):
         for thresholds in ("fixed", "std"):
             for count in budgets:
-                varied = replace(own, prompt=prompt, thresholds=thresholds, num_points=count)
-                if varied not in settings:
-                    settings.append(varied)
+                params = replace(own, prompt=prompt, thresholds=thresholds, num_points=count)
+                if params not in settings:
+                    settings.append(params)
     return settings
 
 
-_Choice = tuple[SaspParams, bool]
-"""How points are chosen, and whether DtoC moves them."""
+@dataclass(frozen=True, eq=False)
+class _ImageMasks:
+    """Answers about an image: `counts[n]` masks for the n-th, their `[SEG]` tokens in one row."""
 
-
-@dataclass
-class _ImageSums:
-    """Answers about an image: `counts[n]` masks for the n-th, all their states in one row."""
-
-    states: ImageFeatures
-    seg_hidden_states: torch.Tensor
+    states: SegStates
     counts: list[int]
-    truths: list[np.ndarray]
+    truth: np.ndarray
 
 
 @dataclass
@@ -85,17 +75,6 @@ class Ablation:
     settings: Sequence[SaspParams]
     questions_at_once: int = 32
     share: float = 1.0
-    _choices: list[_Choice] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        most = max((params.num_points for params in self.settings), default=1)
-        wholes = [replace(params, num_points=most) for params in self.settings]
-        self._choices = [
-            (replace(whole, prompt="discrete"), True)
-            if whole.prompt == "points"
-            else (whole, False)
-            for whole in wholes
-        ]
 
     def __call__(
         self, images: Sequence[tuple[Sequence[Answer], Sequence[np.ndarray]]]
@@ -113,23 +92,21 @@ class Ablation:
         Raises:
             InputError: memory does not suffice for one mask.
         """
-        shown = [found for answers, truths in images if (found := _shown(answers, truths))]
-        made = iter(self._guarded(shown)) if shown else iter(())
-        outcomes = []
-        for answers, truths in images:
-            mine = iter(next(made)) if any(answer.states for answer in answers) else iter(())
-            outcomes.append(
-                [
-                    next(mine) if answer.states else self._no_mask(truth)
-                    for answer, truth in zip(answers, truths, strict=True)
-                ]
-            )
-        return outcomes
+        with_masks = [masks for answers, truths in images if (masks := _masks(answers, truths))]
+        outcomes = self._guarded(with_masks) if with_masks else []
+        counted = iter([row for rows in outcomes for row in rows])
+        return [
+            [
+                next(counted) if answer.states else self._no_mask(truth)
+                for answer, truth in zip(answers, truths, strict=True)
+            ]
+            for answers, truths in images
+        ]
 
     def _no_mask(self, truth: np.ndarray) -> list[MaskOutcome]:
         return [(False, 0, int(np.count_nonzero(truth == 1)))] * len(self.settings)
 
-    def _guarded(self, images: Sequence[_ImageSums]) -> list[list[list[MaskOutcome]]]:
+    def _guarded(self, images: Sequence[_ImageMasks]) -> list[list[list[MaskOutcome]]]:
         while True:
             try:
                 return self._outcomes(images)
@@ -146,106 +123,56 @@ class Ablation:
                 torch.cuda.empty_cache()
 
     @torch.no_grad()
-    def _outcomes(self, images: Sequence[_ImageSums]) -> list[list[list[MaskOutcome]]]:
-        prompts = [self._prompts(image) for image in images]
-        low = self._decode(images, prompts)
-        return [self._count(image, low[n]) for n, image in enumerate(images)]
+    def _outcomes(self, images: Sequence[_ImageMasks]) -> list[list[list[MaskOutcome]]]:
+        """For each image, for each answer, A outcomes."""
+        contexts = [image.states.image for image in images for _ in self.settings]
+        prompts = [tokens for image in images for tokens in self._prompts(image.states)]
+        cells = contexts[0].embedding.shape[-2:].numel()
+        rows = max(1, int(self.share * CELLS_AT_ONCE) // cells)
+        decoded = self.model.sam.decode_prompts(contexts, prompts, rows)
+        logits = iter([low for low, _ in decoded])
+        return [self._count(image, [next(logits) for _ in self.settings]) for image in images]
 
-    def _prompts(self, image: _ImageSums) -> list[torch.Tensor]:
-        """SAM's prompt tokens float[M, K, C] for each setting."""
-        sam, states = self.model.model.visual_model, image.states
-        text = self.model.model.text_hidden_fcs[0](image.seg_hidden_states)
-        maps = similarity_map(
-            states.image_states.expand(len(image.seg_hidden_states), -1, -1),
-            image.seg_hidden_states,
-        )
-        made = self._points(maps, states.size)
-        tokens: dict[_Choice, torch.Tensor] = {}
-        for length in {points.shape[1] for points, _ in made.values()}:
-            alike = [choice for choice, (points, _) in made.items() if points.shape[1] == length]
-            points, labels = (torch.cat([made[c][part] for c in alike]) for part in (0, 1))
-            texts = text.repeat(len(alike), 1)
-            encoded = sam.sparse_prompt(points, labels, texts, states.size, states.sam_size)
-            tokens.update(zip(alike, encoded.chunk(len(alike)), strict=True))
+    def _prompts(self, states: SegStates) -> list[torch.Tensor]:
+        """SAM's prompt tokens float[M, K, C] of each setting: few points are the first of many."""
+        most = max(params.num_points for params in self.settings)
+        longest = [replace(params, num_points=most) for params in self.settings]
+        tokens = {
+            params: self.model.prompt_masks([states.image], [states.query], params)[0].tokens
+            for params in dict.fromkeys(longest)
+        }
         return [
-            text[:, None] if params.prompt == "text" else _first(tokens[choice], params.num_points)
-            for params, choice in zip(self.settings, self._choices, strict=True)
+            _first(tokens[whole], params.num_points)
+            for whole, params in zip(longest, self.settings, strict=True)
         ]
 
-    def _points(
-        self, maps: torch.Tensor, size: tuple[int, int]
-    ) -> dict[_Choice, tuple[torch.Tensor, torch.Tensor]]:
-        """As many points as any setting wants, and labels: fewer are the first of more."""
-        chosen = {
-            whole: similarity_to_points(maps, size, whole)
-            for whole, _ in dict.fromkeys(self._choices)
-            if whole.prompt != "text"
-        }
-        made = {(whole, False): found for whole, found in chosen.items()}
-        if chosen and any(moved for _, moved in self._choices):
-            points = [points for points, _ in chosen.values()]
-            side = round(maps.shape[-1] ** 0.5)
-            grids = maps.reshape(-1, side, side)
-            moved = discrete_to_continuous(grids, torch.cat(points, dim=1), size)
-            parts = moved.split([part.shape[1] for part in points], dim=1)
-            for (whole, (_, labels)), part in zip(chosen.items(), parts, strict=True):
-                made[whole, True] = part, labels
-        return made
-
-    def _decode(
-        self, images: Sequence[_ImageSums], prompts: Sequence[Sequence[torch.Tensor]]
-    ) -> list[list[torch.Tensor]]:
-        """Low-resolution logits float[M, 1, 4h, 4w] for each image, for each setting."""
-        by_length: dict[int, list[tuple[int, int]]] = {}
-        for n, of_image in enumerate(prompts):
-            for setting, tokens in enumerate(of_image):
-                by_length.setdefault(tokens.shape[1], []).append((n, setting))
-        low: list[list[torch.Tensor]] = [[torch.empty(0)] * len(self.settings) for _ in images]
-        sam = self.model.model.visual_model
-        cells = images[0].states.embedding.shape[-2:].numel()
-        rows = max(1, int(self.share * CELLS_AT_ONCE) // cells)
-        for places in by_length.values():
-            tokens = torch.cat([prompts[n][setting] for n, setting in places])
-            counts = [len(prompts[n][setting]) for n, setting in places]
-            owner = torch.tensor([n for n, _ in places]).repeat_interleave(torch.tensor(counts))
-            parts = [
-                sam.decode(torch.cat([images[n].states.embedding for n in mine]), some)[0]
-                for mine, some in zip(owner.split(rows), tokens.split(rows), strict=True)
-            ]
-            for (n, setting), part in zip(places, torch.cat(parts).split(counts), strict=True):
-                low[n][setting] = part
-        return low
-
-    def _count(self, image: _ImageSums, low: Sequence[torch.Tensor]) -> list[list[MaskOutcome]]:
-        """Outcomes of an image's answers from the logits of each setting."""
-        sam, states = self.model.model.visual_model, image.states
-        truth = _Truth(torch.from_numpy(np.stack(image.truths)).to(low[0].device))
-        height, width = states.size
-        masks = max(
-            1, int(self.share * PIXELS_AT_ONCE) // max(height * width, sam.sizes.image_size**2)
-        )
-        step = max(1, masks // len(low[0]))
-        found: list[list[MaskOutcome]] = []
-        for start in range(0, len(low), step):
-            some = low[start : start + step]
-            logits = sam.upscale(torch.cat(list(some)), states.sam_size, states.size)
-            made = (logits > 0).unflatten(0, (len(some), -1))
-            found += truth.outcomes(_union(made, image.counts))
-        return [list(row) for row in zip(*found, strict=True)]
+    def _count(self, image: _ImageMasks, logits: list[torch.Tensor]) -> list[list[MaskOutcome]]:
+        """Outcomes of an image's answers from the logits float[M, 1, 4h, 4w] of each setting."""
+        sam, context = self.model.sam, image.states.image
+        truth = torch.from_numpy(image.truth).to(logits[0].device)
+        height, width = context.size
+        pixels = max(height * width, sam.sizes.image_size**2)
+        masks_at_once = max(1, int(self.share * PIXELS_AT_ONCE) // pixels)
+        step = max(1, masks_at_once // len(logits[0]))
+        by_setting: list[list[MaskOutcome]] = []
+        for start in range(0, len(logits), step):
+            part = logits[start : start + step]
+            masks = sam.upscale(torch.cat(part), context.input_size, context.size) > 0
+            by_setting += _count_pixels(
+                _union(masks.unflatten(0, (len(part), -1)), image.counts), truth
+            )
+        return [list(row) for row in zip(*by_setting, strict=True)]
 
 
-def _shown(answers: Sequence[Answer], truths: Sequence[np.ndarray]) -> _ImageSums | None:
+def _masks(answers: Sequence[Answer], truths: Sequence[np.ndarray]) -> _ImageMasks | None:
     """The answers that hold a `[SEG]`, None without any."""
-    kept = [(a.states, t) for a, t in zip(answers, truths, strict=True) if a.states is not None]
-    if not kept:
+    pairs = [(a.states, t) for a, t in zip(answers, truths, strict=True) if a.states is not None]
+    if not pairs:
         return None
-    states: list[SegStates] = [state for state, _ in kept]
-    return _ImageSums(
-        states[0].image,
-        torch.cat([state.seg_hidden_states for state in states]),
-        [len(state.seg_hidden_states) for state in states],
-        [truth for _, truth in kept],
-    )
+    seg_state = [states.query.seg_state for states, _ in pairs]
+    first = pairs[0][0]
+    joined = replace(first, query=replace(first.query, seg_state=torch.cat(seg_state)))
+    return _ImageMasks(joined, list(map(len, seg_state)), np.stack([truth for _, truth in pairs]))
 
 
 def _first(tokens: torch.Tensor, count: int) -> torch.Tensor:
@@ -263,25 +190,16 @@ def _union(masks: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
     return torch.stack([part.any(dim=1) for part in masks.split(list(counts), dim=1)], dim=1)
 
 
-class _Truth:
-    """True masks uint8[N, H, W] (0/1/255) that many settings are counted against."""
-
-    def __init__(self, truth: torch.Tensor):
-        self.object = truth == 1
-        self.size = _pixels(self.object)
-        counts = truth != IGNORE_LABEL
-        self.counts = None if bool(counts.all()) else counts
-
-    def outcomes(self, masks: torch.Tensor) -> list[list[MaskOutcome]]:
-        """Of masks bool[A, N, H, W]."""
-        area = _pixels(masks)
-        counted = area if self.counts is None else _pixels(masks & self.counts)
-        both = _pixels(masks & self.object)
-        either = counted + self.size - both
-        return [
-            [(bool(pixels), inside, all_) for pixels, inside, all_ in zip(*row, strict=True)]
-            for row in zip(area.tolist(), both.tolist(), either.tolist(), strict=True)
-        ]
+def _count_pixels(masks: torch.Tensor, truth: torch.Tensor) -> list[list[MaskOutcome]]:
+    """Outcomes of masks bool[A, N, H, W] against truth uint8[N, H, W] (0/1/255)."""
+    area, is_object, counts = _pixels(masks), truth == 1, truth != IGNORE_LABEL
+    counted = area if bool(counts.all()) else _pixels(masks & counts)
+    intersection = _pixels(masks & is_object)
+    union = counted + _pixels(is_object) - intersection
+    return [
+        [(bool(pixels), inside, either) for pixels, inside, either in zip(*row, strict=True)]
+        for row in zip(area.tolist(), intersection.tolist(), union.tolist(), strict=True)
+    ]
 
 
 def _pixels(masks: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from model.sam import SamModel, load_sam_weights
+from model.loading.weight_file import load_sam_weights
+from model.sam import SamModel
 from utils.errors import InputError
 
 TOLERANCE = 0.01

@@ -17,24 +17,25 @@ from model.analysis.clip_word_maps import WordClip
 from model.analysis.similarity_maps import Dialogue, clip_maps, layer_maps, llava_maps, sam_maps
 from model.inference.answer import Answer
 from model.inference.encoded_image import Item
-from model.inference.prompts import Asked, PromptFormat
+from model.inference.prompts import PromptFormat, Question
 from model.inference.reader import Reader
-from model.inference.seg_states import SegStates, resegment, segment_from_points
+from model.inference.seg_states import resegment, segment_from_points
 from model.outputs import MaskPrediction
 from model.sam import SamModel
 from utils.analysis.map_frames import PlacedMap
 from utils.protocol.constants import PROMPTS
+from utils.protocol.generation import GenerationOptions
 from utils.protocol.geometry import clip_box, sam_box
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class ProbeQuery:
     """A question about an image.
 
     Args:
         text: the user's turn.
         words: what is compared with CLIP's patches.
-        forced_answer: given instead of the `SegProbe`'s, where that gives one; "": none.
+        forced_answer: given instead of the answer of `SegProbe.options`, if there is one; "": none.
     """
 
     text: str
@@ -71,118 +72,105 @@ class SegProbe:
 
     Args:
         reader: the model.
-        answer: given words; None: the model generates its answer.
+        options: how to ask; states are kept whatever it says.
         layers: of `[SEG]` x LLaVA, besides the last one.
         word: CLIP with its text tower; None: no word x CLIP.
         pretrained_sam: SAM before training; None: no mask from the points alone.
-        max_new_tokens: of a generated answer.
-        batch_questions: rows of the language model's batch.
     """
 
     reader: Reader
-    answer: str | None = None
+    options: GenerationOptions = GenerationOptions()
     layers: Sequence[int] = ()
     word: WordClip | None = None
     pretrained_sam: SamModel | None = None
-    max_new_tokens: int = 512
-    batch_questions: int = 16
 
     def stream(
-        self, items: Iterable[tuple[np.ndarray, list[Question]]]
+        self, items: Iterable[tuple[np.ndarray, list[ProbeQuery]]]
     ) -> Iterator[list[SegTrace]]:
         """Look at each item, an image uint8[H, W, 3] with its questions.
 
         Raises:
             InputError: see `Reader.stream`.
         """
-        asked: deque[tuple[np.ndarray, list[Question]]] = deque()
+        under_way: deque[tuple[np.ndarray, list[ProbeQuery]]] = deque()
 
         def pairs() -> Iterator[Item]:
-            for image, questions in items:
-                asked.append((image, questions))
-                yield image, [self._asked(question) for question in questions]
+            for image, queries in items:
+                under_way.append((image, queries))
+                yield image, [self._asked(query) for query in queries]
 
-        answered = self.reader.stream(
-            pairs(),
-            self.answer,
-            self.max_new_tokens,
-            batch_questions=self.batch_questions,
-            keep_states=True,
-        )
-        for answers in answered:
-            image, questions = asked.popleft()
-            yield self._look(image, questions, answers)
+        for answers in self.reader.stream(pairs(), self.options, keep_states=True):
+            yield self._look(*under_way.popleft(), answers)
 
-    def _asked(self, question: Question) -> Asked:
-        if self.answer is None or not question.forced_answer:
-            return question.text
-        return question.text, question.forced_answer
+    def _asked(self, query: ProbeQuery) -> Question:
+        if self.options.answer is None or not query.forced_answer:
+            return query.text
+        return query.text, query.forced_answer
 
     def _look(
-        self, image: np.ndarray, questions: list[Question], answers: list[Answer]
+        self, image: np.ndarray, queries: list[ProbeQuery], answers: list[Answer]
     ) -> list[SegTrace]:
         """Everything about the answers to one image's questions."""
-        seen = [self._masks_and_maps(answer) for answer in answers]
+        traces = [self._masks_and_maps(answer) for answer in answers]
         box = clip_box(image.shape[:2], self._clip_side)
-        if self.word is not None and questions:
+        if self.word is not None and queries:
             pixels = self.reader.model.views.clip(image)
-            words = self.word.maps(pixels, [question.words for question in questions])
-            for one, values in zip(seen, _arrays(words), strict=True):
-                one.maps["word"] = PlacedMap(values, box)
+            words = self.word.maps(pixels, [query.words for query in queries])
+            for trace, values in zip(traces, _arrays(words), strict=True):
+                trace.maps["word"] = PlacedMap(values, box)
         if self.layers:
-            for layered, maps in self._layers(questions, seen):
+            for trace, maps in self._layers(queries, traces):
                 for layer, values in zip(self.layers, maps, strict=True):
-                    layered.layers[layer] = PlacedMap(values, box)
-        return seen
+                    trace.layers[layer] = PlacedMap(values, box)
+        return traces
 
     @property
     def _clip_side(self) -> int:
         return int(self.reader.model.views.clip_processor.crop_size["height"])
 
     def _masks_and_maps(self, answer: Answer) -> SegTrace:
-        seen, states = SegTrace(answer), answer.states
+        trace, states = SegTrace(answer), answer.states
         if states is None:
-            names = (*PROMPTS, "sam_points") if self.pretrained_sam is not None else PROMPTS
-            seen.masks = dict.fromkeys(names, answer.mask)
-            return seen
-        model, size, inside = self.reader.model, states.image.size, states.image.sam_size
+            names = (*PROMPTS, "sam_points") if self.pretrained_sam else PROMPTS
+            trace.masks = dict.fromkeys(names, answer.mask)
+            return trace
+        model, image = self.reader.model, states.image
         params = model.config.sasp_params
-        made = {p: resegment(model, states, replace(params, prompt=p)) for p in PROMPTS}
-        seen.masks = {prompt: _union(masks) for prompt, masks in made.items()}
-        chosen = made["points" if params.prompt == "text" else params.prompt]
+        masks = {p: resegment(model, states, replace(params, prompt=p)) for p in PROMPTS}
+        trace.masks = {prompt: _union(prediction) for prompt, prediction in masks.items()}
+        own = masks["points" if params.prompt == "text" else params.prompt]
         if self.pretrained_sam is not None:
             alone = segment_from_points(
-                model, states, chosen.points, chosen.point_labels, False, self.pretrained_sam
+                model, states, own.points, own.point_labels, False, self.pretrained_sam
             )
-            seen.masks["sam_points"] = _union(alone)
-        seen.points = chosen.points.flatten(0, 1).cpu().numpy()
-        seen.labels = chosen.point_labels.flatten().cpu().numpy()
-        first = SegStates(states.image, states.seg_hidden_states[:1])
-        crop = clip_box(size, self._clip_side)
-        frame = sam_box(size, inside, model.model.visual_model.sizes.image_size)
-        seen.maps = {
+            trace.masks["sam_points"] = _union(alone)
+        trace.points = own.points.flatten(0, 1).cpu().numpy()
+        trace.labels = own.point_labels.flatten().cpu().numpy()
+        first = states[:1]
+        crop = clip_box(image.size, self._clip_side)
+        frame = sam_box(image.size, image.input_size, model.sam.sizes.image_size)
+        trace.maps = {
             "clip": PlacedMap(_arrays(clip_maps(first))[0], crop),
             "llava": PlacedMap(_arrays(llava_maps(first))[0], crop),
             "sam": PlacedMap(_arrays(sam_maps(model, first))[0], frame),
         }
-        return seen
+        return trace
 
     def _layers(
-        self, questions: list[Question], seen: list[SegTrace]
+        self, queries: list[ProbeQuery], traces: list[SegTrace]
     ) -> Iterator[tuple[SegTrace, np.ndarray]]:
         """For each answer with a `[SEG]` its maps float32[len(layers), side, side]."""
         prompt_format = PromptFormat(self.reader.model, self.reader.tokenizer)
-        with_seg = [n for n, one in enumerate(seen) if one.answer.states is not None]
-        for start in range(0, len(with_seg), self.batch_questions):
-            chosen = with_seg[start : start + self.batch_questions]
-            states = seen[chosen[0]].answer.states
+        with_seg = [n for n, trace in enumerate(traces) if trace.answer.states is not None]
+        step = self.options.batch_questions
+        for numbers in (with_seg[i : i + step] for i in range(0, len(with_seg), step)):
+            states = traces[numbers[0]].answer.states
             assert states is not None
             dialogues = [
-                _dialogue(prompt_format, questions[n].text, seen[n].answer) for n in chosen
+                _dialogue(prompt_format, queries[n].text, traces[n].answer) for n in numbers
             ]
-            features = states.image.clip_features
-            maps = layer_maps(self.reader.model, features, dialogues, self.layers)
-            yield from ((seen[n], _arrays(found)[0]) for n, found in zip(chosen, maps, strict=True))
+            maps = layer_maps(self.reader.model, states.clip_features, dialogues, self.layers)
+            yield from ((traces[n], _arrays(one)[0]) for n, one in zip(numbers, maps, strict=True))
 
 
 def _dialogue(prompt_format: PromptFormat, question: str, answer: Answer) -> Dialogue:

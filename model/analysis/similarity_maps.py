@@ -10,16 +10,16 @@ crop, those of SAM its padded frame (`clip_box` and `sam_box` of `utils.protocol
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
-from model.inference.prefix_cache import ATTENTION_LOCK
+from model.attention import ATTENTION_LOCK
 from model.inference.seg_states import SegStates
 from model.llava import splice_image
 from model.read_model import ReadForCausalLM
-from model.sasp import SaspParams, similarity_map, similarity_to_points
+from model.sasp import SaspParams, similarity_map
 
 
 def on_grid(similarity: torch.Tensor) -> torch.Tensor:
@@ -35,9 +35,7 @@ def llava_maps(states: SegStates) -> torch.Tensor:
     Returns:
         float32[n, side, side] over CLIP's crop; what SasP takes its points from.
     """
-    count = len(states.seg_hidden_states)
-    image = states.image.image_states.expand(count, -1, -1)
-    return on_grid(similarity_map(image, states.seg_hidden_states))
+    return on_grid(states.query.similarity())
 
 
 @torch.no_grad()
@@ -47,9 +45,7 @@ def clip_maps(states: SegStates) -> torch.Tensor:
     Returns:
         float32[n, side, side] over CLIP's crop.
     """
-    count = len(states.seg_hidden_states)
-    image = states.image.clip_features.expand(count, -1, -1)
-    return on_grid(similarity_map(image, states.seg_hidden_states))
+    return on_grid(replace(states.query, image_states=states.clip_features).similarity())
 
 
 @torch.no_grad()
@@ -69,15 +65,12 @@ def sam_maps(
     Returns:
         float32[n, h', w'] over SAM's frame, the padding included.
     """
-    image, sam = states.image, model.model.visual_model
-    params, count = params or model.config.sasp_params, len(states.seg_hidden_states)
-    similarity = similarity_map(image.image_states.expand(count, -1, -1), states.seg_hidden_states)
-    points, labels = similarity_to_points(similarity, image.size, params)
-    text = model.model.text_hidden_fcs[0](states.seg_hidden_states)
-    prompt = sam.sparse_prompt(points, labels, text, image.size, image.sam_size)
-    tokens, cells = sam.attend(image.embedding.expand(count, -1, -1, -1), prompt)
-    similarity = similarity_map(cells, tokens[:, -1])
-    return similarity.unflatten(-1, image.embedding.shape[-2:])
+    (prompt,) = model.prompt_masks([states.image], [states.query], params)
+    embedding = states.image.embedding
+    tokens, cells = model.sam.attend(
+        embedding.expand(len(prompt.tokens), -1, -1, -1), prompt.tokens
+    )
+    return similarity_map(cells, tokens[:, -1]).unflatten(-1, embedding.shape[-2:])
 
 
 @dataclass(frozen=True)
@@ -123,28 +116,28 @@ def layer_maps(
     spliced = splice_image(
         ids.to(device),
         known.to(device),
-        model.model.embed_tokens,
+        model.llm.embed_tokens,
         clip_features[None],
         torch.zeros(len(dialogues), dtype=torch.int64, device=device),
     )
     before = spliced.text_position[row, column] - 1
     first, count = int(spliced.image_start[0]), len(clip_features)
-    found: dict[int, torch.Tensor] = {}
+    maps: dict[int, torch.Tensor] = {}
 
     def compare(layer: int, states: torch.Tensor) -> None:
         # The image stands before the questions: its states are the same in every row.
         image = states[0, first : first + count]
-        found[layer] = similarity_map(image, states[row, before])
+        maps[layer] = similarity_map(image, states[row, before])
 
-    last = len(model.model.layers)
+    last = len(model.llm.layers)
     hooks = [
-        model.model.layers[layer - 1].register_forward_hook(_after_block(partial(compare, layer)))
+        model.llm.layers[layer - 1].register_forward_hook(_after_block(partial(compare, layer)))
         for layer in layers
         if 0 < layer < last
     ]
     try:
         with ATTENTION_LOCK:
-            final = model.model(
+            final = model.llm(
                 inputs_embeds=spliced.embeds,
                 attention_mask=spliced.attention_mask,
                 use_cache=False,
@@ -154,8 +147,8 @@ def layer_maps(
             hook.remove()
     compare(0, spliced.embeds)
     compare(last, final)
-    maps = on_grid(torch.stack([found[layer] for layer in layers], dim=1))
-    return list(maps.split([len(one.seg) for one in dialogues]))
+    stacked = on_grid(torch.stack([maps[layer] for layer in layers], dim=1))
+    return list(stacked.split([len(one.seg) for one in dialogues]))
 
 
 def _after_block(use: Callable[[torch.Tensor], None]) -> Callable[..., None]:

@@ -8,13 +8,13 @@ tokens behind it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from transformers import DynamicCache
 
+from model.attention import ATTENTION_LOCK
 from model.inference.prefix_cache import (
-    ATTENTION_LOCK,
     CACHE_ARGUMENT,
     Layers,
     SharedPrefixCache,
@@ -46,14 +46,14 @@ class Request:
     """A question on its way to its answer.
 
     Args:
-        ids: its tokens behind the prefix.
-        answer_start: where in `ids` a given answer begins; None: the model answers.
+        input_ids: its tokens behind the prefix.
+        answer_start: where in `input_ids` a given answer begins; None: the model answers.
         tokens: the answer so far, end token included.
         seg_index: where in `tokens` its `[SEG]` stand.
         seg_hidden_states: float[D] for each of them: the state that predicts it.
     """
 
-    ids: list[int]
+    input_ids: list[int]
     answer_start: int | None = None
     tokens: list[int] = field(default_factory=list)
     seg_index: list[int] = field(default_factory=list)
@@ -76,11 +76,11 @@ def encode_prefix(model: ReadForCausalLM, ids: list[int], features: torch.Tensor
     row = torch.tensor([ids], device=model.device)
     known = torch.ones_like(row, dtype=torch.bool)
     nothing = torch.zeros(1, dtype=torch.int64, device=model.device)
-    spliced = splice_image(row, known, model.model.embed_tokens, features, nothing)
+    spliced = splice_image(row, known, model.llm.embed_tokens, features, nothing)
     length = spliced.embeds.shape[1]
     cache = DynamicCache()
     with ATTENTION_LOCK:
-        hidden = model.model(
+        hidden = model.llm(
             inputs_embeds=spliced.embeds,
             attention_mask=spliced.attention_mask,
             position_ids=torch.arange(length, device=model.device)[None],
@@ -93,7 +93,10 @@ def encode_prefix(model: ReadForCausalLM, ids: list[int], features: torch.Tensor
     return Prefix(layers, length, hidden[0, first : first + features.shape[1]].clone())
 
 
-class DecodingBatch:
+R = TypeVar("R", bound=Request)
+
+
+class DecodingBatch(Generic[R]):
     """The questions that are being answered, one row of the cache each.
 
     Requests enter by `place` (any number of images) and one `prefill`; `step` adds a token to
@@ -112,18 +115,18 @@ class DecodingBatch:
     def __len__(self) -> int:
         return len(self.requests)
 
-    def clear(self) -> list[Request]:
+    def clear(self) -> list[R]:
         """Let go of everything, memory included; returns the requests that were under way."""
-        left = list(getattr(self, "requests", []))
+        requests: list[R] = list(getattr(self, "requests", []))
         self.cache = SharedPrefixCache(self.model.config.num_hidden_layers)
         self.images: list[object] = []
-        self.requests: list[Request] = []
+        self.requests: list[R] = []
         self.lengths: list[int] = []
-        self.placed: list[Request] = []
+        self.placed: list[R] = []
         self.shared = 0
-        return left
+        return requests
 
-    def place(self, requests: list[Request], prefix: Prefix) -> None:
+    def place(self, requests: list[R], prefix: Prefix) -> None:
         """Give each of these requests a row that knows its image.
 
         Args:
@@ -144,14 +147,16 @@ class DecodingBatch:
         self._drop_images()
 
     @torch.no_grad()
-    def prefill(self) -> list[Request]:
+    def prefill(self) -> list[R]:
         """Run the placed requests' own tokens; returns those that are finished."""
         placed, device, first = self.placed, self.model.device, len(self.requests)
-        lengths = [len(request.ids) for request in placed]
+        lengths = [len(request.input_ids) for request in placed]
         longest = max(lengths)
         self.cache.reserve(first + len(placed), longest)
         self.cache.set_slice(slice(first, first + len(placed)), [0] * len(placed), longest)
-        ids = torch.tensor([r.ids + [0] * (longest - len(r.ids)) for r in placed], device=device)
+        ids = torch.tensor(
+            [r.input_ids + [0] * (longest - len(r.input_ids)) for r in placed], device=device
+        )
         positions = self.shared + torch.arange(longest, device=device)
         hidden = self._forward(ids, positions.expand(len(placed), -1))
 
@@ -159,56 +164,56 @@ class DecodingBatch:
         self.requests += placed
         self.lengths += lengths
         finished = []
-        talking = []
+        generating = []
         for row, request in enumerate(placed):
             if request.answer_start is None:
-                talking.append(row)
+                generating.append(row)
             else:
-                self._read_given(request, hidden[row])
+                self._record_given(request, hidden[row])
                 finished.append(first + row)
-        if talking:
-            rows = torch.tensor(talking, device=device)
+        if generating:
+            rows = torch.tensor(generating, device=device)
             last = hidden[rows, torch.tensor(lengths, device=device)[rows] - 1]
-            finished += self._say([first + row for row in talking], last)
-        return self._leave(finished)
+            finished += self._append_tokens([first + row for row in generating], last)
+        return self._free(finished)
 
     @torch.no_grad()
-    def step(self) -> list[Request]:
+    def step(self) -> list[R]:
         """One more token for each row; returns the requests that are finished."""
         device, count = self.model.device, len(self.requests)
         self.cache.reserve(count, max(self.lengths) + 1)
         self.cache.set_slice(slice(0, count), self.lengths, 1)
-        said = torch.tensor([request.tokens[-1:] for request in self.requests], device=device)
+        last = torch.tensor([request.tokens[-1:] for request in self.requests], device=device)
         places = torch.tensor(self.lengths, device=device)
-        hidden = self._forward(said, self.shared + places[:, None])
+        hidden = self._forward(last, self.shared + places[:, None])
         self.lengths = [length + 1 for length in self.lengths]
-        return self._leave(self._say(list(range(count)), hidden[:, 0]))
+        return self._free(self._append_tokens(list(range(count)), hidden[:, 0]))
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """States float[r, t, D] of tokens int64[r, t] at their positions."""
         with shared_prefix_attention(self.model.config):
-            return self.model.model(
-                inputs_embeds=self.model.model.embed_tokens(ids),
+            return self.model.llm(
+                inputs_embeds=self.model.llm.embed_tokens(ids),
                 position_ids=positions,
                 use_cache=True,
                 rows=self.cache,
                 **{CACHE_ARGUMENT: self.cache},
             ).last_hidden_state
 
-    def _read_given(self, request: Request, hidden: torch.Tensor) -> None:
+    def _record_given(self, request: R, hidden: torch.Tensor) -> None:
         """Take the `[SEG]` states of a given answer from the states float[T, D] of its tokens."""
         start = request.answer_start or 0
-        request.tokens = request.ids[start:]
+        request.tokens = request.input_ids[start:]
         for index, token in enumerate(request.tokens):
             if token == self.model.seg_token_id:
                 request.seg_index.append(index)
                 request.seg_hidden_states.append(hidden[start + index - 1].clone())
 
-    def _say(self, rows: list[int], last: torch.Tensor) -> list[int]:
+    def _append_tokens(self, rows: list[int], last: torch.Tensor) -> list[int]:
         """Choose a token for each of `rows` from its state float[r, D]; returns the ended rows."""
-        chosen = self.model.lm_head(last).float().argmax(dim=-1).tolist()
+        tokens = self.model.lm_head(last).float().argmax(dim=-1).tolist()
         ended = []
-        for place, (row, token) in enumerate(zip(rows, chosen, strict=True)):
+        for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             request = self.requests[row]
             if token == self.model.seg_token_id:
                 request.seg_index.append(len(request.tokens))
@@ -219,19 +224,19 @@ class DecodingBatch:
                 ended.append(row)
         return ended
 
-    def _leave(self, rows: list[int]) -> list[Request]:
+    def _free(self, rows: list[int]) -> list[R]:
         """Free these rows; the last rows in use move into the gaps."""
-        gone = set(rows)
-        leaving = [self.requests[row] for row in rows]
-        kept = len(self.requests) - len(gone)
-        movers = (row for row in range(kept, len(self.requests)) if row not in gone)
-        for gap in sorted(row for row in gone if row < kept):
+        ended = set(rows)
+        requests = [self.requests[row] for row in rows]
+        kept = len(self.requests) - len(ended)
+        movers = (row for row in range(kept, len(self.requests)) if row not in ended)
+        for gap in sorted(row for row in ended if row < kept):
             row = next(movers)
             self.cache.move_row(row, gap, self.lengths[row])
             self.requests[gap], self.lengths[gap] = self.requests[row], self.lengths[row]
         del self.requests[kept:], self.lengths[kept:], self.cache.image_of_row[kept:]
         self._drop_images()
-        return leaving
+        return requests
 
     def _drop_images(self) -> None:
         """Let go of the images that no row asks about any more."""

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 
 import torch
 
 from model.inference.decoding import Prefix, encode_prefix
 from model.inference.inputs import ImageInputs, ImageLike
-from model.inference.prompts import Asked
+from model.inference.prompts import Question
+from model.outputs import ImageContext
 from model.read_model import ReadForCausalLM
-from utils.stopwatch import null_timer
-
-Timer = Callable[[str], AbstractContextManager[None]]
+from utils.stopwatch import Timer, null_timer
 
 
 class EncodedImage:
     """What the model makes of an image, each part made when it is first needed, and kept.
 
-    Valid as long as the model's weights stay as they are. Legend: see `model.inference.seg_states`.
+    Valid as long as the model's weights stay as they are. Legend: see `model.llava`.
 
     Args:
         model: READ with its CLIP tower.
@@ -32,7 +30,7 @@ class EncodedImage:
         self.clip_features: torch.Tensor | None = None
         self._ids: list[int] = []
         self._prefix: Prefix | None = None
-        self._embedding: torch.Tensor | None = None
+        self._context: ImageContext | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -57,17 +55,19 @@ class EncodedImage:
         return self._prefix
 
     @torch.no_grad()
-    def embedding(self, timer: Timer = null_timer) -> torch.Tensor:
-        """SAM's image embedding float[1, C, h', w']."""
-        if self._embedding is None:
+    def context(self, timer: Timer = null_timer) -> ImageContext:
+        """What its masks need: SAM's image embedding, and sizes."""
+        if self._context is None:
             with timer("sam encoder"):
-                self._embedding = self.model.encode_sam(self.views.sam[None], [self.views.sam_size])
-        return self._embedding
+                views = self.views
+                embedding = self.model.encode_sam(views.sam[None], [views.sam_size])
+                self._context = ImageContext(embedding, views.sam_size, views.size)
+        return self._context
 
     def clear(self) -> None:
         """Let go of all that was made; it is made anew when it is needed."""
-        self.clip_features = self._prefix = self._embedding = None
+        self.clip_features = self._prefix = self._context = None
 
 
-Item = tuple[ImageLike | EncodedImage, Sequence[Asked]]
+Item = tuple[ImageLike | EncodedImage, Sequence[Question]]
 """An image and questions about it."""

@@ -10,15 +10,16 @@ images in use are always the first ones, so that every step works on views.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from inspect import signature
 
 import torch
 from transformers import AttentionInterface, LlamaModel, PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicLayer
+
+from model.attention import attention_by
 
 CHUNK = 32
 """Slots by which rows grow."""
@@ -29,9 +30,6 @@ NAME = "rows_of_images"
 _ARGUMENTS = signature(LlamaModel.forward).parameters
 CACHE_ARGUMENT = "cache" if "cache" in _ARGUMENTS else "past_key_values"
 """What transformers' forward calls its cache: another name since 5.24."""
-
-ATTENTION_LOCK = threading.RLock()
-"""Held by a forward of the language model, since its attention is a setting of the whole model."""
 
 Layers = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values float[1, H, p, d] of every layer."""
@@ -79,19 +77,15 @@ class SharedPrefixLayer(DynamicLayer):
 
     keys: torch.Tensor
     values: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shared: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.cache_slice: CacheSlice | None = None
+    cache_slice: CacheSlice
+    """Set before every forward."""
+    shared: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write float[r, H, t, d] into the slice; returns all that its rows have of their own."""
         cache_slice = self.cache_slice
-        if cache_slice is None:
-            raise RuntimeError("SharedPrefixCache.set_slice has to be called before a forward")
         keys, values = (
             self.keys[cache_slice.rows, :, : cache_slice.end],
             self.values[cache_slice.rows, :, : cache_slice.end],
@@ -132,10 +126,8 @@ class SharedPrefixCache(Cache):
         if slots > self.slots:
             self.slots = -(-slots // CHUNK) * CHUNK
         for layer in self.rows_of_layers:
-            if layer.shared is None:
-                raise RuntimeError("SharedPrefixCache.add_image has to be called before reserve")
-            like = layer.shared[0]
-            layer.keys = _grown(layer.keys, (self.rows, like.shape[1], self.slots, like.shape[3]))
+            _, heads, _, width = layer.keys.shape
+            layer.keys = _grown(layer.keys, (self.rows, heads, self.slots, width))
             layer.values = _grown(layer.values, layer.keys.shape)
             layer.is_initialized = True
 
@@ -237,44 +229,31 @@ def attend(
         module: a LLaMA attention layer.
         query: float[r, heads, t, d].
         key, value: float[r, H, end, d], the rows' own.
-        attention_mask: unused: the cache_slice says what is seen.
+        attention_mask: unused: the cache's slice says what each token sees.
         scaling: of the scores.
-        rows: the cache, its cache_slice set.
+        rows: the cache, its slice set.
 
     Returns:
         float[r, t, heads, d], and no weights.
     """
     layer = rows.rows_of_layers[int(str(module.layer_idx))]
     cache_slice = layer.cache_slice
-    if cache_slice is None or layer.shared is None:
-        raise RuntimeError("SharedPrefixCache.set_slice has to be called before a forward")
+    assert layer.shared is not None  # by `add_image`
     shared_key, shared_value = (part[cache_slice.images] for part in layer.shared)
     count, heads, new, width = query.shape
     groups = heads // key.shape[1]
     # Heads that share a key stand one behind the other, as if they were more tokens.
-    asked = (query * scaling).reshape(count, key.shape[1], groups * new, width)
+    queries = (query * scaling).reshape(count, key.shape[1], groups * new, width)
     hidden = cache_slice.hidden if groups == 1 else cache_slice.hidden.repeat(1, 1, groups, 1)
-    own = (asked @ key.transpose(2, 3)).masked_fill(hidden, float("-inf"))
-    shared = cache_slice.by_row(cache_slice.by_image(asked) @ shared_key.transpose(2, 3))
+    own = (queries @ key.transpose(2, 3)).masked_fill(hidden, float("-inf"))
+    shared = cache_slice.by_row(cache_slice.by_image(queries) @ shared_key.transpose(2, 3))
     weights = torch.cat([shared, own], dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
     of_shared, of_own = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
-    made = of_own @ value + cache_slice.by_row(cache_slice.by_image(of_shared) @ shared_value)
-    return made.view(count, heads, new, width).transpose(1, 2), None
+    output = of_own @ value + cache_slice.by_row(cache_slice.by_image(of_shared) @ shared_value)
+    return output.view(count, heads, new, width).transpose(1, 2), None
 
 
 AttentionInterface.register(NAME, attend)
-
-
-@contextmanager
-def attention_by(config: PreTrainedConfig, name: str) -> Iterator[None]:
-    """Inside, the model of this configuration attends by that implementation; one thread a time."""
-    with ATTENTION_LOCK:
-        usual = config._attn_implementation
-        config._attn_implementation = name
-        try:
-            yield
-        finally:
-            config._attn_implementation = usual
 
 
 def shared_prefix_attention(config: PreTrainedConfig) -> AbstractContextManager[None]:

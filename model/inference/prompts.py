@@ -12,7 +12,7 @@ from utils.protocol.constants import IMAGE_TOKEN, IMAGE_TOKEN_INDEX, SEG_TOKEN
 from utils.protocol.conversation import build_prompt, user_turn
 from utils.protocol.tokenization import END_OF_ANSWER, encode_prompt
 
-Asked = str | tuple[str, str]
+Question = str | tuple[str, str]
 """A question, or a question with the answer that is given to it."""
 
 _AROUND_SEG = re.compile(rf"\s*{re.escape(SEG_TOKEN)}\s*([.,;:!?]?)")
@@ -58,11 +58,11 @@ class PromptFormat:
         return _AROUND_SEG.sub(_spaced_seg, words.replace(END_OF_ANSWER, "")).strip()
 
 
-def _spaced_seg(found: re.Match[str]) -> str:
-    return f" {SEG_TOKEN}{found[1]} "
+def _spaced_seg(match: re.Match[str]) -> str:
+    return f" {SEG_TOKEN}{match[1]} "
 
 
-def question_of(asked: Asked, answer: str | None = None) -> tuple[str, str | None]:
+def question_of(asked: Question, answer: str | None = None) -> tuple[str, str | None]:
     """The question, and the answer given to it: its own, else `answer`.
 
     Raises:

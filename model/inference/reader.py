@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from model.inference.answer import EMPTY_MASK, NO_SEG, Answer, Segment
-from model.inference.encoded_image import EncodedImage, Item, Timer
+from model.inference.encoded_image import EncodedImage, Item
 from model.inference.inputs import ImageLike, load_pixels, load_views
-from model.inference.memory_limit import MemoryLimit
 from model.inference.prompts import PromptFormat, question_of
-from model.inference.scheduler import GenerationOptions, Scheduler
+from model.inference.scheduler import MemoryLimit, Scheduler
 from model.read_model import ReadForCausalLM
-from utils.stopwatch import null_timer
+from utils.protocol.generation import GenerationOptions
+from utils.stopwatch import Timer, null_timer
 
 __all__ = ["EMPTY_MASK", "NO_SEG", "Answer", "ImageLike", "Reader", "Segment", "load_pixels"]
 
@@ -50,28 +52,24 @@ class Reader:
         Args:
             backend: of `torch.compile`.
         """
-        self.model.model.visual_model.image_encoder.compile(backend=backend)
-        for layer in self.model.model.layers:
-            layer.mlp.compile(backend=backend, dynamic=True)
+        self.model.sam.image_encoder.compile(backend=backend)
+        for layer in self.model.llm.layers:
+            layer.get_submodule("mlp").compile(backend=backend, dynamic=True)
 
     def segment(
         self,
         image: ImageLike | EncodedImage,
         question: str,
         answer: str | None = None,
-        max_new_tokens: int = 512,
+        max_new_tokens: int = GenerationOptions.max_new_tokens,
         force_seg: bool = False,
     ) -> Answer:
-        """Ask one question about one image; see `segment_batch`."""
-        return self.segment_batch([(image, [question])], answer, max_new_tokens, force_seg)[0]
+        """Ask one question about one image; see `segment_batch` and `GenerationOptions`."""
+        options = GenerationOptions(answer, max_new_tokens, force_seg)
+        return self.segment_batch([(image, [question])], options)[0]
 
     def segment_batch(
-        self,
-        items: Iterable[Item],
-        answer: str | None = None,
-        max_new_tokens: int = 512,
-        force_seg: bool = False,
-        batch_questions: int = 16,
+        self, items: Iterable[Item], options: GenerationOptions | None = None, **settings: Any
     ) -> list[Answer]:
         """Ask several questions about several images.
 
@@ -79,10 +77,8 @@ class Reader:
             items: pairs of an image (path, URL, PIL image or uint8[H, W, 3] RGB) and questions.
                 Also one that `open` gave. A question is used as typed; the user turn is `<image>`,
                 a line feed, the question. A pair (question, answer) brings its given words along.
-            answer: given words instead of generated ones ("teacher forced").
-            max_new_tokens: most tokens of a generated answer (greedy decoding).
-            force_seg: append the positive answer where the model gave no `[SEG]`.
-            batch_questions: how many questions are answered at once; more take more memory.
+            options: how to ask; None: the defaults.
+            settings: fields of `GenerationOptions` by name, instead of those of `options`.
 
         Returns:
             one `Answer` a question, in order.
@@ -93,24 +89,16 @@ class Reader:
         pairs = [(image, list(questions)) for image, questions in items]
         for asked in (one for _, questions in pairs for one in questions):
             question_of(asked)
-        answered = self.stream(pairs, answer, max_new_tokens, force_seg, batch_questions)
-        return [reply for replies in answered for reply in replies]
+        return [one for answers in self.stream(pairs, options, **settings) for one in answers]
 
     def stream(
-        self,
-        items: Iterable[Item],
-        answer: str | None = None,
-        max_new_tokens: int = 512,
-        force_seg: bool = False,
-        batch_questions: int = 16,
-        keep_states: bool = False,
+        self, items: Iterable[Item], options: GenerationOptions | None = None, **settings: Any
     ) -> Iterator[list[Answer]]:
         """`segment_batch` for any number of images: items are taken when they are needed.
 
-        Arguments as in `segment_batch`; `keep_states` gives each answer what its masks were made
-        from (`Answer.states`), to make them again by `model.inference.seg_states`. The memory in
-        use depends on `batch_questions` and on the number of questions about one image, not
-        on the number of items.
+        Arguments as there. The memory in use depends on `batch_questions` and on the number of
+        questions about one image, not on the number of items. With `keep_states`, masks can be made
+        again by `model.inference.seg_states`.
 
         Yields:
             for each item, in order, one `Answer` a question.
@@ -119,8 +107,7 @@ class Reader:
             InputError: an unusable image or question, or `items` raised it; all items before it
                 have been handed out by then.
         """
-        asking = GenerationOptions(answer, max_new_tokens, force_seg, batch_questions, keep_states)
-        return self._stream(items, asking)
+        return self._stream(items, replace(options or GenerationOptions(), **settings))
 
     def open(self, image: ImageLike) -> EncodedImage:
         """An image for several questions that come one after the other.
@@ -137,13 +124,12 @@ class Reader:
         self,
         image: ImageLike | EncodedImage,
         question: str,
-        max_new_tokens: int = 512,
-        force_seg: bool = False,
-        keep_states: bool = False,
+        options: GenerationOptions | None = None,
+        **settings: Any,
     ) -> Iterator[str | Answer]:
         """Ask one question and hear the answer while it is being made.
 
-        Arguments as in `stream`.
+        Arguments as in `segment_batch`.
 
         Yields:
             before every piece of the work the words so far, at first none; in the end the
@@ -152,21 +138,21 @@ class Reader:
         Raises:
             InputError: an unusable image or question.
         """
-        asking = GenerationOptions(None, max_new_tokens, force_seg, 1, keep_states)
-        with self._answering(asking) as answering:
-            for answers in answering.steps([(image, [question])]):
-                yield answering.words if answers is None else answers[0]
+        options = replace(options or GenerationOptions(), **settings, batch_questions=1)
+        with self._scheduler(options) as scheduler:
+            for answers in scheduler.steps([(image, [question])]):
+                yield scheduler.words if answers is None else answers[0]
 
-    def _stream(self, items: Iterable[Item], asking: GenerationOptions) -> Iterator[list[Answer]]:
-        with self._answering(asking) as answering:
-            yield from answering.stream(items)
+    def _stream(self, items: Iterable[Item], options: GenerationOptions) -> Iterator[list[Answer]]:
+        with self._scheduler(options) as scheduler:
+            yield from scheduler.stream(items)
 
     @contextmanager
-    def _answering(self, asking: GenerationOptions) -> Iterator[Scheduler]:
+    def _scheduler(self, options: GenerationOptions) -> Iterator[Scheduler]:
         was_training = self.model.training
         self.model.eval()
         try:
             prompt_format = PromptFormat(self.model, self.tokenizer)
-            yield Scheduler(self.model, prompt_format, asking, self._limit, self.timer)
+            yield Scheduler(self.model, prompt_format, options, self._limit, self.timer)
         finally:
             self.model.train(was_training)

@@ -10,73 +10,119 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from enum import Enum
+from itertools import islice
 
 import torch
 
 from model.inference.answer import Answer, Segment, answer_of, segments_of
 from model.inference.decoding import DecodingBatch, Prefix, Request
-from model.inference.encoded_image import EncodedImage, Item, Timer
-from model.inference.inputs import ImageInputs, ImageLike, load_views
-from model.inference.memory_limit import MemoryLimit, is_out_of_memory
-from model.inference.prompts import Asked, PromptFormat, question_of
-from model.inference.seg_states import ImageFeatures, SegStates
+from model.inference.encoded_image import EncodedImage, Item
+from model.inference.inputs import ImageLike, load_views
+from model.inference.prompts import PromptFormat, Question, question_of
+from model.inference.seg_states import SegStates
+from model.outputs import SegQuery
 from model.read_model import ReadForCausalLM
 from utils.errors import InputError
 from utils.protocol.conversation import POSITIVE_ANSWER
+from utils.protocol.generation import GenerationOptions
+from utils.stopwatch import Timer
 
 WINDOW = 4
 """Questions between being read and being handed out, in multiples of the rows."""
 
 
-@dataclass(frozen=True)
-class GenerationOptions:
-    """How questions are asked.
+class State(Enum):
+    """How far an image has come."""
 
-    Args:
-        answer: given words instead of generated ones ("teacher forced").
-        max_new_tokens: most tokens of a generated answer.
-        force_seg: append the positive answer where the model gave no `[SEG]`.
-        batch_questions: rows of the language model's batch.
-        keep_states: whether answers carry what their masks were made from.
-    """
-
-    answer: str | None = None
-    max_new_tokens: int = 512
-    force_seg: bool = False
-    batch_questions: int = 16
-    keep_states: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_questions"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+    READING = "the thread reads it; nothing of it has run"
+    ENCODED = "CLIP and the shared part of its prompts have run; some of its questions wait"
+    ANSWERING = "all of its questions have a row of the batch, or are answered"
+    READY = "it can be handed out: its answers, or an error"
 
 
 @dataclass(eq=False)
-class _ImageJob:
-    """An image with its questions, from being read to being handed out."""
+class _Image:
+    """An image with its questions, from being read to being handed out.
 
-    kept: EncodedImage | None = None
-    views: Future[ImageInputs] | None = None
-    questions: list[str] = field(default_factory=list)
+    Args:
+        state: how far it has come.
+        kept: whether the caller keeps it for later questions, with all that was made of it.
+        encoded: read in the thread; what the model makes of it.
+        shared_ids: token ids that all its prompts begin with.
+        questions: in order.
+        image_states: float[V, D], from `ENCODED` on.
+        clip_features: float[V, D], likewise, where answers carry states.
+        answers: in the end.
+        error: in the end, instead of answers.
+    """
+
+    state: State = State.READING
+    kept: bool = False
+    encoded: Future[EncodedImage] = field(default_factory=Future)
     shared_ids: list[int] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
-    texts: list[str | None] = field(default_factory=list)
-    open: int = 0
-    prefix: Prefix | None = None
-    clip_features: torch.Tensor | None = None
+    questions: list[_Question] = field(default_factory=list)
     image_states: torch.Tensor | None = None
-    states: ImageFeatures | None = None
-    answers: list[Answer] | None = None
+    clip_features: torch.Tensor | None = None
+    answers: list[Answer] = field(default_factory=list)
     error: InputError | None = None
 
     @property
-    def weight(self) -> int:
-        return max(1, len(self.questions))
+    def is_answered(self) -> bool:
+        """Whether all of its questions are answered in words."""
+        return all(one.is_answered for one in self.questions)
+
+    def query(self, hidden_states: Sequence[torch.Tensor]) -> SegQuery:
+        """Of `[SEG]` tokens, each given by its hidden state float[D]."""
+        assert self.image_states is not None  # it is encoded
+        return SegQuery(torch.stack(list(hidden_states)), self.image_states)
+
+    def clear(self) -> None:
+        """Let go of what the model made of it."""
+        if self.encoded.done() and self.encoded.exception() is None:
+            self.encoded.result().clear()
+
+    def release(self) -> None:
+        """The same, unless the caller keeps it."""
+        if not self.kept:
+            self.clear()
+
+
+@dataclass(eq=False, kw_only=True)
+class _Question(Request):
+    """A question of the stream.
+
+    Args:
+        image: that it is about.
+        question: in words.
+        answer: in words, as soon as it is known.
+        is_answered: whether all tokens of the answer are there.
+    """
+
+    image: _Image
+    question: str
+    answer: str | None
+    is_answered: bool = False
+
+
+@dataclass
+class MemoryLimit:
+    """What running out of memory has taught: the rows that fit, and whether a warning was given."""
+
+    rows: int | None = None
+    warned: bool = False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, on a GPU or a CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return any(sign in text for sign in ("out of memory", "can't allocate memory", "ALLOC_FAILED"))
 
 
 class Scheduler:
@@ -85,29 +131,28 @@ class Scheduler:
     Args:
         model: READ in evaluation mode.
         prompt_format: its prompts.
-        asking: how to ask.
+        options: how to ask.
         limit: kept by the caller over several passes.
-        timer: measures the stages; see `utils.stopwatch`.
+        timer: measures the stages.
     """
 
     def __init__(
         self,
         model: ReadForCausalLM,
         prompt_format: PromptFormat,
-        asking: GenerationOptions,
+        options: GenerationOptions,
         limit: MemoryLimit,
         timer: Timer,
     ):
         self.model = model
         self.prompt_format = prompt_format
-        self.asking = asking
+        self.options = options
         self.limit = limit
         self.timer = timer
-        self.rows = DecodingBatch(model, asking.max_new_tokens)
-        self.most_rows = min(asking.batch_questions, limit.rows or asking.batch_questions)
-        self.images: deque[_ImageJob] = deque()
-        self.waiting: deque[tuple[_ImageJob, Request]] = deque()
-        self.owner: dict[Request, _ImageJob] = {}
+        self.batch: DecodingBatch[_Question] = DecodingBatch(model, options.max_new_tokens)
+        self.most_rows = min(options.batch_questions, limit.rows or options.batch_questions)
+        self.images: deque[_Image] = deque()
+        self.waiting: deque[_Question] = deque()
         self.exhausted = False
 
     def stream(self, items: Iterable[Item]) -> Iterator[list[Answer]]:
@@ -127,233 +172,198 @@ class Scheduler:
             try:
                 while True:
                     self._pull(source, reading)
-                    while self.images and self._is_ready(self.images[0]):
-                        yield self._hand_out(self.images.popleft())
+                    while self.images and self.images[0].state is State.READY:
+                        image = self.images.popleft()
+                        if image.error is not None:
+                            raise image.error
+                        yield image.answers
                     if not self.images and self.exhausted:
                         return
                     yield None
-                    self._guarded(self._work)
+                    self._step_within_memory()
             finally:
                 reading.shutdown(wait=False, cancel_futures=True)
 
     @property
     def words(self) -> str:
         """What the first question that is not yet handed out has been answered so far."""
-        if not self.images or not self.images[0].requests:
+        if not self.images or not self.images[0].questions:
             return ""
-        text = self.images[0].texts[0]
+        first = self.images[0].questions[0]
         # A character of several bytes may have come in part.
-        return text or self.prompt_format.text(self.images[0].requests[0].tokens).rstrip("\ufffd")
+        return first.answer or self.prompt_format.text(first.tokens).rstrip("\ufffd")
 
-    # --- images come and go ---------------------------------------------------------------
+    # --- images come ------------------------------------------------------------------------
 
     def _pull(self, source: Iterator[Item], reading: ThreadPoolExecutor) -> None:
         """Take items until there is enough to do: a full batch waiting, within the window."""
-        rows = self.asking.batch_questions
+        rows = self.options.batch_questions
         while not self.exhausted:
-            held = sum(job.weight for job in self.images)
+            held = sum(max(1, len(image.questions)) for image in self.images)
             enough = len(self.waiting) >= rows or held >= WINDOW * rows
             if len(self.images) >= 2 and enough:
                 return
             try:
-                image, questions = next(source)
-                job = self._open(image, questions, reading)
+                self.images.append(self._open(*next(source), reading))
             except StopIteration:
                 self.exhausted = True
-                return
             except InputError as error:
-                job = _ImageJob(error=error)
+                self.images.append(_Image(State.READY, error=error))
                 self.exhausted = True
-            self.images.append(job)
 
     def _open(
-        self, image: ImageLike | EncodedImage, asked: Sequence[Asked], reading: ThreadPoolExecutor
-    ) -> _ImageJob:
-        kept = image if isinstance(image, EncodedImage) else None
-        if kept is not None and kept.model is not self.model:
+        self,
+        source: ImageLike | EncodedImage,
+        questions: Sequence[Question],
+        reading: ThreadPoolExecutor,
+    ) -> _Image:
+        """Take an image and its questions into the queue."""
+        image = _Image(kept=isinstance(source, EncodedImage))
+        if isinstance(source, EncodedImage) and source.model is not self.model:
             raise InputError("the image was opened by another reader; open it with this one")
-        given = [question_of(one, self.asking.answer) for one in asked]
-        job = _ImageJob(kept, questions=[q for q, _ in given], texts=[a for _, a in given])
-        for question, answer in given:
-            job.shared_ids, ids = self.prompt_format.prompt(question)
-            request = Request(ids)
-            if answer is not None:
-                self._give(request, question, answer)
-            job.requests.append(request)
-        job.open = len(job.requests)
-        if not job.requests:
-            job.answers = []
-            return job
-        job.views = reading.submit(self._prepare, image)
-        for request in job.requests:
-            self.owner[request] = job
-            self.waiting.append((job, request))
-        return job
+        for one in questions:
+            question, answer = question_of(one, self.options.answer)
+            entry = _Question(input_ids=[], image=image, question=question, answer=answer)
+            self._set_prompt(entry)
+            image.questions.append(entry)
+        if not image.questions:
+            image.state = State.READY
+        elif isinstance(source, EncodedImage):
+            image.encoded.set_result(source)
+        else:
+            image.encoded = reading.submit(self._read, source)
+        self.waiting += image.questions
+        return image
 
-    def _give(self, request: Request, question: str, answer: str) -> None:
-        """Let a request carry its answer."""
-        request.answer_start = len(self.prompt_format.prompt(question)[1])
-        request.ids = self.prompt_format.prompt(question, answer)[1]
+    def _set_prompt(self, entry: _Question) -> None:
+        """Set the token ids of a question, and of its answer where that is known."""
+        entry.image.shared_ids, entry.input_ids = self.prompt_format.prompt(entry.question)
+        if entry.answer is not None:
+            entry.answer_start = len(entry.input_ids)
+            entry.input_ids = self.prompt_format.prompt(entry.question, entry.answer)[1]
 
-    def _prepare(self, image: ImageLike | EncodedImage) -> ImageInputs:
-        if isinstance(image, EncodedImage):
-            return image.views
+    def _read(self, source: ImageLike) -> EncodedImage:
         with self.timer("read images (thread)"):
-            return load_views(image, self.model.views)
+            return EncodedImage(self.model, load_views(source, self.model.views))
 
-    def _is_ready(self, image: _ImageJob) -> bool:
-        return image.answers is not None or image.error is not None
-
-    def _hand_out(self, image: _ImageJob) -> list[Answer]:
-        if image.error is not None:
-            raise image.error
-        return image.answers or []
-
-    def _break(self, image: _ImageJob, error: InputError) -> None:
+    def _break(self, image: _Image, error: InputError) -> None:
         """Nothing from this image on is answered; those before it are."""
-        image.error = error
+        image.state, image.error = State.READY, error
         self.exhausted = True
         while self.images[-1] is not image:
             self.images.pop()
-        kept = set(map(id, self.images)) - {id(image)}
-        self.waiting = deque(pair for pair in self.waiting if id(pair[0]) in kept)
+        kept = set(self.images) - {image}
+        self.waiting = deque(entry for entry in self.waiting if entry.image in kept)
 
-    # --- one step of work -------------------------------------------------------------------
+    # --- the work ---------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        """Show the masks of an answered image, or let questions enter, or add a token."""
-        done = next((p for p in self.images if not p.open and not self._is_ready(p)), None)
-        if done is not None:
-            done.answers = self._show(done)
-            return
-        free = self.most_rows - len(self.rows)
-        entering = min(free, len(self.waiting))
+    def step(self) -> None:
+        """Make the masks of an answered image, or let questions enter, or add a token."""
+        for image in self.images:
+            if image.state is State.ANSWERING and image.is_answered:
+                self.make_masks(image)
+                return
+        entering = min(self.most_rows - len(self.batch), len(self.waiting))
         group = max(1, self.most_rows // 4)
-        if entering and (entering >= group or entering == len(self.waiting) or not len(self.rows)):
-            self._enter([self.waiting[n] for n in range(entering)])
-        elif len(self.rows):
+        if entering and (entering >= group or entering == len(self.waiting) or not len(self.batch)):
+            self.admit(entering)
+        elif len(self.batch):
             with self.timer("decode"):
-                finished = self.rows.step()
-            self._note(finished)
+                finished = self.batch.step()
+            self.record(finished)
 
-    def _enter(self, pairs: list[tuple[_ImageJob, Request]]) -> None:
-        """Prefill questions at the head of the queue."""
-        for image in dict.fromkeys(image for image, _ in pairs):
+    def admit(self, count: int) -> None:
+        """Prefill the first questions of the queue."""
+        entering = list(islice(self.waiting, count))
+        images = dict.fromkeys(entry.image for entry in entering)
+        for image in images:
             try:
-                self._views(image)
+                with self.timer("wait for images"):
+                    image.encoded.result()
             except InputError as error:
                 self._break(image, error)
                 return
-        later = {id(image) for image, _ in list(self.waiting)[len(pairs) :]}
-        self.rows.unplace()
-        for image in dict.fromkeys(image for image, _ in pairs):
-            prefix = image.prefix or self._read(image)
-            mine = [request for owner, request in pairs if owner is image]
+        still_waiting = {entry.image for entry in islice(self.waiting, count, None)}
+        self.batch.unplace()
+        for image in images:
+            prefix = self._encode(image)
             with self.timer("prefill"):
-                self.rows.place(mine, prefix)
-            if id(image) not in later and not self.asking.force_seg:
-                image.prefix = None
+                self.batch.place([entry for entry in entering if entry.image is image], prefix)
+            if image not in still_waiting and not self.options.force_seg:
+                image.state = State.ANSWERING
+                image.release()
         with self.timer("prefill"):
-            finished = self.rows.prefill()
-        for _ in pairs:
+            finished = self.batch.prefill()
+        for _ in entering:
             self.waiting.popleft()
-        self._note(finished)
+        self.record(finished)
 
-    def _views(self, image: _ImageJob) -> ImageInputs:
-        assert image.views is not None
-        with self.timer("wait for images"):
-            return image.views.result()
-
-    def _read(self, image: _ImageJob) -> Prefix:
-        """Run CLIP and the shared part of the prompts."""
-        made = image.kept or EncodedImage(self.model, self._views(image))
-        prefix = made.prefix(image.shared_ids, self.timer)
-        image.prefix, image.image_states = prefix, prefix.image_states
-        if self.asking.keep_states:
-            image.clip_features = made.clip_features
+    def _encode(self, image: _Image) -> Prefix:
+        """Run CLIP and the shared part of the prompts, unless they have run."""
+        encoded = image.encoded.result()
+        prefix = encoded.prefix(image.shared_ids, self.timer)
+        image.state, image.image_states = State.ENCODED, prefix.image_states
+        if self.options.keep_states:
+            image.clip_features = encoded.clip_features
         return prefix
 
-    def _note(self, finished: list[Request]) -> None:
+    def record(self, finished: Sequence[_Question]) -> None:
         """Write down finished answers; with `force_seg` some are asked again with a `[SEG]`."""
-        for request in finished:
-            image = self.owner[request]
-            number = image.requests.index(request)
-            if request.answer_start is None:
-                text = self.prompt_format.text(request.tokens)
-                if self.asking.force_seg and not request.seg_index:
-                    self._ask_again(image, number, text)
+        for entry in finished:
+            if entry.answer_start is None:
+                entry.answer = self.prompt_format.text(entry.tokens)
+                if self.options.force_seg and not entry.seg_index:
+                    entry.answer = f"{entry.answer} {POSITIVE_ANSWER}".strip()
+                    entry.restart()
+                    self._set_prompt(entry)
+                    self.waiting.appendleft(entry)
                     continue
-                image.texts[number] = text
-            image.open -= 1
-            del self.owner[request]
-            if not image.open:
-                image.prefix = None
+            entry.is_answered = True
+            if entry.image.is_answered:
+                entry.image.state = State.ANSWERING
+                entry.image.release()
 
-    def _ask_again(self, image: _ImageJob, number: int, text: str) -> None:
-        del self.owner[image.requests[number]]
-        forced = f"{text} {POSITIVE_ANSWER}".strip()
-        request = Request([])
-        self._give(request, image.questions[number], forced)
-        image.requests[number], image.texts[number] = request, forced
-        self.owner[request] = image
-        self.waiting.appendleft((image, request))
-
-    # --- masks ------------------------------------------------------------------------------
-
-    def _show(self, image: _ImageJob) -> list[Answer]:
-        """All masks of an image, and its answers."""
-        views = self._views(image)
-        segments = iter(self._segments(image, views))
-        return [
+    def make_masks(self, image: _Image) -> None:
+        """Make all masks of an image, and its answers of them."""
+        encoded = image.encoded.result()
+        hidden_states = [state for entry in image.questions for state in entry.seg_hidden_states]
+        indices = [index for entry in image.questions for index in entry.seg_index]
+        segments: list[Segment] = []
+        for start in range(0, len(hidden_states), step := 2 * self.most_rows):
+            query = image.query(hidden_states[start : start + step])
+            context = encoded.context(self.timer)
+            with self.timer("masks"):
+                (prediction,) = self.model.predict_masks([context], [query])
+                segments += segments_of(prediction, indices[start : start + step])
+        of_questions = iter(segments)
+        image.answers = [
             answer_of(
-                text or "",
-                request.tokens,
-                [next(segments) for _ in request.seg_index],
-                views.size,
-                _seg_states(image, request),
+                entry.answer or "",
+                entry.tokens,
+                list(islice(of_questions, len(entry.seg_index))),
+                encoded.size,
+                self._states(entry, encoded),
             )
-            for request, text in zip(image.requests, image.texts, strict=True)
+            for entry in image.questions
         ]
+        image.state = State.READY
+        image.release()
 
-    def _segments(self, image: _ImageJob, views: ImageInputs) -> list[Segment]:
-        states = [state for request in image.requests for state in request.seg_hidden_states]
-        indices = [index for request in image.requests for index in request.seg_index]
-        if not states or image.image_states is None:
-            return []
-        embedding = (image.kept or EncodedImage(self.model, views)).embedding(self.timer)
-        if self.asking.keep_states and image.clip_features is not None:
-            image.states = ImageFeatures(
-                views.size,
-                views.sam_size,
-                image.clip_features,
-                image.image_states,
-                embedding,
-            )
-        made: list[Segment] = []
-        with self.timer("masks"):
-            for chunk in torch.stack(states).split(self.masks_at_once):
-                (prediction,) = self.model.predict_masks(
-                    chunk,
-                    image.image_states.expand(len(chunk), -1, -1),
-                    torch.zeros(len(chunk), dtype=torch.int64, device=chunk.device),
-                    embedding,
-                    [views.sam_size],
-                    [views.size],
-                )
-                made += segments_of(prediction, indices[len(made) : len(made) + len(chunk)])
-        return made
-
-    @property
-    def masks_at_once(self) -> int:
-        """All of an image, up to twice the rows."""
-        return 2 * self.most_rows
+    def _states(self, entry: _Question, encoded: EncodedImage) -> SegStates | None:
+        """What an answer's masks were made from, if that is kept."""
+        if not self.options.keep_states or not entry.seg_hidden_states:
+            return None
+        clip_features = entry.image.clip_features
+        assert clip_features is not None  # it is encoded
+        query = entry.image.query(entry.seg_hidden_states)
+        return SegStates(encoded.context(), query, clip_features)
 
     # --- memory -----------------------------------------------------------------------------
 
-    def _guarded(self, work: Callable[[], None]) -> None:
-        """Do it; where memory does not suffice, halve the rows for good and go on."""
+    def _step_within_memory(self) -> None:
+        """`step`; where memory does not suffice, halve the rows for good and go on."""
         try:
-            work()
+            self.step()
             return
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -370,30 +380,21 @@ class Scheduler:
     def _halve(self) -> None:
         before, self.most_rows = self.most_rows, self.most_rows // 2
         self.limit.rows = self.most_rows
-        queued = {request for _, request in self.waiting}
-        again = [request for request in self.rows.clear() if request not in queued]
-        for request in (*queued, *again):
-            request.restart()
-        for request in reversed(again):
-            self.waiting.appendleft((self.owner[request], request))
+        queued = set(self.waiting)
+        again = [entry for entry in self.batch.clear() if entry not in queued]
+        self.waiting.extendleft(reversed(again))
+        for entry in self.waiting:
+            entry.restart()
+            entry.image.state = State.READING
         for image in self.images:
-            image.prefix = None
-            if image.kept is not None:
-                image.kept.clear()
+            image.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if not self.limit.told:
-            self.limit.told = True
+        if not self.limit.warned:
+            self.limit.warned = True
             warnings.warn(
                 f"out of memory with {before} questions at once: going on with {self.most_rows} "
                 f"(--batch_questions {self.most_rows} starts that way)",
                 RuntimeWarning,
                 stacklevel=2,
             )
-
-
-def _seg_states(image: _ImageJob, request: Request) -> SegStates | None:
-    """What an answer's masks were made from, if that is kept."""
-    if image.states is None or not request.seg_hidden_states:
-        return None
-    return SegStates(image.states, torch.stack(request.seg_hidden_states))

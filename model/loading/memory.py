@@ -28,13 +28,12 @@ from utils.cli.entry_point import cli
 from utils.cli.options import TrainOptions
 from utils.cli.parser import load
 from utils.errors import InputError
+from utils.protocol.constants import IMAGE_POSITIONS
 
 STAGES = (1, 2, 3)
 GPU_COUNTS = (1, 2, 4, 8)
 GIB = 1024**3
 WIDTHS = {"fp32": 4, "bf16": 2, "fp16": 2}
-TEXT_BESIDE_IMAGE = 255
-"""Tokens of `--model_max_length` that the image counts for."""
 QUANTISED_OVERHEAD = 1.06
 """Bytes of a 4 or 8 bit weight with its scales, over the bits themselves."""
 MOST_GATHERED = 1_000_000_000
@@ -120,7 +119,7 @@ def parts(options: TrainOptions, sizes: Sizes) -> list[Part]:
 
 def row_length(options: TrainOptions, sizes: Sizes) -> int:
     """Positions of an image with the longest texts: its own V, and each expression's text."""
-    text = options.model_max_length - TEXT_BESIDE_IMAGE
+    text = options.model_max_length - IMAGE_POSITIONS
     return sizes.clip.patches + options.num_classes_per_sample * text
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from model.loading.load_report import LoadReport, make_report
+from model.loading.weight_file import load_sam_weights
 from model.loading.weights import LoadResult
 from model.read_model import TOWER_PREFIX, ReadForCausalLM
-from model.sam import load_sam_weights
 from utils.errors import InputError
 from utils.protocol.constants import ADDED_TOKENS
 

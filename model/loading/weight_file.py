@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from model.sam import SamModel
 from utils.errors import InputError
 
 _NAMED = re.compile(r"GLOBAL ([\w.]+)")
@@ -42,3 +43,28 @@ def read_weight_file(path: str | Path) -> Any:
             "holds tensors alone; get it again from a source that you trust, as .safetensors where "
             "there is a choice"
         ) from None
+
+
+def load_sam_weights(model: SamModel, path: str | Path) -> list[str]:
+    """Fill a SAM from a published checkpoint (`sam_vit_h_4b8939.pth`), strictly.
+
+    Returns:
+        the names that were loaded.
+
+    Raises:
+        InputError: no such file, or it does not fit the sizes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"no SAM weights at {path} (--vision_pretrained): expected a checkpoint of the "
+            "segment-anything project such as sam_vit_h_4b8939.pth"
+        )
+    try:
+        state = read_weight_file(path)
+        model.load_state_dict(state)
+    except (RuntimeError, OSError, ValueError, EOFError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path} is no SAM checkpoint of these sizes ({model.sizes}): {error}"
+        ) from error
+    return sorted(state)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from model.llava import build_projector, load_vision_tower, splice_image
-from model.seg_tokens import image_states, locate_seg
+from model.seg_tokens import image_hidden_states, locate_seg
 from utils.errors import InputError
 
 SEG, IMAGE, V, D = 9, -200, 4, 3
@@ -62,7 +62,7 @@ def test_several_rows_with_images_of_their_own(table, padding):
         assert torch.equal(spliced.embeds[row, state + 1], table.weight[SEG])
         previous = ids[row, column - 1]
         assert torch.equal(spliced.embeds[row, state], table.weight[previous])
-    seen = image_states(spliced.embeds, spliced.image_start, V)
+    seen = image_hidden_states(spliced.embeds, spliced.image_start, V)
     assert torch.equal(seen, features(2)[index])
 
 

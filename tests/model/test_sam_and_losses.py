@@ -15,6 +15,7 @@ from model.losses import (
     token_loss,
     zero_of,
 )
+from model.outputs import ImageContext
 from model.sam import SamModel, sam_sizes
 from model.sam_attention import EncoderAttention
 from tests.released_tiny import SMALL_SAM, fill_by_formula
@@ -54,6 +55,33 @@ def test_decoding_is_that_of_the_package(sam):
         )
         assert torch.allclose(low[one], expected, atol=1e-4)
         assert torch.allclose(scores[one], iou[:, 0], atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("empty", [0, 1])
+@pytest.mark.parametrize("most_masks", [None, 2])
+def test_prompts_of_several_images_decode_as_each_alone(sam, empty, most_masks):
+    """Of different lengths, an image twice, cut into portions, and one without a mask."""
+    generator = torch.Generator().manual_seed(1)
+    images = [
+        ImageContext(torch.randn(1, 256, 8, 8, generator=generator), (85, 128), (64, 96))
+        for _ in range(2)
+    ]
+    images = [images[0], images[1], images[0], images[1]]
+    shapes = [(3, 1), (2, 6), (1, 6), (2 - 2 * empty, 1)]
+    prompts = [torch.randn(*shape, 256, generator=generator) for shape in shapes]
+    calls = []
+    hook = sam.mask_decoder.transformer.register_forward_pre_hook(lambda _, x: calls.append(x))
+    decoded = sam.decode_prompts(images, prompts, most_masks)
+    apart = sam.decode_prompts(images, prompts, separate=True)
+    hook.remove()
+    together = 4 if empty else 5 if most_masks else 2
+    assert len(calls) == together + len(prompts)
+    for image, prompt, *pairs in zip(images, prompts, decoded, apart, strict=True):
+        alone = sam.decode(image.embedding.expand(len(prompt), -1, -1, -1), prompt)
+        assert len(alone[0]) == len(prompt)
+        for pair in pairs:
+            torch.testing.assert_close(pair, alone, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from dataset.collate import collate
 from model import Reader, SaspParams, load_read
 from model.analysis.ablation import Ablation
 from model.analysis.clip_word_maps import load_word_clip
-from model.analysis.probe import PROMPTS, Question, SegProbe
+from model.analysis.probe import ProbeQuery, SegProbe
 from model.inference.seg_states import resegment, segment_from_points
 from model.loading.lora import add_lora
 from model.shared_prefix import same_attention
@@ -22,6 +22,8 @@ from tests.model.test_read_model import NO, YES, make_sample
 from tests.model.whole_clip import write_whole_clip
 from tests.released_tiny import CLIP, SAM, write_released
 from tests.simulated_device import DEVICE, SimulatedDevice
+from utils.protocol.constants import PROMPTS
+from utils.protocol.generation import GenerationOptions
 
 LENGTH = 8
 BATCHES = {
@@ -146,7 +148,7 @@ def test_masks_made_again(small_folder, image, device):
 def test_an_analysis_and_an_ablation(small_folder, image, device, tmp_path):
     clip = write_whole_clip(tmp_path / "clip")
     reader = babbling(load_read(small_folder, vision_tower=clip, device="cpu"))
-    items = [(image, [Question(question, "cup") for question in QUESTIONS[:2]])]
+    items = [(image, [ProbeQuery(question, "cup") for question in QUESTIONS[:2]])]
     settings = [SaspParams(prompt=prompt, down_sample=1) for prompt in PROMPTS]
     truth = np.zeros(image.shape[:2], np.uint8)
     truth[:30] = 1
@@ -154,7 +156,8 @@ def test_an_analysis_and_an_ablation(small_folder, image, device, tmp_path):
     def look() -> tuple[list, list]:
         core = reader.model.model
         word = load_word_clip(core.vision_tower)
-        analyst = SegProbe(reader, YES, [0, 2], word, core.visual_model, LENGTH)
+        options = GenerationOptions(YES, LENGTH)
+        analyst = SegProbe(reader, options, [0, 2], word, core.visual_model)
         (seen,) = analyst.stream(items)
         vary = Ablation(reader.model, settings)
         return seen, vary([([one.answer for one in seen], [truth] * 2)])[0]

@@ -13,6 +13,7 @@ import torch
 
 from model import Reader
 from model.inference.inputs import load_views
+from model.outputs import ImageContext, SegQuery
 from utils.protocol.conversation import build_prompt, user_turn
 from utils.protocol.tokenization import encode_prompt
 
@@ -72,18 +73,13 @@ def ask_plainly(
     image = ids.index(-200)
     image_states = hidden[image : image + model.image_tokens]
     embedding = model.encode_sam(views.sam[None], [views.sam_size])
+    context = ImageContext(embedding, views.sam_size, views.size)
     token_ids = ids[start:]
     seg_index = [n for n, token in enumerate(token_ids) if token == model.seg_token_id]
     logits = np.zeros((len(seg_index), *views.size), np.float32)
     for n, place in enumerate(seg_index):
-        (prediction,) = model.predict_masks(
-            hidden[start + place + shift - 1][None],
-            image_states[None],
-            torch.tensor([0], device=model.device),
-            embedding,
-            [views.sam_size],
-            [views.size],
-        )
+        state = hidden[start + place + shift - 1][None]
+        (prediction,) = model.predict_masks([context], [SegQuery(state, image_states)])
         logits[n] = prediction.logits[0].cpu().numpy()
     return PlainAnswer(token_ids, seg_index, logits, bool((logits > 0).any()))
 

@@ -15,7 +15,7 @@ from model import ReadForCausalLM
 from model.llava import splice_image
 from model.losses import bce_per_mask, dice_per_mask
 from model.sasp import similarity_map
-from model.seg_tokens import image_states, locate_seg
+from model.seg_tokens import image_hidden_states, locate_seg
 from tests.reference.sasp import reference_points
 from utils.protocol.batch import Batch
 from utils.protocol.constants import IGNORE_INDEX
@@ -57,7 +57,7 @@ def plain_losses(model: ReadForCausalLM, batch: Batch) -> dict[str, torch.Tensor
         embedding = model.encode_sam(batch.sam_pixels[image : image + 1], [input_size])
         chosen = image_of_mask == image
         row, place = seg.row[chosen], seg.state_position[chosen]
-        seen = image_states(hidden[row], spliced.image_start[row], model.image_tokens)
+        seen = image_hidden_states(hidden[row], spliced.image_start[row], model.image_tokens)
         similarity = similarity_map(seen, hidden[row, place])
         points, kinds = reference_points(similarity, size, config.sasp_params)
         prompt = sam.sparse_prompt(points, kinds, projected[row, place], size, input_size)

@@ -229,7 +229,7 @@ def test_an_image_that_is_exchanged_while_the_model_speaks(session, upload, tmp_
         (lambda s: s.set({"num_points": 10**400}), "no number"),
         (lambda s: s.set({"num_points": 0}), "at least 1"),
         (lambda s: s.set({"t_pos": 0.1}), "t_neg < t_pos"),
-        (lambda s: s.set({"prompt": {"a": 1}}), "choose 'points'"),
+        (lambda s: s.set({"prompt": {"a": 1}}), "choose one of 'text', 'discrete', 'points'"),
         (lambda s: s.click([1e9, 0], "positive"), "outside"),
         (lambda s: s.click("middle", "positive"), "no place"),
         (lambda s: s.click([1, None], "positive"), "no number"),

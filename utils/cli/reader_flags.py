@@ -15,6 +15,7 @@ from utils.cli.train_flags import (
 )
 from utils.protocol.constants import POLYGON_FILLS, PRECISIONS, PROMPTS
 from utils.protocol.conversation import CONVERSATION_TYPES, MASK_REQUEST
+from utils.protocol.generation import GenerationOptions
 from utils.protocol.sasp_params import THRESHOLDS
 
 
@@ -55,7 +56,9 @@ class ReaderFlags:
     )
     load_in_4bit: bool = option(False, "load in 4 bits (GPU, bitsandbytes)")
     load_in_8bit: bool = option(False, "load in 8 bits (GPU, bitsandbytes)")
-    max_new_tokens: int = option(512, "longest generated answer", limit=POSITIVE)
+    max_new_tokens: int = option(
+        GenerationOptions.max_new_tokens, "longest generated answer", limit=POSITIVE
+    )
     local_rank: int = option(
         0,
         "which GPU to use; launchers set it, and processes with --process_num take them in turn",
@@ -104,7 +107,7 @@ class QuestionSetFlags:
         True, "also ask about objects that are not there (generated only)"
     )
     batch_questions: int = option(
-        16,
+        GenerationOptions.batch_questions,
         "questions, about any images, that are answered together; more take more memory",
         limit=POSITIVE,
     )

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from utils.errors import InputError
 from utils.evaluation.variants import MaskOutcome, SettingSweep, with_sweep
 from utils.metrics import SeeMetrics, SegmentationMetrics, intersection_and_union
+from utils.protocol.generation import GenerationOptions
 from utils.protocol.rle import encode_truth
 
 if TYPE_CHECKING:
@@ -195,52 +196,37 @@ class ReaderPredict:
 
     Args:
         reader: `model.inference.reader.Reader`, or anything with its `segment_batch` and `stream`.
-        answer: None: the model generates its answer. A text with `[SEG]`: teacher forced; questions
-            with a `forced_answer` of their own are given that instead.
-        max_new_tokens: length limit of a generated answer.
-        batch_questions: how many questions are answered at once, about several images.
-        keep_states: whether answers in a stream carry what their masks were made from.
+        options: how to ask. With an `answer`, questions with a `forced_answer` of their own are
+            given that instead.
     """
 
     reader: Any
-    answer: str | None = None
-    max_new_tokens: int = 512
-    batch_questions: int = 16
-    keep_states: bool = False
+    options: GenerationOptions
 
     def __call__(self, image: np.ndarray, questions: list[str]) -> Sequence[AnswerLike]:
         """Answer questions about one image."""
-        return self.reader.segment_batch([(image, questions)], **self._asking)
+        return self.reader.segment_batch([(image, questions)], self.options)
 
     def stream(self, items: Iterable[EvalItem]) -> Iterator[Sequence[AnswerLike]]:
         """Answers of each item, in order; items are taken when they are needed."""
-        keep = {"keep_states": True} if self.keep_states else {}
         asked = ((item.image, [self._asked(one) for one in item.questions]) for item in items)
-        return self.reader.stream(asked, **self._asking, **keep)
+        return self.reader.stream(asked, self.options)
 
     def _asked(self, question: EvalQuestion) -> str | tuple[str, str]:
-        if self.answer is None or not question.forced_answer:
+        if self.options.answer is None or not question.forced_answer:
             return question.text
         return question.text, question.forced_answer
 
-    @property
-    def _asking(self) -> dict[str, Any]:
-        return {
-            "answer": self.answer,
-            "max_new_tokens": self.max_new_tokens,
-            "batch_questions": self.batch_questions,
-        }
 
+def reader_predict(reader: Any, answer: str | None = None, **settings: Any) -> ReaderPredict:
+    """The `predict` of a reader.
 
-def reader_predict(
-    reader: Any,
-    answer: str | None = None,
-    max_new_tokens: int = 512,
-    batch_questions: int = 16,
-    keep_states: bool = False,
-) -> ReaderPredict:
-    """The `predict` of a reader; arguments as in `ReaderPredict`."""
-    return ReaderPredict(reader, answer, max_new_tokens, batch_questions, keep_states)
+    Args:
+        reader: see `ReaderPredict`.
+        answer: None: the model generates its answer. A text with `[SEG]`: teacher forced.
+        settings: other fields of `GenerationOptions`.
+    """
+    return ReaderPredict(reader, GenerationOptions(answer, **settings))
 
 
 def records_of(

@@ -6,11 +6,12 @@ import torch
 from transformers import CLIPModel, CLIPTokenizer
 
 from model.analysis.clip_word_maps import load_word_clip
-from model.analysis.probe import Question, SegProbe
+from model.analysis.probe import ProbeQuery, SegProbe
 from model.llava import load_vision_tower
 from tests.model.whole_clip import write_whole_clip
 from tests.released_tiny import CLIP
 from utils.errors import InputError
+from utils.protocol.generation import GenerationOptions
 from utils.protocol.geometry import clip_box
 from utils.protocol.image_transforms import clip_view, crop_for_clip
 
@@ -57,8 +58,9 @@ def test_cosines_of_words_and_patches(folder, image):
 def test_an_analyst_compares_words(talking, folder, image):
     talking.model.load_vision_tower(folder)
     word = load_word_clip(talking.model.model.vision_tower)
-    questions = [Question("Where is it?", "cup"), Question("What is this?", "spoon")]
-    (seen,) = SegProbe(talking, None, word=word, max_new_tokens=2).stream([(image, questions)])
+    questions = [ProbeQuery("Where is it?", "cup"), ProbeQuery("What is this?", "spoon")]
+    options = GenerationOptions(max_new_tokens=2)
+    (seen,) = SegProbe(talking, options, word=word).stream([(image, questions)])
     maps = expected(folder, image, ["cup", "spoon"])
     for one, values in zip(seen, maps, strict=True):
         np.testing.assert_allclose(one.maps["word"].values, values, atol=1e-5)

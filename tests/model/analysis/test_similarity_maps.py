@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from model import load_read
-from model.analysis.probe import Question, SegProbe
+from model.analysis.probe import ProbeQuery, SegProbe
 from model.analysis.similarity_maps import Dialogue, clip_maps, layer_maps, llava_maps, sam_maps
 from model.inference.prompts import PromptFormat
-from model.inference.seg_states import SegStates
 from model.llava import splice_image
 from tests.model.babble import QUESTIONS, babbling, images
 from tests.model.conftest import QUESTION
 from utils.analysis.map_frames import PlacedMap
+from utils.protocol.generation import GenerationOptions
 from utils.protocol.geometry import clip_box, sam_box
 
 GIVEN = "It is here: [SEG] and there: [SEG]."
@@ -47,13 +47,14 @@ def told(request, talking, image):
     modules["transformer"] = inner.visual_model.mask_decoder.transformer
     with caught(**modules) as found:
         question = ASKED if request.param else QUESTION
-        stream = talking.stream([(image, [question])], request.param, 8, keep_states=True)
+        items, settings = [(image, [question])], {"max_new_tokens": 8, "keep_states": True}
+        stream = talking.stream(items, answer=request.param, **settings)
         (answer,) = next(iter(stream))
     assert len(answer.segments) == (2 if request.param else 1)
     return talking, question, answer, found
 
 
-def gathered_parameters(passes) -> torch.Tensor:
+def gathered_states(passes) -> torch.Tensor:
     """States float[L, D] of the whole dialogue: its shared part, its question, its tokens."""
     outputs = [output[0] if isinstance(output, tuple) else output for _, output in passes]
     return torch.cat([output[0] for output in outputs])
@@ -80,7 +81,7 @@ def close(maps, states: torch.Tensor, seg: torch.Tensor) -> None:
 def test_llava_map(told):
     reader, question, answer, found = told
     image, before = places(reader, question, answer)
-    states = gathered_parameters(found["norm"])
+    states = gathered_states(found["norm"])
     maps = llava_maps(answer.states)
     close(maps, states[image], states[before])
     for one, segment in zip(maps, answer.segments, strict=True):
@@ -91,7 +92,7 @@ def test_clip_map(told):
     reader, question, answer, found = told
     _, before = places(reader, question, answer)
     ((_, features),) = found["projector"]
-    close(clip_maps(answer.states), features[0], gathered_parameters(found["norm"])[before])
+    close(clip_maps(answer.states), features[0], gathered_states(found["norm"])[before])
 
 
 def test_layer_maps(told):
@@ -100,16 +101,16 @@ def test_layer_maps(told):
     shared, own = PromptFormat(reader.model, reader.tokenizer).prompt(question)
     ids = [*shared, *own, *answer.token_ids]
     seg = [len(shared) + len(own) + segment.token_index for segment in answer.segments]
-    features = answer.states.image.clip_features
+    features = answer.states.clip_features
     last = len(reader.model.model.layers)
     dialogues = [Dialogue(ids, seg), Dialogue(ids[: seg[0] + 1], seg[:1])]
     maps, first = layer_maps(reader.model, features, dialogues, [*range(last + 1)])
     embeds = torch.cat([inputs[0][0] for inputs, _ in found["block 0"]])
     close(maps[:, 0], embeds[image], embeds[before])
     for layer in range(1, last):
-        states = gathered_parameters(found[f"block {layer - 1}"])
+        states = gathered_states(found[f"block {layer - 1}"])
         close(maps[:, layer], states[image], states[before])
-    states = gathered_parameters(found["norm"])
+    states = gathered_states(found["norm"])
     close(maps[:, last], states[image], states[before])
     torch.testing.assert_close(first, maps[:1], rtol=1e-4, atol=1e-4)
     (chosen,) = layer_maps(reader.model, features, dialogues[:1], [last, 1])
@@ -118,7 +119,7 @@ def test_layer_maps(told):
 
 def test_layers_are_transformers_own(told):
     reader, _, answer, _ = told
-    inner, features = reader.model.model, answer.states.image.clip_features
+    inner, features = reader.model.model, answer.states.clip_features
     ids = [1, 5, -200, 7, 8, 9, 10]
     nothing = torch.zeros(1, dtype=torch.int64)
     with torch.no_grad():
@@ -167,7 +168,9 @@ def test_sam_map_uses_the_seg_token_and_nothing_else(told, monkeypatch):
     monkeypatch.setattr(type(sam), "attend", another_seg)
     torch.testing.assert_close(sam_maps(reader.model, answer.states), -2 * before)
     monkeypatch.undo()
-    other = SegStates(answer.states.image, answer.states.seg_hidden_states.flip(1))
+    query = answer.states.query
+    flipped = dataclasses.replace(query, seg_state=query.seg_state.flip(1))
+    other = dataclasses.replace(answer.states, query=flipped)
     params = reader.model.config.sasp_params
     text = dataclasses.replace(params, prompt="text")  # no points, which the state moves as well
     assert not torch.allclose(
@@ -245,11 +248,12 @@ def test_a_planted_patch_is_found_through_sams_padding(reader, size):
 def test_an_analyst_sees_all(small_folder):
     reader = babbling(load_read(small_folder))
     items = [
-        (image, [Question(text, "") for text in QUESTIONS[:count]])
+        (image, [ProbeQuery(text, "") for text in QUESTIONS[:count]])
         for image, count in zip(images(3), (7, 0, 2), strict=True)
     ]
     pretrained_sam = reader.model.model.visual_model
-    analyst = SegProbe(reader, None, [0, 2], None, pretrained_sam, 10, batch_questions=2)
+    options = GenerationOptions(max_new_tokens=10, batch_questions=2)
+    analyst = SegProbe(reader, options, [0, 2], None, pretrained_sam)
     looked = list(analyst.stream(items))
     assert [len(seen) for seen in looked] == [7, 0, 2]
     counts = set()
@@ -281,7 +285,9 @@ def test_an_analyst_sees_all(small_folder):
 
 def test_masks_of_every_prompt_are_those_of_a_model_that_has_it(talking, image):
     talking.model.config.sasp = {"prompt": "text"}
-    ((seen,),) = SegProbe(talking, GIVEN).stream([(image, [Question(ASKED, "")])])
+    ((seen,),) = SegProbe(talking, GenerationOptions(GIVEN)).stream(
+        [(image, [ProbeQuery(ASKED, "")])]
+    )
     assert len(seen.points) == len(seen.labels) == 60 and seen.answer.segments[0].points.size == 0
     for prompt in ("text", "discrete", "points"):
         talking.model.config.sasp = {"prompt": prompt}

@@ -1,14 +1,20 @@
 """Questions about an open image, one after the other, and answers heard while they are made."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from model import Answer, Reader, load_read
+from model.inference.prompts import PromptFormat
+from model.inference.scheduler import MemoryLimit, Scheduler, State
 from model.inference.seg_states import resegment
 from tests.model.babble import QUESTIONS, babbling
 from tests.model.conftest import QUESTION
 from utils.errors import InputError
+from utils.protocol.generation import GenerationOptions
+from utils.stopwatch import null_timer
 
 LENGTH = 8
 
@@ -100,7 +106,7 @@ def test_an_image_of_another_reader_is_refused(talking, small_folder, image):
 @pytest.mark.parametrize("force_seg", [False, True])
 def test_an_answer_is_heard_while_it_is_made(babbler, image, force_seg):
     for question in QUESTIONS:
-        *words, answer = babbler.say(
+        *words, answer = babbler.stream_answer(
             image, question, max_new_tokens=LENGTH, force_seg=force_seg, keep_states=True
         )
         plain = babbler.segment(image, question, max_new_tokens=LENGTH, force_seg=force_seg)
@@ -115,7 +121,7 @@ def test_an_answer_is_heard_while_it_is_made(babbler, image, force_seg):
 
 def test_one_may_stop_listening(talking, image):
     talking.model.train()
-    saying = talking.say(talking.open(image), QUESTION)
+    saying = talking.stream_answer(talking.open(image), QUESTION)
     assert next(saying) == ""
     next(saying)
     assert not talking.model.training
@@ -125,4 +131,22 @@ def test_one_may_stop_listening(talking, image):
 
 def test_a_question_that_is_none_is_refused(talking, image):
     with pytest.raises(InputError, match="expected a sentence"):
-        list(talking.say(image, " "))
+        list(talking.stream_answer(image, " "))
+
+
+@pytest.mark.parametrize("force_seg", [False, True])
+def test_an_image_comes_through_its_states(babbler, image, force_seg):
+    items = [(image, QUESTIONS[:5]), (image[:40], QUESTIONS[5:]), (image, []), (image, ["Why?"])]
+    options = GenerationOptions(max_new_tokens=3, batch_questions=2, force_seg=force_seg)
+    prompt_format = PromptFormat(babbler.model, babbler.tokenizer)
+    scheduler = Scheduler(babbler.model.eval(), prompt_format, options, MemoryLimit(), null_timer)
+    states: dict[Any, list[State]] = {}
+    for _ in scheduler.steps(items):
+        for one in scheduler.images:
+            passed = states.setdefault(one, [])
+            passed += [one.state] if one.state not in passed[-1:] else []
+    for one, passed in states.items():
+        assert passed == sorted(passed, key=list(State).index)
+        if len(one.questions) > options.batch_questions:
+            assert passed == [State.READING, State.ENCODED, State.ANSWERING]
+    assert len(states) == len(items)

@@ -83,7 +83,7 @@ def test_every_format_of_prompts(babbler, items, conv_type, wrapped, answer):
     babbler.model.config.conv_type = conv_type
     babbler.model.config.mm_use_im_start_end = wrapped
     few = [items[1], items[3]]
-    answers = babbler.segment_batch(few, answer, LENGTH, batch_questions=3)
+    answers = babbler.segment_batch(few, answer=answer, max_new_tokens=LENGTH, batch_questions=3)
     check_same(answers, plainly(babbler, few, answer))
 
 
@@ -120,7 +120,7 @@ def test_readers_in_several_threads(babbler, items, expected):
 
 
 def test_force_seg_adds_masks_only_where_there_are_none(babbler, items, expected):
-    answers = babbler.segment_batch(items, None, LENGTH, force_seg=True, batch_questions=3)
+    answers = babbler.segment_batch(items, max_new_tokens=LENGTH, force_seg=True, batch_questions=3)
     assert all(answer.segments for answer in answers)
     questions = [(image, question) for image, asked in items for question in asked]
     for (image, question), answer, plain in zip(questions, answers, expected, strict=True):
@@ -334,7 +334,11 @@ def test_out_of_memory_in_the_middle_of_answers(babbler, items, expected, monkey
 
 def test_out_of_memory_in_the_masks(babbler, items, expected, monkeypatch):
     sizes = fail_above(
-        babbler.model, "predict_masks", 2, lambda states, *_: len(states), monkeypatch
+        babbler.model,
+        "predict_masks",
+        2,
+        lambda _, queries: len(queries[0].seg_state),
+        monkeypatch,
     )
     with pytest.warns(RuntimeWarning, match="out of memory"):
         answers = babbler.segment_batch(items, max_new_tokens=LENGTH, batch_questions=8)

@@ -84,7 +84,7 @@ def test_points_alone_are_what_sams_own_predictor_makes_of_them(talking, answers
     points = torch.tensor([[[20.0, 30.0], [60.0, 10.0]]])
     labels = torch.tensor([[1, 0]])
     made = segment_from_points(talking.model, states, points, labels, text=False)
-    h, w = states.image.sam_size
+    h, w = states.image.input_size
     scaled = points * torch.tensor([w / width, h / height])
     with torch.no_grad():
         sparse, dense = sam.prompt_encoder(points=(scaled, labels), boxes=None, masks=None)

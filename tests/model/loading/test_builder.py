@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from model import ReadConfig, ReadForCausalLM, SaspParams, load_read
 from model.loading.builder import build_for_training, save_model
-from model.sam import SamModel, load_sam_weights, sam_sizes
+from model.loading.weight_file import load_sam_weights
+from model.sam import SamModel, sam_sizes
 from tests.model.conftest import QUESTION
 from tests.released_tiny import CLIP, SAM, SMALL_SAM, write_released
 from utils.cli.train_flags import ModelOptions

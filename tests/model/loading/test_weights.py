@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 
 import demo
 from model.loading import weights
+from model.loading.weight_file import load_sam_weights
 from model.loading.weights import load_weights, read_tensors, tensor_shapes, weight_files
-from model.sam import SamModel, load_sam_weights, sam_sizes
+from model.sam import SamModel, sam_sizes
 from tests.released_layouts import STORES, write_weights
 from tests.released_tiny import SMALL_SAM
 from tests.small_read import write_small_read

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from utils.errors import InputError
-from utils.evaluation.ablation import PROMPTS, ablation_csv, ablation_json, score_settings, variant
+from utils.evaluation.ablation import ablation_csv, ablation_json, score_settings, variant
 from utils.evaluation.bootstrap import metrics_of_sums, question_sums, resample_weights
 from utils.evaluation.evaluator import EvalResult, Record
+from utils.protocol.constants import PROMPTS
 from utils.reports.ablation_page import ablation_page, ablation_tables, prompt_table
 from utils.reports.interval_chart import Mark, interval_chart
 from utils.reports.page import table_text

@@ -10,6 +10,7 @@ import pytest
 from utils.errors import InputError
 from utils.evaluation.evaluator import EvalResult, evaluate, reader_predict
 from utils.protocol.batch import EvalItem, EvalQuestion
+from utils.protocol.generation import GenerationOptions
 
 
 @dataclass
@@ -105,12 +106,12 @@ def test_teacher_forcing_is_one_argument():
     calls = []
 
     class Reader:
-        def segment_batch(self, asked, answer, max_new_tokens, batch_questions):
-            calls.append(("batch", answer, max_new_tokens, batch_questions))
+        def segment_batch(self, asked, options):
+            calls.append(("batch", options))
             return [reply for image, questions in asked for reply in predict(image, questions)]
 
-        def stream(self, asked, answer, max_new_tokens, batch_questions):
-            calls.append(("stream", answer, max_new_tokens, batch_questions))
+        def stream(self, asked, options):
+            calls.append(("stream", options))
             return (predict(image, questions) for image, questions in asked)
 
     generated = reader_predict(Reader(), max_new_tokens=5)
@@ -120,9 +121,9 @@ def test_teacher_forcing_is_one_argument():
     )
     assert len(forced(make_item(0).image, ["where?"])) == 1
     assert calls == [
-        ("stream", None, 5, 16),
-        ("stream", "[SEG]", 512, 3),
-        ("batch", "[SEG]", 512, 3),
+        ("stream", GenerationOptions(max_new_tokens=5)),
+        ("stream", GenerationOptions("[SEG]", batch_questions=3)),
+        ("batch", GenerationOptions("[SEG]", batch_questions=3)),
     ]
 
 
