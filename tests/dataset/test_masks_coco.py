@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from dataset.coco_masks import decode_segmentation, unpack_counts
+from dataset.masks import decode_segmentation, unpack_counts
 from tests.coco_truth import SIZE, box, pack, polygon, runs
 
 MASKS = {
