@@ -28,7 +28,7 @@ class Part:
     def draw(self, index: int) -> Sample:
         if self.broken:
             raise InputError(f"{self.name} is broken")
-        text = f"{self.name} {index} {self.luck(index)}"
+        text = f"{self.name} {index} {self.u(index)}"
         masks = np.zeros((0, 2, 2), np.uint8)
         return Sample(self.name, np.zeros((2, 2, 3), np.uint8), [text], masks, [False])
 
@@ -81,10 +81,10 @@ def test_the_choice_tells_nothing_about_what_a_part_draws(stream):
     number, rate = 20_000, 0.25
     part = Part("a", stream, seed=5)
     mixed = Mixture([("a", part), ("b", Part("b", stream, seed=5))], [rate, 1 - rate], 5)
-    lucks = [part.u(index) for index in range(number) if mixed.choice(index) == 0]
-    assert abs(np.mean(lucks) - 0.5) < 3 * np.sqrt(1 / 12 / len(lucks))
-    low = sum(u < 0.25 for u in lucks)
-    assert abs(low - len(lucks) / 4) < 3 * np.sqrt(len(lucks) * 3 / 16)
+    uniform = [part.u(index) for index in range(number) if mixed.choice(index) == 0]
+    assert abs(np.mean(uniform) - 0.5) < 3 * np.sqrt(1 / 12 / len(uniform))
+    low = sum(u < 0.25 for u in uniform)
+    assert abs(low - len(uniform) / 4) < 3 * np.sqrt(len(uniform) * 3 / 16)
 
 
 def test_seeds_differ():
