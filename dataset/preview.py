@@ -91,7 +91,7 @@ class Expression:
 
 
 @dataclass(frozen=True)
-class PreviewRow:
+class MicroBatch:
     """One draw, ready for the page.
 
     Args:
@@ -142,7 +142,7 @@ def layer(mask: np.ndarray, size: tuple[int, int], colour: tuple[int, int, int])
     return painted
 
 
-def show(sample: Sample, index: int, source: str) -> PreviewRow:
+def show(sample: Sample, index: int, source: str) -> MicroBatch:
     """A sample as it appears on the page."""
     image = fit(sample.image, LONGEST)
     image = enlarge(image, max(1, round(SHORTEST / min(image.shape[:2]))))
@@ -161,10 +161,10 @@ def show(sample: Sample, index: int, source: str) -> PreviewRow:
         )
     shown = (sample.image.shape[1], sample.image.shape[0])
     kind, path = sample.kind, sample.image_path
-    return PreviewRow(index, source, kind, path, shown, embed_png(image), expressions)
+    return MicroBatch(index, source, kind, path, shown, embed_png(image), expressions)
 
 
-def draw_all(source: SampleSource, first: int, count: int) -> list[PreviewRow]:
+def draw_all(source: SampleSource, first: int, count: int) -> list[MicroBatch]:
     """Draws number `first` and following; a broken one holds its message."""
     from dataset.mixture import Mixture
 
@@ -174,11 +174,11 @@ def draw_all(source: SampleSource, first: int, count: int) -> list[PreviewRow]:
         try:
             drawn.append(show(source.draw(index), index, part))
         except InputError as error:
-            drawn.append(PreviewRow(index, part, error=str(error)))
+            drawn.append(MicroBatch(index, part, error=str(error)))
     return drawn
 
 
-def render(drawn: Sequence[PreviewRow], intro: str) -> str:
+def render(drawn: Sequence[MicroBatch], intro: str) -> str:
     """The page as HTML text."""
     environment = Environment(
         loader=FileSystemLoader(ASSETS),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.preview import PreviewRow, layer, main, render, show, turns_of
+from dataset.preview import MicroBatch, layer, main, render, show, turns_of
 from utils.protocol.batch import Sample
 from utils.protocol.conversation import build_prompt, user_turn
 
@@ -78,7 +78,7 @@ def test_masks_go_to_their_expressions():
 
 
 def test_the_page_needs_nothing_else_and_escapes_texts():
-    broken = PreviewRow(8, "vqa", error="no image at <b>: check the path")
+    broken = MicroBatch(8, "vqa", error="no image at <b>: check the path")
     page = render([show(sample(), 7, "sem_seg"), broken], "An <intro>.")
     assert "the left &lt;thing&gt;" in page and "An &lt;intro&gt;." in page
     assert "no image at &lt;b&gt;" in page
