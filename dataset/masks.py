@@ -14,6 +14,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from utils.protocol.constants import IGNORE_LABEL, POLYGON_FILLS
+from utils.protocol.rle import run_lengths
 
 FAR = 10
 """Corners may lie so many times the image's longer side outside of it; farther ones are a mistake
@@ -22,9 +23,6 @@ in the file, and OpenCV's 32-bit numbers end somewhere."""
 _BITS = 16
 _ONE, _HALF = 1 << _BITS, 1 << (_BITS - 1)
 """OpenCV's fixed-point numbers: one pixel, and half of one."""
-
-_MOST_CHARACTERS = 7
-"""A number of a compressed string has at most so many characters of 5 bits each."""
 
 
 def draw_polygon(
@@ -196,11 +194,9 @@ def _checked_runs(part: dict, size: tuple[int, int]) -> dict:
         whole = all(isinstance(n, int) and not isinstance(n, bool) for n in counts)
         _check_counts(counts if whole else [-1], size)
         return coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    if isinstance(counts, str):
-        counts = counts.encode("utf-8", "surrogatepass")
-    if not isinstance(counts, bytes):
+    if not isinstance(counts, str | bytes):
         raise ValueError(f"counts are text or a list, not {type(counts).__name__}")
-    _check_counts(unpack_counts(counts), size)
+    _check_counts(run_lengths(counts), size)
     return {"size": [height, width], "counts": counts}
 
 
@@ -211,34 +207,3 @@ def _check_counts(counts: Sequence[int], size: tuple[int, int]) -> None:
         raise ValueError(
             f"run lengths sum to {sum(counts)}, but the image has {size[0] * size[1]} pixels"
         )
-
-
-def unpack_counts(text: bytes) -> list[int]:
-    """The run lengths in COCO's compressed form.
-
-    Each number is written in characters of six bits above "0": five bits of the number, the lowest
-    first, and one that says that more follow; the highest bit of the last is the sign. From the
-    fourth number on, what is written is the difference to the number two before.
-
-    Raises:
-        ValueError: a character is out of range, or the text ends inside a number.
-    """
-    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
-    if len(codes) == 0:
-        return []
-    if codes.min() < 0 or codes.max() > 63:
-        raise ValueError("the compressed run lengths hold a character that never occurs in them")
-    last = (codes & 32) == 0
-    if not last[-1]:
-        raise ValueError("the compressed run lengths end inside a number")
-    ends = np.flatnonzero(last)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    lengths = ends - starts + 1
-    if lengths.max() > _MOST_CHARACTERS:
-        raise ValueError("a number of the compressed run lengths is too long")
-    place = np.arange(len(codes)) - np.repeat(starts, lengths)
-    numbers = np.add.reduceat((codes & 31) << (5 * place), starts)
-    numbers -= ((codes[ends] & 16) != 0) * (1 << (5 * lengths))
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
-    return numbers.tolist()

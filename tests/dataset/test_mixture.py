@@ -77,14 +77,14 @@ def test_a_sample_is_the_parts_own_sample_of_that_number():
 
 @pytest.mark.parametrize("stream", ["sem_seg", "reason_seg", "vqa", "refer_seg"])
 def test_the_choice_tells_nothing_about_what_a_part_draws(stream):
-    """The part's chance, over the draws it is chosen for, is uniform, and so are its halves."""
+    """The part's chance, over the draws it is chosen for, is draws, and so are its halves."""
     number, rate = 20_000, 0.25
     part = Part("a", stream, seed=5)
     mixed = Mixture([("a", part), ("b", Part("b", stream, seed=5))], [rate, 1 - rate], 5)
-    uniform = [part.u(index) for index in range(number) if mixed.choice(index) == 0]
-    assert abs(np.mean(uniform) - 0.5) < 3 * np.sqrt(1 / 12 / len(uniform))
-    low = sum(u < 0.25 for u in uniform)
-    assert abs(low - len(uniform) / 4) < 3 * np.sqrt(len(uniform) * 3 / 16)
+    draws = [part.u(index) for index in range(number) if mixed.choice(index) == 0]
+    assert abs(np.mean(draws) - 0.5) < 3 * np.sqrt(1 / 12 / len(draws))
+    low = sum(u < 0.25 for u in draws)
+    assert abs(low - len(draws) / 4) < 3 * np.sqrt(len(draws) * 3 / 16)
 
 
 def test_seeds_differ():
