@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.templates import OPTIONAL, UNUSED, fault
+from dataset.template_rules import OPTIONAL, UNUSED, fault
 from utils.errors import InputError, InputErrors, cli
 from utils.protocol.constants import IMAGE_TOKEN
 
@@ -304,3 +304,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         unused = " (nothing draws from it)" if family in UNUSED else ""
         print(f"{len(found.get(family, [])):4d} {family} from {name}{unused}")
     print(f"written: {given.out}; use it with --templates {given.out}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,15 +1,13 @@
 """Loading images with their masks by many processes, with a progress bar.
 
-Jobs go to the processes in chunks, a bounded number of them at a time, so that memory does not grow
-with the size of a set. A file that ends the process which decodes it is found as well.
+Jobs are positions in a set, which go to the processes in chunks. A file that ends the process
+which decodes it is found as well.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,6 @@ from utils.protocol.image_files import Read, read_image
 CHUNK = 16
 FEW = 3
 """So many files need no progress bar."""
-_WAITING = 4
 _TURNED = (5, 6, 7, 8)
 """Values of EXIF's orientation that swap width and height."""
 
@@ -106,8 +103,8 @@ def _start_worker(job: Job) -> None:
     _job[:] = [job]
 
 
-def _chunk(positions: Sequence[int]) -> list[tuple[list[str], Sizes]]:
-    return [_job[0](position) for position in positions]
+def _run(position: int) -> tuple[list[str], Sizes]:
+    return _job[0](position)
 
 
 class Decoder:
@@ -150,46 +147,24 @@ class Decoder:
         if self.workers < 2 or len(positions) <= CHUNK:
             yield from map(job, positions)
             return
-        source = iter(positions)
-        chunks = iter(lambda: list(itertools.islice(source, CHUNK)), [])
-        while True:
-            waiting: deque[tuple[list[int], Future]] = deque()
-            with ProcessPoolExecutor(self.workers, None, _start_worker, (job,)) as pool:
-                waiting.extend(_submit(pool, chunks, self.workers * _WAITING))
-                try:
-                    while waiting:
-                        yield from waiting[0][1].result()
-                        waiting.popleft()
-                        waiting.extend(_submit(pool, chunks, 1))
-                except BrokenProcessPool:
-                    pass
-            if not waiting:
-                return
-            for chunk, _ in waiting:
-                yield from _alone(job, chunk)
+        done = 0
+        while done < len(positions):
+            try:
+                with ProcessPoolExecutor(self.workers, None, _start_worker, (job,)) as pool:
+                    for result in pool.map(_run, positions[done:], chunksize=CHUNK):
+                        yield result
+                        done += 1
+            except BrokenProcessPool:
+                # The image that ended a worker is in this chunk or soon behind it.
+                for position in positions[done : done + CHUNK]:
+                    yield _alone(job, position)
+                    done += 1
 
 
-def _submit(
-    pool: ProcessPoolExecutor, chunks: Iterator[list[int]], count: int
-) -> list[tuple[list[int], Future]]:
-    """Hand over the next chunks; a pool that is broken already gives futures that say so."""
-    handed = []
-    for chunk in itertools.islice(chunks, count):
-        try:
-            future = pool.submit(_chunk, chunk)
-        except BrokenProcessPool as error:
-            future = Future()
-            future.set_exception(error)
-        handed.append((chunk, future))
-    return handed
-
-
-def _alone(job: Job, positions: list[int]) -> Sequence[tuple[list[str], Sizes] | None]:
-    """Positions in a process of their own, which one of them may end: then one by one."""
+def _alone(job: Job, position: int) -> tuple[list[str], Sizes] | None:
+    """A job in a process of its own; None if it ends that."""
     try:
         with ProcessPoolExecutor(1, None, _start_worker, (job,)) as pool:
-            return pool.submit(_chunk, positions).result()
+            return pool.submit(_run, position).result()
     except BrokenProcessPool:
-        if len(positions) > 1:
-            return [_alone(job, [position])[0] for position in positions]
-    return [None]
+        return None

@@ -77,7 +77,7 @@ def test_a_sample_is_the_parts_own_sample_of_that_number():
 
 @pytest.mark.parametrize("stream", ["sem_seg", "reason_seg", "vqa", "refer_seg"])
 def test_the_choice_tells_nothing_about_what_a_part_draws(stream):
-    """The part's chance, over the draws it is chosen for, is draws, and so are its halves."""
+    """The part's chance, over the draws it is chosen for, is uniform, and so are its halves."""
     number, rate = 20_000, 0.25
     part = Part("a", stream, seed=5)
     mixed = Mixture([("a", part), ("b", Part("b", stream, seed=5))], [rate, 1 - rate], 5)
