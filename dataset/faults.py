@@ -29,6 +29,11 @@ class FaultCounter:
         self.scratch = scratch
         self._counts, self._kept = Counter[str](), list[tuple[str, str]]()
 
+    @property
+    def count(self) -> int:
+        """Number of all mistakes."""
+        return self._counts.total()
+
     def record(self, message: InputError | str, kind: str = BROKEN) -> None:
         """Count a mistake. An orphan, unlike what is broken, does not keep anyone from reading."""
         self._counts[kind] += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -101,12 +101,12 @@ class DatasetCheck:
     @contextmanager
     def opening(self) -> Iterator[None]:
         """Note what a loader raises; of what is missing, or was recorded already, nothing."""
-        before = len(self.faults.messages())
+        before = self.faults.count
         try:
             yield
         except InputError as error:
             messages = error.messages if isinstance(error, InputErrors) else [str(error)]
-            is_told = len(self.faults.messages()) > before
+            is_told = self.faults.count > before
             for message in messages:
                 if not is_told and not any(str(path) in message for path in self._absent):
                     self.faults.record(message)
@@ -175,11 +175,13 @@ class DatasetCheck:
             for message in dict.fromkeys(messages or ()):
                 self.told(message, paths)
 
-    def told(self, message: str, paths: Iterable[Path], kind: str = "broken") -> None:
+    def told(self, message: str, paths: Sequence[Path], kind: str = "broken") -> None:
         """Make a finding of a loader's message; it is about the file that it names first."""
         self.add(kind, *explain(message, paths))
 
     def close(self, *tables: Path) -> None:
-        """Make findings of the mistakes in annotation files that were recorded."""
+        """Make findings of the mistakes that were recorded, by annotation file."""
+        facts = self.report.facts
+        folder = self.root / facts.root if facts else self.root
         for kind, message in self.faults.messages():
-            self.told(message, tables, kind)
+            self.told(message, (*tables, folder), kind)

@@ -6,7 +6,7 @@ A `Finding` is one thing that is wrong, a `SetReport` what is known of one data 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -127,16 +127,19 @@ class SetReport:
         return "ok" if not self.count("substitute") else "warning"
 
 
-def explain(message: str, paths: Iterable[Path]) -> tuple[Path, str, str]:
+def explain(message: str, paths: Sequence[Path]) -> tuple[Path, str, str]:
     """A loader's message as (file, what is wrong, what to do).
 
     Args:
         message: of an `InputError`.
-        paths: files that it may be about; it is about the one that it names first.
+        paths: files that it may be about, at least one; it is about the one that it names first.
     """
-    places = [(message.find(str(path)) % (len(message) + 1), path) for path in paths]
-    _, path = min(places, key=lambda place: place[0])
-    text = message.replace(str(path), "", 1).replace("  ", " ").lstrip(" ,:")
+    path, text, first = paths[0], message, len(message)
+    for candidate in paths:
+        named = re.search(rf" ?{re.escape(str(candidate))}(?![\w/])", message)
+        if named and named.start() < first:
+            path, first = candidate, named.start()
+            text = (message[: named.start()] + message[named.end() :]).lstrip(" ,:")
     for match in _REMEDY.finditer(text):
         problem = text[: match.start()]
         if problem.count("(") == problem.count(")"):

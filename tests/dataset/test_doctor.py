@@ -197,6 +197,16 @@ def test_colours_only_on_a_terminal(clean, capsys):
     assert "\033[" not in capsys.readouterr().out
 
 
+def test_images_and_label_maps_of_other_names(root, capsys):
+    for path in (root / "ade20k/annotations/training").iterdir():
+        path.rename(path.with_name(f"other_{path.name}"))
+    (found,) = as_json(root, capsys, "--dataset", "sem_seg", "--sem_seg_data", "ade20k")["sets"]
+    assert (found["orphan"], found["missing"]) == (4, 4)
+    (broken,) = [finding for finding in found["findings"] if finding["kind"] == "broken"]
+    assert broken["path"] == str(root / "ade20k")
+    assert f"no image NAME.jpg in {root}/ade20k/images/training has" in broken["problem"]
+
+
 @pytest.mark.parametrize(
     "fault",
     [
