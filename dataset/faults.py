@@ -41,12 +41,12 @@ class FaultCounter:
             self._kept.append((kind, str(message)))
 
     @contextmanager
-    def noting(self) -> Iterator[None]:
+    def noting(self, kind: str = BROKEN) -> Iterator[None]:
         """Record an `InputError` of the block, and go on behind it."""
         try:
             yield
         except InputError as error:
-            self.record(error)
+            self.record(error, kind)
 
     def messages(self) -> list[tuple[str, str]]:
         """(kind, message) of each mistake that is kept, then how many more there are."""

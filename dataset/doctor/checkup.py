@@ -59,10 +59,10 @@ def wanted_sets(options: DataFlags, training: bool, validation: bool) -> list[Wa
             parts = wanted.setdefault((source.partition("|")[0], name, None), [])
             parts += splits_of(source) or ("train",)
     if validation:
-        chosen = selection(options.val_dataset, options.val_split)
-        family = SETS[chosen.name].family if chosen.name in SETS else None
-        parts = wanted.setdefault((chosen.name, family, chosen.split_by), [])
-        parts += splits_of(f"|{chosen.split}") if family else (chosen.split,)
+        selected = selection(options.val_dataset, options.val_split)
+        family = SETS[selected.name].family if selected.name in SETS else None
+        parts = wanted.setdefault((selected.name, family, selected.split_by), [])
+        parts += splits_of(f"|{selected.split}") if family else (selected.split,)
     return [
         Wanted(name, family, tuple(dict.fromkeys(parts)), split_by)
         for (name, family, split_by), parts in wanted.items()
@@ -120,10 +120,10 @@ def quick(dataset_dir: str | Path, wanted: Sequence[Wanted]) -> list[Finding]:
     Returns:
         Errors and warnings, worst first; none if all is well.
     """
-    found = [f for report in examine(dataset_dir, wanted, Level.QUICK) for f in report.findings]
+    reports = examine(dataset_dir, wanted, Level.QUICK)
     order = ("error", "warning")
     return sorted(
-        (finding for finding in found if finding.severity in order),
+        (f for report in reports for f in report.findings if f.severity in order),
         key=lambda finding: order.index(finding.severity),
     )
 

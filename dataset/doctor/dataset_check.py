@@ -99,7 +99,7 @@ class DatasetCheck:
         return not big
 
     @contextmanager
-    def opening(self) -> Iterator[None]:
+    def opening(self, kind: str = "broken") -> Iterator[None]:
         """Note what a loader raises; of what is missing, or was recorded already, nothing."""
         before = self.faults.count
         try:
@@ -109,7 +109,7 @@ class DatasetCheck:
             is_told = self.faults.count > before
             for message in messages:
                 if not is_told and not any(str(path) in message for path in self._absent):
-                    self.faults.record(message)
+                    self.faults.record(message, kind)
 
     def is_there(self, path: Path, noun: str = "image", why: str = "") -> bool:
         """Whether a file exists and is not empty; what is not is found, once for each file.
@@ -173,9 +173,9 @@ class DatasetCheck:
             if messages is None:
                 self.add("broken", paths[0], _CRASH, COPY_AGAIN)
             for message in dict.fromkeys(messages or ()):
-                self.told(message, paths)
+                self.record(message, paths)
 
-    def told(self, message: str, paths: Sequence[Path], kind: str = "broken") -> None:
+    def record(self, message: str, paths: Sequence[Path], kind: str = "broken") -> None:
         """Make a finding of a loader's message; it is about the file that it names first."""
         self.add(kind, *explain(message, paths))
 
@@ -184,4 +184,4 @@ class DatasetCheck:
         facts = self.report.facts
         folder = self.root / facts.root if facts else self.root
         for kind, message in self.faults.messages():
-            self.told(message, (*tables, folder), kind)
+            self.record(message, (*tables, folder), kind)

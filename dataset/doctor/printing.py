@@ -72,11 +72,11 @@ def as_text(
 ) -> str:
     """Table, sources, findings and a last line that says whether all is well."""
     paint: Paint = _paint if colours else lambda style, text: text
-    told = "every image and mask decoded"
+    depth = "every image and mask decoded"
     if level < Level.DEEP:
-        told = "a few images decoded; --deep decodes all"
+        depth = "a few images decoded; --deep decodes all"
     parts = [
-        f"Data sets in {dataset_dir} ({told})",
+        f"Data sets in {dataset_dir} ({depth})",
         _table(reports, paint),
         _splits(reports, paint),
         _sources(reports, paint),
@@ -208,9 +208,9 @@ def _partial(reports: Sequence[SetReport]) -> str:
     if not names:
         return ""
     which = "All" if len(names) == len(reports) else f"{len(names)} of {len(reports)}"
-    told = "The data set holds" if len(reports) == 1 else f"{which} data sets hold"
+    subject = "The data set holds" if len(reports) == 1 else f"{which} data sets hold"
     text = (
-        f"{told} less than what is published ({', '.join(names)}): that is fine if "
+        f"{subject} less than what is published ({', '.join(names)}): that is fine if "
         "a part or toy data is what you want."
     )
     return "\n".join(textwrap.wrap(text, _WIDTH, break_on_hyphens=False)) + "\n"
@@ -220,16 +220,16 @@ def _verdict(reports: Sequence[SetReport], paint: Paint) -> str:
     findings = [finding for report in reports for finding in report.findings]
     errors = sum(finding.severity == ERROR for finding in findings)
     warnings = sum(finding.severity == WARNING for finding in findings)
-    told = [
+    counts = [
         f"{n:,} {noun}{'s' * (n != 1)}" for n, noun in ((errors, ERROR), (warnings, WARNING)) if n
     ]
     count, broken = len(reports), sum(bool(report.errors) for report in reports)
     if errors:
         which = f"{broken} of {count} data sets cannot be used as they are"
         which = "the data set cannot be used as it is" if count == 1 else which
-        return paint(ERROR, f"{', '.join(told)}; {which}.")
+        return paint(ERROR, f"{', '.join(counts)}; {which}.")
     if warnings:
         which = "the data set" if count == 1 else f"all {count} data sets"
-        return paint(WARNING, f"{told[0]}; {which} can be used.")
+        return paint(WARNING, f"{counts[0]}; {which} can be used.")
     which = "The data set is" if count == 1 else f"All {count} data sets are"
     return paint("ok", f"{which} in order.")

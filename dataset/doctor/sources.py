@@ -6,6 +6,7 @@ that nothing annotates, annotations that no image has, and counts.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -52,7 +53,7 @@ def label_maps(check: DatasetCheck, name: str) -> None:
     for stem in sorted(maps - stems) if stems else ():
         problem = f"the label map has no image of its name in {images}"
         check.add("orphan", labels / f"{stem}.png", problem, "add the image or remove the file")
-    with check.opening():
+    with check.opening("broken" if stems and maps else "missing"):
         source = LABEL_MAPS[name](check.root)
         pairs = range(len(source))
         sound = [
@@ -138,7 +139,7 @@ def refer_seg(
             check.report.images, check.report.annotations = about["images"], about["refs"]
             check.report.splits = about["splits"]
             for split in splits:
-                with check.faults.noting():
+                with check.faults.noting("missing"):
                     source.need_split(split)
             _references(check, source, instances)
     check.close(refs, instances)
@@ -209,7 +210,7 @@ def reason_seg(check: DatasetCheck, split: str) -> None:
     folder = check.root / SETS["ReasonSeg"].root / split
     images, tables = check.names(folder, ".jpg"), check.names(folder, ".json")
     check.report.images, check.report.annotations = len(images), len(tables)
-    if not images and tables:
+    if not images and os.listdir(folder):
         check.add("missing", folder, "the folder holds no *.jpg")
     for name in sorted(tables - images):
         remedy = "add the image or remove the file"

@@ -85,12 +85,11 @@ class CocoParts:
 
     def path(self, file_name: str) -> str:
         """Where the image of an entry is; in the second folder if it is in neither."""
-        first = os.path.join(self.images[0], file_name)
-        return (
-            first
-            if os.path.isfile(first)
-            else os.path.join(self.images[1], os.path.basename(file_name))
+        places = (
+            os.path.join(self.images[0], file_name),
+            os.path.join(self.images[1], os.path.basename(file_name)),
         )
+        return next(filter(os.path.isfile, places), places[1])
 
     def load(self, number: int, read: Read = read_image) -> LabelledImage:
         """Decode an image; its masks are drawn when asked for.

@@ -90,6 +90,18 @@ def bigger_image(root: Path) -> None:
     Image.new("RGB", (20, 12)).save(root / tree.COCO / f"{1:012d}.jpg")
 
 
+def only_notes(name: str) -> Plant:
+    """A folder of files of another kind."""
+
+    def plant(root: Path) -> None:
+        shutil.rmtree(root / name)
+        notes = root / name / "notes.txt"
+        notes.parent.mkdir()
+        notes.write_text("nothing here")
+
+    return plant
+
+
 def second_choice_only(root: Path) -> None:
     for path in (root / REFCOCO).glob("refs*"):
         path.unlink()
@@ -302,6 +314,18 @@ FAULTS: dict[str, tuple[Plant, str, str, bool]] = {
     ),
     "reason no json": (remove(f"{REASON}.json"), f"{REASON}.json", "does not exist", True),
     "reason orphan json": (remove(f"{REASON}.jpg"), f"{REASON}.json", "no image", True),
+    "reason without images": (
+        only_notes(str(Path(REASON).parent)),
+        str(Path(REASON).parent),
+        "holds no *.jpg",
+        True,
+    ),
+    "ade20k without label maps": (
+        only_notes("ade20k/annotations/training"),
+        "ade20k",
+        "no image NAME.jpg",
+        True,
+    ),
     "reason split empty": (
         lambda root: [path.unlink() for path in (root / REASON).parent.iterdir()] and None,
         str(Path(REASON).parent),
