@@ -121,10 +121,11 @@ def measure(side: str, root: Path, workers: int, count: int) -> dict[str, float]
     ready = time.perf_counter() - start
     for _ in range(WARM_UP - 1):
         next(batches)
-    samples = BATCH * (count - 2 * workers)
+    measured = max(1, count - 2 * workers)  # before the workers run out of batches to prepare
     start, computed = time.perf_counter(), cpu_seconds()
-    for _ in range(count - 2 * workers):
+    for _ in range(measured):
         next(batches)
+    samples = BATCH * measured
     rate = samples / (time.perf_counter() - start)
     computed = cpu_seconds() - computed
     held = pss()

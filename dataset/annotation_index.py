@@ -28,8 +28,8 @@ from tqdm import tqdm
 
 from utils.errors import InputError
 
-FORMAT = 1
-"""Raised when the layout of the index file changes: older files are made again."""
+FORMAT = 2
+"""Raised when the layout of the file or of the records changes: older files are made again."""
 FOLDER = ".read_index"
 
 SMALL_SOURCE = 1 << 20

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.templates import OPTIONAL, UNUSED, fault
+from dataset.template_rules import OPTIONAL, UNUSED, fault
 from utils.cli.entry_point import cli
 from utils.errors import InputError, InputErrors
 from utils.protocol.constants import IMAGE_TOKEN

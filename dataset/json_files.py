@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dataset.json_stream import JsonLists
 from utils.errors import InputError
 from utils.protocol.constants import ADDED_TOKENS, IMAGE_TOKEN
+
+JSON_ENDS = (b"}", b"]")
+"""Last characters of a JSON object or list."""
 
 
 def read_json(
@@ -36,8 +41,50 @@ def read_json(
             if number == len(encodings):
                 raise damaged(path, str(error), expected) from error
         except (ValueError, RecursionError) as error:
-            raise damaged(path, str(error), expected) from error
+            raise _no_json(path, error, expected) from error
     raise ValueError("no encoding was given")
+
+
+def read_lists(
+    path: Path, names: Sequence[str], expected: str, how_to_get: str
+) -> Iterator[tuple[str, int, Any]]:
+    """The elements of lists in a big JSON file, one by one: see `JsonLists`.
+
+    Args:
+        path, expected, how_to_get: see `read_json`.
+        names: keys of the lists, all of which have to be there; "" if the document is a list.
+
+    Yields:
+        (key of the list, position in it, element), in the order of the file.
+
+    Raises:
+        InputError: missing or damaged file, or a list is not there; the message names the file.
+    """
+    lists, counts = JsonLists(path), Counter[str]()
+    try:
+        for key, element in lists:
+            if key in names:
+                yield key, counts[key], element
+                counts[key] += 1
+    except OSError as error:
+        raise InputError(f"no annotations at {path} ({error}); {how_to_get}") from error
+    except (ValueError, RecursionError) as error:
+        raise _no_json(path, error, expected) from error
+    for name in names:
+        if name not in lists.found:
+            raise damaged(path, f"it holds no list{f' `{name}`' if name else ''}", expected)
+
+
+def ends_in_the_middle(path: str | Path, ends: Sequence[bytes] = JSON_ENDS) -> bool:
+    """Whether the last character of a file is none that its kind of file ends with."""
+    with Path(path).open("rb") as raw:
+        raw.seek(max(0, raw.seek(0, 2) - 4096))
+        return raw.read().rstrip()[-1:] not in ends
+
+
+def _no_json(path: str | Path, error: Exception, expected: str) -> InputError:
+    cut = ", it ends in the middle" if ends_in_the_middle(path) else ""
+    return damaged(path, f"no valid JSON: {error}{cut}", expected)
 
 
 def damaged(path: str | Path, reason: str, expected: str) -> InputError:

@@ -8,43 +8,19 @@ of the original's template file (see `dataset.import_templates`).
 from __future__ import annotations
 
 import json
-import re
-import runpy
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from dataset.template_rules import MARKS, OPTIONAL, PLACEHOLDERS, UNUSED, fault, without_image
 from utils.errors import InputError
-from utils.protocol.constants import IMAGE_TOKEN, SEG_TOKEN
 from utils.protocol.conversation import POSITIVE_ANSWER, QUESTION_OF_CLASS, QUESTION_OF_SENTENCE
 
 VARIED_FILE = Path(__file__).parent / "assets" / "templates.json"
 
-PLACEHOLDERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "short_question": (("{class_name}",), ()),
-    "long_question": (("{sent}",), ()),
-    "positive_answer": (("[SEG]",), ("{class_name}",)),
-    "denial_answer": ((), ("{class_name}",)),
-    "correction_answer": (("{gt_name}",), ("{class_name}",)),
-    "long_positive_answer": (("[SEG]",), ("{class_name}",)),
-}
-"""Family -> what each of its templates must hold (`[SEG]` exactly once), and what it may hold."""
-
-OPTIONAL = ("long_positive_answer",)
-"""Families that a file may leave out: ReasonSeg then has the positive answers of the others."""
-
-UNUSED = ("explanatory_question",)
-"""Lists that a file may hold and that nothing draws from: the original has one, also unused."""
-
-IMAGE_FIRST = f"{IMAGE_TOKEN}\n"
-"""Questions in a file may begin with it; it is added to every question by itself."""
-
 ASKED_OBJECT = "object"
 """Stands for what a sentence asks about, in a positive answer that names a class."""
-
-_MARKS = re.compile(rf"\{{[^{{}}]*\}}|{re.escape(SEG_TOKEN)}")
 
 
 @dataclass(frozen=True)
@@ -89,7 +65,7 @@ class Templates:
         """Say that the asked object is not there, and name what is."""
         names = {"{class_name}": class_name.lower(), "{gt_name}": gt_name.lower()}
         chosen = _pick(self.correction_answer, rng)
-        return _MARKS.sub(lambda mark: names[mark[0]], chosen)
+        return MARKS.sub(lambda mark: names[mark[0]], chosen)
 
 
 SIMPLE = Templates(
@@ -131,32 +107,6 @@ def load_templates(name: str | Path = "simple") -> Templates:
     return Templates(**{family: _family(content, family, path) for family in given})
 
 
-def without_image(template: str, family: str) -> str:
-    """A template as it is used: a question without the `<image>` and line feed in front of it."""
-    return template.removeprefix(IMAGE_FIRST) if family.endswith("question") else template
-
-
-def fault(template: str, family: str) -> str:
-    """Why a string cannot be a template of a family; "" if it can."""
-    text = without_image(template, family)
-    if not text.strip():
-        return "must hold words"
-    found = _MARKS.findall(text)
-    must, may = PLACEHOLDERS[family]
-    if not set(must) <= set(found) <= {*must, *may} or found.count(SEG_TOKEN) > 1:
-        allowed = f"must hold {', '.join(must)}" if must else "needs no placeholder"
-        allowed += f", may hold {', '.join(may)}" if may else ""
-        held = f"holds {', '.join(sorted(found))}" if found else "holds no placeholder"
-        return f"{allowed} and no other placeholder, [SEG] only once ({held})"
-    if any(sign in _MARKS.sub("", text) for sign in "{}"):
-        return "must hold no other braces than those of its placeholders"
-    if IMAGE_TOKEN in text:
-        return f"must hold {IMAGE_TOKEN} at most in front of a question, with a line feed behind it"
-    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in text if sign not in "\n\t"):
-        return "must hold no control characters and no halves of characters"
-    return ""
-
-
 def _family(content: dict, family: str, path: Path) -> tuple[str, ...]:
     entries = content.get(family)
     if not isinstance(entries, list) or not entries:
@@ -175,4 +125,6 @@ def _pick(entries: tuple[str, ...], rng: np.random.Generator) -> str:
 
 
 if __name__ == "__main__":
-    runpy.run_module("dataset.import_templates", run_name="__main__")
+    from dataset.import_templates import main
+
+    raise SystemExit(main())

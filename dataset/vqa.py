@@ -16,7 +16,8 @@ import numpy as np
 
 from dataset.annotation_index import AnnotationIndex
 from dataset.catalog import SETS
-from dataset.json_files import damaged, is_text, read_json
+from dataset.faults import FaultCounter
+from dataset.json_files import damaged, is_text, read_lists
 from dataset.sampling import SamplingOptions
 from utils.errors import InputError
 from utils.protocol.batch import Sample
@@ -44,12 +45,19 @@ class VqaTrain:
         dataset_dir: the data folder.
         spec: names of files in `llava_dataset/` without ".json", joined by "||".
         settings: how samples are drawn; there are no templates around conversations.
+        faults: takes what is wrong with entries, see `FaultCounter`.
 
     Raises:
         InputError: missing or damaged files.
     """
 
-    def __init__(self, dataset_dir: str | Path, spec: str, settings: SamplingOptions):
+    def __init__(
+        self,
+        dataset_dir: str | Path,
+        spec: str,
+        settings: SamplingOptions,
+        faults: FaultCounter | None = None,
+    ):
         self.settings = settings
         self.images = Path(dataset_dir) / "coco" / "train2017"
         names = spec.split("||")
@@ -60,7 +68,7 @@ class VqaTrain:
             )
         folder = Path(dataset_dir) / "llava_dataset"
         self.files = [folder / f"{name}.json" for name in names]
-        self.stores = [_open(file) for file in self.files]
+        self.stores = [_open(file, faults or FaultCounter()) for file in self.files]
 
     def sample(self, index: int) -> Sample:
         """The sample of a global index.
@@ -73,10 +81,7 @@ class VqaTrain:
         number = int(rng.integers(len(self.stores)))
         store = self.stores[number]
         entry = store.get(_IMAGES, int(rng.integers(store.groups()[_IMAGES])))
-        try:
-            turns = question_answer_turns(entry["conversations"])
-        except ValueError as error:
-            raise damaged(self.files[number], f"entry {entry['id']!r}: {error}", _FORM) from error
+        turns = self.turns(number, entry)
         path = str(self.images / entry["image"])
         if not os.path.isfile(path):
             raise InputError(
@@ -96,6 +101,22 @@ class VqaTrain:
             questions=[question],
             kind=KIND_VQA,
         )
+
+    def entries(self, number: int) -> Iterator[dict]:
+        """The entries of a file that have an image: {id, image, conversations}."""
+        store = self.stores[number]
+        return (store.get(_IMAGES, n) for n in range(store.groups()[_IMAGES]))
+
+    def turns(self, number: int, entry: dict) -> list[tuple[str, str | None]]:
+        """The turns of an entry of file `number`; see `question_answer_turns`.
+
+        Raises:
+            InputError: the conversation cannot be used; the message names the file and the entry.
+        """
+        try:
+            return question_answer_turns(entry["conversations"])
+        except ValueError as error:
+            raise damaged(self.files[number], f"entry {entry['id']!r}: {error}", _FORM) from error
 
 
 def question_answer_turns(conversation: Any) -> list[tuple[str, str | None]]:
@@ -139,31 +160,24 @@ def plain(text: str) -> str:
     return _TOKENS.sub(lambda token: f"{token[0][0]} {token[0][1:-1]} {token[0][-1]}", text.strip())
 
 
-def _open(file: Path) -> AnnotationIndex:
+def _open(file: Path, faults: FaultCounter) -> AnnotationIndex:
     if not file.is_file():
         raise InputError(f"no conversations at {file}; {_HOW_TO_GET}")
-    store = AnnotationIndex.open([file], KIND_VQA, functools.partial(_records, file))
+    build = functools.partial(_records, file, faults)
+    store = AnnotationIndex.open([file], KIND_VQA, build, faults.scratch)
     if not store.groups().get(_IMAGES):
         raise damaged(file, "no entry has an image", _FORM)
     return store
 
 
-def _records(file: Path) -> Iterator[tuple[str, dict]]:
-    content = read_json(file, _FORM, _HOW_TO_GET)
-    if not isinstance(content, list):
-        raise damaged(file, "the file holds no list", _FORM)
-    for number, entry in enumerate(content):
+def _records(file: Path, faults: FaultCounter) -> Iterator[tuple[str, dict]]:
+    for _, number, entry in read_lists(file, ("",), _FORM, _HOW_TO_GET):
         if not isinstance(entry, dict):
-            raise damaged(file, f"entry number {number} is no object", _FORM)
-        if not entry.get("image"):
-            continue
-        if not is_text(entry["image"]):
-            raise damaged(file, f"the image of entry number {number} is no file name", _FORM)
-        yield (
-            _IMAGES,
-            {
-                "id": entry.get("id", number),
-                "image": entry["image"],
-                "conversations": entry.get("conversations"),
-            },
-        )
+            faults.record(damaged(file, f"entry number {number} is no object", _FORM))
+        elif entry.get("image") and not is_text(entry["image"]):
+            reason = f"the image of entry number {number} is no file name"
+            faults.record(damaged(file, reason, _FORM))
+        elif entry.get("image"):
+            known = {"image": entry["image"], "conversations": entry.get("conversations")}
+            yield _IMAGES, {"id": entry.get("id", number), **known}
+    faults.close()

@@ -10,8 +10,9 @@ file, fault, remedy. What is checked follows from the same flags that training t
   there (ReasonSeg's test split, sets of your own below `own/`).
 
 Without `--deep` annotation files are read and compared with the files on disk, and a few images
-of each set are decoded; with it every image, label map and mask is. `--cache` also writes the
-indexes of big annotation files, which the first training would otherwise do.
+of each set are decoded; with it every image, label map and mask is. Everything is opened by the
+loaders of training; their indexes of annotation files go to a temporary folder. `--cache` also
+writes those that training reads, which the first training would otherwise do.
 
 Exit code: 0 everything that is needed can be used, 1 something is missing or broken, 2 bad flags.
 Less images than the published set has are shown, and are no fault.

@@ -6,6 +6,7 @@ run. `python -m dataset.doctor` is the command line.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,23 +15,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dataset.catalog import DATA_FLAGS, OWN_FOLDER, SETS, SetFacts, splits_of
-from dataset.doctor import classes, own, refer, texts
+from dataset.doctor import sources
+from dataset.doctor.dataset_check import DatasetCheck
 from dataset.doctor.decode import Decoder
-from dataset.doctor.exam import DatasetCheck
-from dataset.doctor.report import DirectoryCache, Finding, Level, SetReport
+from dataset.doctor.report import Finding, Level, SetReport
 from dataset.flag_checks import selection
 from utils.cli.train_flags import DataFlags
 
-Check = Callable[[DatasetCheck], None]
-
-_CHECKS: dict[str, Check] = {
-    "ade20k": classes.ade20k,
-    "cocostuff": classes.cocostuff,
-    "mapillary": classes.mapillary,
-    "paco_lvis": classes.paco_lvis,
-    "pascal_part": classes.pascal_part,
-    "llava_instruct_150k": partial(texts.conversations, name="llava_instruct_150k"),
-}
+Inspect = Callable[[DatasetCheck], None]
 
 
 @dataclass(frozen=True)
@@ -67,10 +59,10 @@ def wanted_sets(options: DataFlags, training: bool, validation: bool) -> list[Wa
             parts = wanted.setdefault((source.partition("|")[0], name, None), [])
             parts += splits_of(source) or ("train",)
     if validation:
-        chosen = selection(options.val_dataset, options.val_split)
-        family = SETS[chosen.name].family if chosen.name in SETS else None
-        parts = wanted.setdefault((chosen.name, family, chosen.split_by), [])
-        parts += splits_of(f"|{chosen.split}") if family else (chosen.split,)
+        selected = selection(options.val_dataset, options.val_split)
+        family = SETS[selected.name].family if selected.name in SETS else None
+        parts = wanted.setdefault((selected.name, family, selected.split_by), [])
+        parts += splits_of(f"|{selected.split}") if family else (selected.split,)
     return [
         Wanted(name, family, tuple(dict.fromkeys(parts)), split_by)
         for (name, family, split_by), parts in wanted.items()
@@ -105,17 +97,17 @@ def examine(
     Returns:
         A report for each set; for each split of ReasonSeg.
     """
-    shelf = DirectoryCache(sizes=level > Level.QUICK)
     decoder = Decoder(workers, show and level == Level.DEEP)
     rows = [row for want in wanted for row in _rows(want)]
     hidden = not show or level == Level.DEEP
     bar = tqdm(rows, desc="data sets", unit="set", disable=hidden, leave=False)
-    for number, (report, spec, check) in enumerate(bar, start=1):
+    for number, (report, spec, inspect) in enumerate(bar, start=1):
         bar.set_postfix_str(report.name)
         decoder.prefix = f"[{number}/{len(rows)}] "
-        exam = DatasetCheck(Path(dataset_dir), report, level, shelf, decoder)
-        if report.facts is None or exam.needed(spec):
-            check(exam)
+        with tempfile.TemporaryDirectory(prefix="read-doctor-") as scratch:
+            check = DatasetCheck(Path(dataset_dir), report, level, decoder, Path(scratch))
+            if report.facts is None or check.needed(spec):
+                inspect(check)
     return [report for report, _, _ in rows]
 
 
@@ -128,37 +120,39 @@ def quick(dataset_dir: str | Path, wanted: Sequence[Wanted]) -> list[Finding]:
     Returns:
         Errors and warnings, worst first; none if all is well.
     """
-    found = [f for report in examine(dataset_dir, wanted, Level.QUICK) for f in report.findings]
+    reports = examine(dataset_dir, wanted, Level.QUICK)
     order = ("error", "warning")
     return sorted(
-        (finding for finding in found if finding.severity in order),
+        (f for report in reports for f in report.findings if f.severity in order),
         key=lambda finding: order.index(finding.severity),
     )
 
 
-def _rows(want: Wanted) -> list[tuple[SetReport, str, Check]]:
-    """(report, spec, check) of each row of a set."""
+def _rows(want: Wanted) -> list[tuple[SetReport, str, Inspect]]:
+    """(report, `NAME|SPLIT` if it matters, how it is checked) of each row of a set."""
+    name, facts = want.name, SETS.get(want.name)
     if want.family is None:
-        check = partial(own.own, name=want.name, wanted=want.splits)
-        return [(SetReport(f"{OWN_FOLDER}/{want.name}", None), "", check)]
-    facts = SETS.get(want.name)
+        inspect = partial(sources.own, name=name, wanted=want.splits)
+        return [(SetReport(f"{OWN_FOLDER}/{name}", None), "", inspect)]
     if facts is None:
-        check = partial(texts.conversations, name=want.name)
-        return [(SetReport(want.name, None, unit="conversations"), "", check)]
+        inspect = partial(sources.conversations, name=name)
+        return [(SetReport(name, None, unit="conversations"), "", inspect)]
     if facts.family == "reason_seg":
         return [
             (
-                _report(facts, f"{want.name}|{split}", split, split),
-                f"{want.name}|{split}",
-                partial(texts.reason_seg, split=split),
+                _report(facts, f"{name}|{split}", split, split),
+                f"{name}|{split}",
+                partial(sources.reason_seg, split=split),
             )
             for split in want.splits
         ]
-    report = _report(facts, want.name, "images", "annotations")
-    if want.name in _CHECKS:
-        return [(report, "", _CHECKS[want.name])]
-    check = partial(refer.refer_seg, name=want.name, splits=want.splits, split_by=want.split_by)
-    return [(report, "", check)]
+    inspect = partial(sources.refer_seg, name=name, splits=want.splits, split_by=want.split_by)
+    if facts.family == "vqa":
+        inspect = partial(sources.conversations, name=name)
+    elif facts.family == "sem_seg":
+        with_parts = name in sources.PARTS
+        inspect = partial(sources.coco_parts if with_parts else sources.label_maps, name=name)
+    return [(_report(facts, name, "images", "annotations"), "", inspect)]
 
 
 def _report(facts: SetFacts, name: str, images: str, annotations: str) -> SetReport:

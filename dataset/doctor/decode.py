@@ -1,163 +1,114 @@
-"""Decoding of images, label maps and masks by many processes, with a progress bar.
+"""Loading images with their masks by many processes, with a progress bar.
 
-Jobs go to the processes in chunks, a bounded number of them at a time, so that memory does not grow
-with the size of a set. A file that ends the process which decodes it is found as well.
+Jobs are positions in a set, which go to the processes in chunks. A file that ends the process
+which decodes it is found as well.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from tqdm import tqdm
 
-from dataset.coco_masks import decode_segmentation
-from dataset.doctor.report import COPY_AGAIN, explain
-from dataset.reason_seg import load_annotation
-from dataset.sem_seg.label_maps import read_label_map
 from utils.errors import InputError
 from utils.process.interrupts import ignore_interrupts
 from utils.process.parent_process import end_with_parent
-from utils.protocol.image_files import read_image
+from utils.protocol.image_files import Read, read_image
 
 CHUNK = 16
 FEW = 3
 """So many files need no progress bar."""
-_WAITING = 4
-_ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)
-"""EXIF's tag for how a camera was held, and its values that swap width and height."""
-_MOST_VALUES = 5
-_CRASH = "decoding it ends the process"
+"""Values of EXIF's orientation that swap width and height."""
+
+Load = Callable[[int, Read], Sequence[Callable[[], Any]]]
+"""(position of an image, what reads files) -> calls that draw its masks; all raise InputError."""
+
+Sizes = dict[str, tuple[int, int]]
+"""Path of an image -> (H, W)."""
 
 
-class Trouble(NamedTuple):
-    """What is wrong with one file."""
+def read_head(path: Path) -> np.ndarray:
+    """An image of the size that the file's head tells, turned upright, without its pixels.
 
-    path: str
-    problem: str
-    remedy: str
-
-
-class Decoded(NamedTuple):
-    """Result of one job.
-
-    Args:
-        size: (H, W) of the image, or None if it cannot be read.
-        troubles: what was found.
+    Raises:
+        InputError: the image cannot be read.
     """
-
-    size: tuple[int, int] | None
-    troubles: list[Trouble]
-
-
-def image(path: str) -> Decoded:
-    """Decode an image as training would."""
-    try:
-        return Decoded(read_image(path).shape[:2], [])
-    except InputError as error:
-        return Decoded(None, [Trouble(path, *explain(error, [path]))])
-
-
-def label_map(job: tuple[str, str, tuple[int, ...]]) -> Decoded:
-    """Decode (image, label map, the values that have a meaning)."""
-    path, labels, allowed = job
-    size, troubles = image(path)
-    if size is None:
-        return Decoded(None, troubles)
-    try:
-        values = np.unique(read_label_map(labels, size))
-    except InputError as error:
-        return Decoded(size, [Trouble(labels, *explain(error, [labels, path]))])
-    foreign = [int(value) for value in values if int(value) not in allowed]
-    if not foreign:
-        return Decoded(size, [])
-    shown = ", ".join(map(str, foreign[:_MOST_VALUES]))
-    more = ", ..." if len(foreign) > _MOST_VALUES else ""
-    problem = f"the label map holds {shown}{more}, which no class has (largest: {max(allowed)})"
-    remedy = "take the label maps and class list of one and the same release"
-    return Decoded(size, [Trouble(labels, problem, remedy)])
-
-
-def reason_seg(job: tuple[str, str]) -> Decoded:
-    """Decode (image, annotation) of ReasonSeg and draw the mask."""
-    path, annotation = job
-    size, troubles = image(path)
-    if size is None:
-        return Decoded(None, troubles)
-    try:
-        load_annotation(annotation, size)
-    except InputError as error:
-        return Decoded(size, [Trouble(annotation, *explain(error, [annotation]))])
-    return Decoded(size, [])
-
-
-def reason_seg_text(job: tuple[str, str]) -> Decoded:
-    """As `reason_seg`, but of the image only the head is read."""
-    path, annotation = job
-    size = upright_size(path)
-    if size is None:
-        return image(path)
-    try:
-        load_annotation(annotation, size)
-    except InputError as error:
-        return Decoded(size, [Trouble(annotation, *explain(error, [annotation]))])
-    return Decoded(size, [])
-
-
-def upright_size(path: str | Path) -> tuple[int, int] | None:
-    """(H, W) of an image as its head tells, turned as its EXIF tag says; None if it cannot."""
     try:
         with Image.open(path) as opened:
-            turned = opened.getexif().get(_ORIENTATION, 1) in _TURNED
-            return (opened.width, opened.height) if turned else (opened.height, opened.width)
+            turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+            return _blank(
+                (opened.width, opened.height) if turned else (opened.height, opened.width)
+            )
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
+        return read_image(path)
 
 
-def mask(job: tuple[str, str, Any, tuple[int, int]]) -> Decoded:
-    """Decode (file, name of the annotation in it, its segmentation, (H, W))."""
-    path, name, segmentation, size = job
-    try:
-        decode_segmentation(segmentation, size)
-    except ValueError as error:
-        return Decoded(size, [Trouble(path, f"{name}: {error}", f"remove it, or {COPY_AGAIN}")])
-    return Decoded(size, [])
+def _blank(size: tuple[int, int]) -> np.ndarray:
+    return np.broadcast_to(np.uint8(0), (*size, 3))
 
 
-class Jobs:
-    """Jobs that are made when their turn comes, so that they are never all in memory.
+class Job:
+    """Loads one image with its masks.
 
     Args:
-        count: how many there are.
-        made: makes them.
+        work: the loader.
+        sizes: of images that were decoded before; they are not decoded again.
+        heads: read only the heads of images, and draw no mask.
     """
 
-    def __init__(self, count: int, made: Callable[[], Iterator[Any]]):
-        self._count, self._made = count, made
+    def __init__(self, work: Load, sizes: Sizes, heads: bool):
+        self.work, self.sizes, self.heads = work, sizes, heads
 
-    def __len__(self) -> int:
-        return self._count
+    def __call__(self, position: int) -> tuple[list[str], Sizes]:
+        """What is wrong; sizes of the images that were decoded."""
+        messages: list[str] = []
+        decoded: Sizes = {}
 
-    def __iter__(self) -> Iterator[Any]:
-        return self._made()
+        def read(path: Path) -> np.ndarray:
+            if self.heads:
+                return read_head(path)
+            if (size := self.sizes.get(str(path))) is not None:
+                return _blank(size)
+            image = read_image(path)
+            decoded[str(path)] = image.shape[:2]
+            return image
+
+        try:
+            masks = self.work(position, read)
+        except InputError as error:
+            return [str(error)], decoded
+        for mask in () if self.heads else masks:
+            try:
+                mask()
+            except InputError as error:
+                messages.append(str(error))
+        return messages, decoded
 
 
-def _start_worker() -> None:
+_job: list[Job] = []
+"""In a worker: the one job that it does for many positions."""
+
+
+def _start_worker(job: Job) -> None:
     """A worker leaves Ctrl-C to its parent, and ends with it."""
     ignore_interrupts()
     end_with_parent()
+    _job[:] = [job]
+
+
+def _run(position: int) -> tuple[list[str], Sizes]:
+    return _job[0](position)
 
 
 class Decoder:
-    """Runs jobs; remembers the images that several sets share.
+    """Runs loaders; remembers the images that several sets share.
 
     Args:
         workers: processes; below 2: this process does it.
@@ -166,82 +117,54 @@ class Decoder:
 
     def __init__(self, workers: int, show: bool):
         self.workers, self.show, self.prefix = workers, show, ""
-        self._images: dict[str, Decoded] = {}
-
-    def images(self, paths: Iterable[Path], name: str) -> list[tuple[str, Decoded]]:
-        """Decode images, each once in the life of this object."""
-        asked = [str(path) for path in paths]
-        fresh = [path for path in dict.fromkeys(asked) if path not in self._images]
-        self._images.update(zip(fresh, self.run(image, fresh, f"{name}: images"), strict=True))
-        return [(path, self._images[path]) for path in asked]
+        self._sizes: Sizes = {}
 
     def run(
-        self, work: Callable[[Any], Decoded], jobs: Collection | Jobs, name: str
-    ) -> Iterator[Decoded]:
-        """Results of all jobs in their order."""
-        hidden = not self.show or len(jobs) <= FEW
-        bar = tqdm(
-            total=len(jobs), desc=self.prefix + name, unit="file", disable=hidden, leave=False
-        )
-        with bar:
-            for result in self._results(work, jobs):
-                bar.update()
-                yield result
+        self, work: Load, positions: Sequence[int], name: str, heads: bool = False
+    ) -> Iterator[list[str] | None]:
+        """Load many images.
+
+        Args:
+            work: the loader.
+            positions: of the images.
+            name: of the progress bar.
+            heads: see `Job`.
+
+        Yields:
+            For each position what is wrong; None if it ends the process.
+        """
+        hidden = not self.show or len(positions) <= FEW
+        bar = tqdm(positions, self.prefix + name, unit="file", disable=hidden, leave=False)
+        results = self._results(Job(work, dict(self._sizes), heads), positions)
+        for _, result in zip(bar, results, strict=True):
+            messages, sizes = result or (None, {})
+            self._sizes |= sizes
+            yield messages
 
     def _results(
-        self, work: Callable[[Any], Decoded], jobs: Collection | Jobs
-    ) -> Iterator[Decoded]:
-        if self.workers < 2 or len(jobs) <= CHUNK:
-            yield from map(work, jobs)
+        self, job: Job, positions: Sequence[int]
+    ) -> Iterator[tuple[list[str], Sizes] | None]:
+        if self.workers < 2 or len(positions) <= CHUNK:
+            yield from map(job, positions)
             return
-        source = iter(jobs)
-        chunks = iter(lambda: list(itertools.islice(source, CHUNK)), [])
-        while True:
-            waiting: deque[tuple[list, Future]] = deque()
-            with ProcessPoolExecutor(self.workers, initializer=_start_worker) as pool:
-                waiting.extend(_submit(pool, work, chunks, self.workers * _WAITING))
-                try:
-                    while waiting:
-                        yield from waiting[0][1].result()
-                        waiting.popleft()
-                        waiting.extend(_submit(pool, work, chunks, 1))
-                except BrokenProcessPool:
-                    pass
-            if not waiting:
-                return
-            for chunk, _ in waiting:
-                yield from _alone(work, chunk)
+        done = 0
+        while done < len(positions):
+            try:
+                with ProcessPoolExecutor(self.workers, None, _start_worker, (job,)) as pool:
+                    for result in pool.map(_run, positions[done:], chunksize=CHUNK):
+                        yield result
+                        done += 1
+            except BrokenProcessPool:
+                # The image that ended a worker is in this chunk or soon behind it.
+                for position in positions[done : done + CHUNK]:
+                    yield _alone(job, position)
+                    done += 1
 
 
-def _submit(
-    pool: ProcessPoolExecutor, work: Callable[[Any], Decoded], chunks: Iterator[list], count: int
-) -> list[tuple[list, Future]]:
-    """Hand over the next chunks; a pool that is broken already gives futures that say so."""
-    handed = []
-    for chunk in itertools.islice(chunks, count):
-        try:
-            future = pool.submit(_chunk, work, chunk)
-        except BrokenProcessPool as error:
-            future = Future()
-            future.set_exception(error)
-        handed.append((chunk, future))
-    return handed
-
-
-def _chunk(work: Callable[[Any], Decoded], jobs: list) -> list[Decoded]:
-    return [work(job) for job in jobs]
-
-
-def _alone(work: Callable[[Any], Decoded], jobs: list) -> list[Decoded]:
-    """Jobs in a process of their own, which one of them may end: then one by one."""
+def _alone(job: Job, position: int) -> tuple[list[str], Sizes] | None:
+    """A job in a process of its own; None if it ends that."""
     try:
-        with ProcessPoolExecutor(1, initializer=_start_worker) as pool:
-            return pool.submit(_chunk, work, jobs).result()
+        with ProcessPoolExecutor(1, None, _start_worker, (job,)) as pool:
+            return pool.submit(_run, position).result()
     except BrokenProcessPool:
-        if len(jobs) > 1:
-            return [_alone(work, [job])[0] for job in jobs]
-    return [Decoded(None, [Trouble(_name_of(jobs[0]), _CRASH, COPY_AGAIN)])]
-
-
-def _name_of(job: Any) -> str:
-    return job if isinstance(job, str) else job[0]
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,21 @@ _COLOURS = {
 _WIDTH = 100
 _HEAD = ("data set", "state", "images", "published", "annotations", "published")
 _FAULTS = ("missing", "broken", "orphan")
+_FACTS = ("source", "url", "images_from", "licence")
+_REPORTED = (
+    *("state", "found", "images", "expected_images", "annotations", "expected_annotations"),
+    *("partial", "unit", "splits"),
+)
+"""Fields of a report, in the order of the JSON object."""
 
 
-class Painter:
-    """Colours words, or leaves them as they are."""
+Paint = Callable[[str, str], str]
+"""(style, text) -> text in that colour, or as it is."""
 
-    def __init__(self, colours: bool):
-        self.colours = colours
 
-    def __call__(self, style: str, text: str) -> str:
-        code = _COLOURS.get(style)
-        return f"\033[{code}m{text}\033[0m" if self.colours and code else text
+def _paint(style: str, text: str) -> str:
+    code = _COLOURS.get(style)
+    return f"\033[{code}m{text}\033[0m" if code else text
 
 
 def as_json(dataset_dir: Path, level: Level, reports: Sequence[SetReport]) -> dict[str, Any]:
@@ -50,24 +54,12 @@ def as_json(dataset_dir: Path, level: Level, reports: Sequence[SetReport]) -> di
 
 
 def _set_as_json(report: SetReport) -> dict[str, Any]:
-    facts = report.facts
     return {
         "name": report.name,
-        "family": facts.family if facts else None,
-        "state": report.state,
-        "found": report.found,
-        "images": report.images,
-        "expected_images": report.expected_images,
-        "annotations": report.annotations,
-        "expected_annotations": report.expected_annotations,
-        "partial": report.partial,
-        "unit": report.unit,
-        "splits": report.splits,
+        "family": getattr(report.facts, "family", None),
+        **{name: getattr(report, name) for name in _REPORTED},
         **{kind: report.count(kind) for kind in _FAULTS},
-        "source": facts.source if facts else None,
-        "url": facts.url if facts else None,
-        "images_from": facts.images_from if facts else None,
-        "licence": facts.licence if facts else None,
+        **{name: getattr(report.facts, name, None) for name in _FACTS},
         "findings": [
             {**dataclasses.asdict(finding), "severity": finding.severity}
             for finding in report.findings
@@ -79,12 +71,12 @@ def as_text(
     dataset_dir: Path, level: Level, reports: Sequence[SetReport], colours: bool = False
 ) -> str:
     """Table, sources, findings and a last line that says whether all is well."""
-    paint = Painter(colours)
-    told = "every image and mask decoded"
+    paint: Paint = _paint if colours else lambda style, text: text
+    depth = "every image and mask decoded"
     if level < Level.DEEP:
-        told = "a few images decoded; --deep decodes all"
+        depth = "a few images decoded; --deep decodes all"
     parts = [
-        f"Data sets in {dataset_dir} ({told})",
+        f"Data sets in {dataset_dir} ({depth})",
         _table(reports, paint),
         _splits(reports, paint),
         _sources(reports, paint),
@@ -98,7 +90,7 @@ def _number(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
 
 
-def _table(reports: Sequence[SetReport], paint: Painter) -> str:
+def _table(reports: Sequence[SetReport], paint: Paint) -> str:
     rows = []
     for report in reports:
         counts = [report.images, report.expected_images]
@@ -126,7 +118,7 @@ def _table(reports: Sequence[SetReport], paint: Painter) -> str:
     return "\n".join(lines) + "\npublished: what the full set has, ? where that is not known"
 
 
-def _splits(reports: Sequence[SetReport], paint: Painter) -> str:
+def _splits(reports: Sequence[SetReport], paint: Paint) -> str:
     """Which splits were looked at, of sets that have them in one folder."""
     lines = [
         f"{report.name}: {', '.join(f'{name} ({n:,})' for name, n in report.splits.items())}"
@@ -137,7 +129,7 @@ def _splits(reports: Sequence[SetReport], paint: Painter) -> str:
     return "\n  ".join([head, *lines]) if lines else ""
 
 
-def _sources(reports: Sequence[SetReport], paint: Painter) -> str:
+def _sources(reports: Sequence[SetReport], paint: Paint) -> str:
     grouped: dict[tuple[str, ...], list[str]] = {}
     for report in reports:
         if (facts := report.facts) is not None:
@@ -154,7 +146,7 @@ def _sources(reports: Sequence[SetReport], paint: Painter) -> str:
     return "\n".join(lines)
 
 
-def _findings(root: Path, reports: Sequence[SetReport], paint: Painter) -> list[str]:
+def _findings(root: Path, reports: Sequence[SetReport], paint: Paint) -> list[str]:
     """A block for each data set that has findings; what several sets share is told once."""
     owners: dict[tuple[str, str], list[str]] = {}
     for report in reports:
@@ -172,9 +164,7 @@ def _findings(root: Path, reports: Sequence[SetReport], paint: Painter) -> list[
     return blocks
 
 
-def _grouped(
-    root: Path, findings: Sequence[tuple[Finding, list[str]]], paint: Painter
-) -> list[str]:
+def _grouped(root: Path, findings: Sequence[tuple[Finding, list[str]]], paint: Paint) -> list[str]:
     """Lines about (finding, other sets that have it); those that say the same are one group."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for severity in (ERROR, WARNING, NOTE):
@@ -218,28 +208,28 @@ def _partial(reports: Sequence[SetReport]) -> str:
     if not names:
         return ""
     which = "All" if len(names) == len(reports) else f"{len(names)} of {len(reports)}"
-    told = "The data set holds" if len(reports) == 1 else f"{which} data sets hold"
+    subject = "The data set holds" if len(reports) == 1 else f"{which} data sets hold"
     text = (
-        f"{told} less than what is published ({', '.join(names)}): that is fine if "
+        f"{subject} less than what is published ({', '.join(names)}): that is fine if "
         "a part or toy data is what you want."
     )
     return "\n".join(textwrap.wrap(text, _WIDTH, break_on_hyphens=False)) + "\n"
 
 
-def _verdict(reports: Sequence[SetReport], paint: Painter) -> str:
+def _verdict(reports: Sequence[SetReport], paint: Paint) -> str:
     findings = [finding for report in reports for finding in report.findings]
     errors = sum(finding.severity == ERROR for finding in findings)
     warnings = sum(finding.severity == WARNING for finding in findings)
-    told = [
+    counts = [
         f"{n:,} {noun}{'s' * (n != 1)}" for n, noun in ((errors, ERROR), (warnings, WARNING)) if n
     ]
     count, broken = len(reports), sum(bool(report.errors) for report in reports)
     if errors:
         which = f"{broken} of {count} data sets cannot be used as they are"
         which = "the data set cannot be used as it is" if count == 1 else which
-        return paint(ERROR, f"{', '.join(told)}; {which}.")
+        return paint(ERROR, f"{', '.join(counts)}; {which}.")
     if warnings:
         which = "the data set" if count == 1 else f"all {count} data sets"
-        return paint(WARNING, f"{told[0]}; {which} can be used.")
+        return paint(WARNING, f"{counts[0]}; {which} can be used.")
     which = "The data set is" if count == 1 else f"All {count} data sets are"
     return paint("ok", f"{which} in order.")

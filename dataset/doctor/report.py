@@ -1,13 +1,12 @@
-"""What a check of the data finds, and the disk as the checks see it.
+"""What a check of the data finds.
 
 A `Finding` is one thing that is wrong, a `SetReport` what is known of one data set after its check.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -128,51 +127,24 @@ class SetReport:
         return "ok" if not self.count("substitute") else "warning"
 
 
-class DirectoryCache:
-    """Listings of folders, each read once.
+def explain(message: str, paths: Sequence[Path]) -> tuple[Path, str, str]:
+    """A loader's message as (file, what is wrong, what to do).
 
     Args:
-        sizes: also ask for the size of every file.
+        message: of an `InputError`.
+        paths: files that it may be about, at least one; it is about the one that it names first.
     """
-
-    def __init__(self, sizes: bool):
-        self._sizes = sizes
-        self._folders: dict[str, dict[str, int] | None] = {}
-
-    def files(self, folder: Path) -> dict[str, int] | None:
-        """Name -> bytes of the files of a folder; None: no such folder.
-
-        Where sizes are not asked for they are -1, and folders inside count as files.
-        """
-        key = os.fspath(folder)
-        if key not in self._folders:
-            self._folders[key] = self._list(key)
-        return self._folders[key]
-
-    def _list(self, folder: str) -> dict[str, int] | None:
-        try:
-            with os.scandir(folder) as entries:
-                if not self._sizes:
-                    return {entry.name: -1 for entry in entries}
-                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-        except OSError:
-            return None
-
-    def size(self, path: Path) -> int | None:
-        """Bytes of a file, -1 where sizes are not asked for; None: no such file."""
-        return (self.files(path.parent) or {}).get(path.name)
-
-
-def explain(error: Exception, paths: Iterable[Path | str]) -> tuple[str, str]:
-    """A loader's message as (what is wrong, what to do), without the file's name."""
-    text = str(error)
-    for path in paths:
-        text = text.replace(f" {path}", "")
-    for found in _REMEDY.finditer(text):
-        problem = text[: found.start()]
+    path, text, first = paths[0], message, len(message)
+    for candidate in paths:
+        named = re.search(rf" ?{re.escape(str(candidate))}(?![\w/])", message)
+        if named and named.start() < first:
+            path, first = candidate, named.start()
+            text = (message[: named.start()] + message[named.end() :]).lstrip(" ,:")
+    for match in _REMEDY.finditer(text):
+        problem = text[: match.start()]
         if problem.count("(") == problem.count(")"):
-            return problem, text[found.end() :]
-    return text, COPY_AGAIN
+            return path, problem, text[match.end() :]
+    return path, text, COPY_AGAIN
 
 
 def samples(items: list) -> list:

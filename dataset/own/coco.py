@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dataset.own.rules import HOW, Complaints, asked, inside, looks_like_sentence
+from dataset.faults import FaultCounter
+from dataset.own.rules import HOW, asked, inside, looks_like_sentence
 from utils.errors import InputError
 
 KIND_EXPRESSION, KIND_CLASS = "expression", "class"
 
 
-def coco_records(content: dict, name: str, complaints: Complaints) -> Iterator[dict]:
+def coco_records(content: dict, name: str, faults: FaultCounter) -> Iterator[dict]:
     """A record for each image about which something is asked.
 
     Annotations of one image with the same sentence are one object in several parts. If an
@@ -20,7 +21,7 @@ def coco_records(content: dict, name: str, complaints: Complaints) -> Iterator[d
     Args:
         content: {"images": [...], "annotations": [...], "categories": [...]}.
         name: of the file, for messages.
-        complaints: takes what is missing or wrong; every message names the entry.
+        faults: takes what is missing or wrong; every message names the entry.
 
     Yields:
         {"where", "image", "size": [H, W] or None, "segmentations": [...],
@@ -31,16 +32,16 @@ def coco_records(content: dict, name: str, complaints: Complaints) -> Iterator[d
     broken: set[Any] = set()
     found: dict[Any, dict] = {}
     if "categories" in content:
-        for number, category in enumerate(_list(content, "categories", name, complaints)):
-            with complaints.noting():
+        for number, category in enumerate(_list(content, "categories", name, faults)):
+            with faults.noting():
                 where = f"{name}, categories[{number}]"
                 identity = _identity(category, "id", where)
                 broken.add(identity)
                 classes[identity] = asked(category.get("name"), where)
     unnamed = broken - classes.keys()
     broken = set()
-    for number, image in enumerate(_list(content, "images", name, complaints)):
-        with complaints.noting():
+    for number, image in enumerate(_list(content, "images", name, faults)):
+        with faults.noting():
             where = f"{name}, images[{number}]"
             identity = _identity(image, "id", where)
             if identity in found:
@@ -50,8 +51,8 @@ def coco_records(content: dict, name: str, complaints: Complaints) -> Iterator[d
             broken.add(identity)
             found[identity] = _image(image, identity, name, where)
     broken -= found.keys()
-    for number, annotation in enumerate(_list(content, "annotations", name, complaints)):
-        with complaints.noting():
+    for number, annotation in enumerate(_list(content, "annotations", name, faults)):
+        with faults.noting():
             where = f"{name}, annotations[{number}]"
             identity = _identity(annotation, "image_id", where)
             if identity in found:
@@ -64,7 +65,7 @@ def coco_records(content: dict, name: str, complaints: Complaints) -> Iterator[d
     for record in found.values():
         for category, where in dict(record["unnamed"]).items():
             if category not in unnamed:  # that is told already
-                with complaints.noting():
+                with faults.noting():
                     _ask_by_name(record, category, classes, where)
         del record["categories"], record["unnamed"]
         record["asks"] = list(record["asks"].values())
@@ -115,11 +116,11 @@ def _ask_by_name(record: dict, category: Any, classes: dict[Any, str], where: st
     record["asks"][KIND_CLASS, category] = {"text": classes[category], **ask}
 
 
-def _list(content: dict, key: str, name: str, complaints: Complaints) -> list[dict]:
+def _list(content: dict, key: str, name: str, faults: FaultCounter) -> list[dict]:
     entries = content.get(key)
     if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries):
         return entries
-    complaints.add(f"{name}: {key!r} must be a list of objects, as in COCO; {HOW}")
+    faults.record(f"{name}: {key!r} must be a list of objects, as in COCO; {HOW}")
     return []
 
 

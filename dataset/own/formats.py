@@ -16,12 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from dataset.annotation_index import AnnotationIndex
-from dataset.coco_masks import decode_segmentation
+from dataset.faults import FaultCounter
 from dataset.json_files import read_json
+from dataset.masks import decode_segmentation
 from dataset.own.coco import coco_records
 from dataset.own.rules import (
     HOW,
-    Complaints,
     asked,
     inside,
     looks_like_sentence,
@@ -29,14 +29,11 @@ from dataset.own.rules import (
 )
 from dataset.reason_seg import ReasonSegAnnotation, load_annotation, parse_annotation
 from utils.errors import InputError
-from utils.protocol.image_files import read_image
+from utils.protocol.image_files import Read, read_image
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 _INDEX = "own-1"
 _GROUP = "images"
-
-Read = Callable[[Path], np.ndarray]
-"""File of an image -> uint8[H, W, 3]."""
 
 
 @dataclass(frozen=True)
@@ -91,62 +88,31 @@ class Split(Protocol):
         ...
 
 
-def open_split(folder: Path, split: str) -> Split:
+def open_split(folder: Path, split: str, faults: FaultCounter | None = None) -> Split:
     """The split of a data set, in whichever form it lies there; `SPLIT.json` comes first.
 
     Args:
         folder: of the data set.
         split: such as "train".
+        faults: takes what is wrong with entries, see `FaultCounter`.
 
     Raises:
         InputError: there is no such split, or it is damaged or empty.
     """
     plain_name(split, "split")
+    faults = faults or FaultCounter()
     table = folder / f"{split}.json"
-    complaints = Complaints()
     if table.is_file():
-
-        def build() -> Iterator[tuple[str, dict]]:
-            yield from _records(table, complaints)
-            complaints.close()
-
-        return TableSplit(folder, split, table, AnnotationIndex.open([table], _INDEX, build))
+        build = partial(_records, table, faults)
+        store = AnnotationIndex.open([table], _INDEX, build, faults.scratch)
+        return TableSplit(folder, split, table, store)
     if (folder / split).is_dir():
-        opened = FolderSplit(folder / split, complaints)
-        complaints.close()
-        return opened
+        return FolderSplit(folder / split, faults)
     there = ", ".join(split_names(folder)) or "none"
     raise InputError(
         f"no split {split!r} in {folder} (there: {there}): expected {table.name}, or a folder "
         f"{split}/ of images with a JSON file each; {HOW}"
     )
-
-
-def sound_part(folder: Path, split: str, complaints: Complaints, scratch: Path) -> Split | None:
-    """What is in order of a split that `open_split` refuses.
-
-    Args:
-        folder, split: as for `open_split`.
-        complaints: takes all mistakes.
-        scratch: a folder for an index of the rest; it has to stay as long as that is used.
-
-    Returns:
-        The split without its broken entries; None if nothing of it can be used.
-    """
-    table = folder / f"{split}.json"
-    before = complaints.count
-    try:
-        if table.is_file():
-            build = partial(_records, table, complaints)
-            store = AnnotationIndex.open([table], f"{_INDEX}-{split}", build, scratch)
-            return TableSplit(folder, split, table, store)
-        if (folder / split).is_dir():
-            return FolderSplit(folder / split, complaints)
-        return open_split(folder, split)
-    except InputError as error:
-        if complaints.count == before:
-            complaints.add(str(error))
-        return None
 
 
 def split_names(folder: Path) -> list[str]:
@@ -161,14 +127,13 @@ class FolderSplit:
 
     Args:
         folder: the split's.
-
-        complaints: takes images without JSON, JSON without image, two images of one name.
+        faults: takes images without JSON, JSON without image, two images of one name.
 
     Raises:
         InputError: no images.
     """
 
-    def __init__(self, folder: Path, complaints: Complaints):
+    def __init__(self, folder: Path, faults: FaultCounter):
         self.folder = folder
         try:
             files = sorted(path.name for path in folder.iterdir() if path.is_file())
@@ -181,11 +146,12 @@ class FolderSplit:
             raise InputError(f"no images ({', '.join(IMAGES)}) in {folder}; {HOW}")
         for name in images:
             if (stem := Path(name).stem) not in tables:
-                complaints.add(f"{folder / name} has no annotation {stem}.json beside it; {HOW}")
+                faults.record(f"{folder / name} has no annotation {stem}.json beside it; {HOW}")
         for stem in (stem for stem, count in stems.items() if count > 1):
-            complaints.add(f"{folder}: several images are called {stem}; rename them")
+            faults.record(f"{folder}: several images are called {stem}; rename them")
         for stem in sorted(tables - stems.keys()):
-            complaints.add(f"{folder / stem}.json has no image beside it; {HOW}")
+            faults.record(f"{folder / stem}.json has no image beside it; {HOW}")
+        faults.close()
         self.names = np.array([name for name in images if Path(name).stem in tables])
 
     def __len__(self) -> int:
@@ -285,21 +251,22 @@ def _united(segmentations: Sequence, size: tuple[int, int], where: str) -> np.nd
     return mask
 
 
-def _records(table: Path, complaints: Complaints) -> Iterator[tuple[str, dict]]:
-    """What a draw needs, image by image; what is wrong goes into `complaints`."""
+def _records(table: Path, faults: FaultCounter) -> Iterator[tuple[str, dict]]:
+    """What a draw needs, image by image; what is wrong goes into `faults`."""
     content = read_json(table, "one of the forms in docs/own_data.md", HOW, ("utf-8", "cp1252"))
     if isinstance(content, list):
         for number, entry in enumerate(content):
-            with complaints.noting():
+            with faults.noting():
                 yield _GROUP, _entry(entry, f"{table}, entry {number}")
     elif isinstance(content, dict) and "images" in content:
-        for record in coco_records(content, str(table), complaints):
+        for record in coco_records(content, str(table), faults):
             yield _GROUP, record
     else:
         raise InputError(
             f"{table}: expected a list of entries with image, shapes and text, or COCO with images "
             f"and annotations; {HOW}"
         )
+    faults.close()
 
 
 def _entry(entry: Any, where: str) -> dict:

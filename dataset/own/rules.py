@@ -2,49 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from dataset.json_files import is_sayable, is_text
-from utils.errors import InputError, InputErrors
+from utils.errors import InputError
 from utils.protocol.constants import ADDED_TOKENS, IMAGE_TOKEN
 
 HOW = "docs/own_data.md shows the three forms"
-MOST_TOLD = 50
-"""So many mistakes in a split are told one by one."""
-
-
-class Complaints:
-    """Mistakes in a split: all are counted, the first `MOST_TOLD` are kept."""
-
-    def __init__(self) -> None:
-        self.count, self._messages = 0, list[str]()
-
-    def add(self, message: str) -> None:
-        """Note a mistake."""
-        self.count += 1
-        if len(self._messages) < MOST_TOLD:
-            self._messages.append(message)
-
-    @contextmanager
-    def noting(self) -> Iterator[None]:
-        """Note an `InputError` of the block, and go on behind it."""
-        try:
-            yield
-        except InputError as error:
-            self.add(str(error))
-
-    def told(self) -> list[str]:
-        """A line for each; how many more there are in the last one."""
-        more = self.count - len(self._messages)
-        return self._messages + ([f"and {more} more mistakes like these; {HOW}"] if more else [])
-
-    def close(self) -> None:
-        """Raise them together, if there are any."""
-        if self.count:
-            raise InputErrors(self.told())
 
 
 def plain_name(name: str, what: str) -> str:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dataset.annotation_index import AnnotationIndex
-from dataset.json_stream import JsonLists
+from dataset.json_files import read_lists
 from dataset.refer.refs_file import load_refs, refs_file, refs_of_pickle
 from utils.cli.entry_point import cli
 from utils.errors import InputError
 
 KIND = "refer2"
+_FORM = "COCO's JSON with images and annotations"
+_HOW_TO_GET = "they come with the refs files of the set; copy them there"
 _MOST_BROKEN = 20
 """So many messages about broken refs are kept."""
 
@@ -34,14 +37,15 @@ class ReferIndex:
     Args:
         refs: `refs(SPLIT_BY).p`, or the `.json` beside it.
         instances: `instances.json`.
+        cache_dir: where the index is kept, see `AnnotationIndex.open`.
 
     Raises:
         InputError: a file is missing or damaged; the message names it.
     """
 
-    def __init__(self, refs: Path, instances: Path):
+    def __init__(self, refs: Path, instances: Path, cache_dir: Path | None = None):
         self.refs, self.instances = refs_file(refs), instances
-        self.store = AnnotationIndex.open([self.refs, instances], KIND, self._build)
+        self.store = AnnotationIndex.open([self.refs, instances], KIND, self._build, cache_dir)
         self.splits = {
             name.removeprefix("images/"): count
             for name, count in self.store.groups().items()
@@ -58,7 +62,9 @@ class ReferIndex:
         return self.store.get("about", 0)["with_objects"][split]
 
     def about(self) -> dict:
-        """Counts over all splits: refs, sentences, absent, broken; and `examples` of the broken."""
+        """Counts over all splits: refs, sentences, absent, broken; `examples` of the broken;
+        `splits`: refs of each split; `images` of instances.json.
+        """
         return {k: v for k, v in self.store.get("about", 0).items() if k != "with_objects"}
 
     def _build(self) -> Iterator[tuple[str, dict]]:
@@ -88,8 +94,19 @@ class ReferIndex:
                     if problem is not None and len(examples) < _MOST_BROKEN:
                         examples.append(f"ref {ref['ref_id']}: {problem}")
                 yield f"images/{split}", record
-        about = {"refs": len(refs), "sentences": sentences, "absent": absent, "broken": broken}
-        yield "about", {**about, "examples": examples, "with_objects": with_objects}
+        yield (
+            "about",
+            {
+                "refs": len(refs),
+                "splits": Counter(ref["split"] for ref in refs),
+                "images": len(images),
+                "sentences": sentences,
+                "absent": absent,
+                "broken": broken,
+                "examples": examples,
+                "with_objects": with_objects,
+            },
+        )
 
 
 def _annotation_ids(ref: dict) -> list:
@@ -106,37 +123,18 @@ def _instances(path: Path, named: set) -> tuple[dict[Any, dict], dict[Any, dict]
     """
     images: dict[Any, dict] = {}
     annotations: dict[Any, dict] = {}
-    lists = JsonLists(path)
-    try:
-        for key, entry in lists:
-            if not isinstance(entry, dict) or not isinstance(entry.get("id"), int | str):
-                continue
-            number = entry["id"]
-            if key == "images":
-                images[number] = entry
-            elif key == "annotations" and number in named:
-                entry = {k: v for k, v in entry.items() if k in ("image_id", "segmentation")}
-                if "segmentation" in entry:
-                    entry["segmentation"] = json.dumps(entry["segmentation"]).encode()
-                annotations[number] = entry
-    except OSError as error:
-        raise InputError(
-            f"no annotations at {path} ({error}): they come with the refs files of the set; "
-            "copy them there"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, str(error)) from error
-    for name in ("images", "annotations"):
-        if name not in lists.found:
-            raise _damaged(path, f"it has no list {name!r}")
+    for key, _, entry in read_lists(path, ("images", "annotations"), _FORM, _HOW_TO_GET):
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int | str):
+            continue
+        number = entry["id"]
+        if key == "images":
+            images[number] = entry
+        elif number in named:
+            entry = {k: v for k, v in entry.items() if k in ("image_id", "segmentation")}
+            if "segmentation" in entry:
+                entry["segmentation"] = json.dumps(entry["segmentation"]).encode()
+            annotations[number] = entry
     return images, annotations
-
-
-def _damaged(path: Path, reason: str) -> InputError:
-    return InputError(
-        f"{path} is damaged ({reason}): COCO's JSON with images and annotations is expected; "
-        "copy it again from its source"
-    )
 
 
 def _image(image_id: Any, image: dict | None, refs: list[dict], annotations: dict) -> dict:

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from dataset.catalog import REFER_FAMILIES, SETS, SetFacts
-from dataset.coco_masks import decode_segmentation
+from dataset.masks import decode_segmentation
 from dataset.refer.index import ReferIndex
 from dataset.sampling import KIND_ABSENT, SamplingOptions, Turn, choose, make_sample
 from dataset.templates import SIMPLE, Templates
 from utils.errors import InputError
 from utils.protocol.batch import EvalItem, EvalQuestion, Sample
-from utils.protocol.image_files import read_image
+from utils.protocol.image_files import Read, read_image
 
 KIND = "expression"
 """Kind, in reports, of sentences about what is there."""
@@ -42,31 +42,37 @@ class ReferSet:
         name: one of `SOURCES`.
         split_by: SPLIT_BY of the refs file; by default the one that the set prefers, or else one
             that may stand in for it, with a warning.
+        cache_dir: where the index is kept, see `AnnotationIndex.open`.
 
     Raises:
         InputError: an unknown name, or files that are missing or damaged.
     """
 
-    def __init__(self, dataset_dir: str | Path, name: str, split_by: str | None = None):
+    def __init__(
+        self,
+        dataset_dir: str | Path,
+        name: str,
+        split_by: str | None = None,
+        cache_dir: Path | None = None,
+    ):
         if name not in SOURCES:
             raise InputError(f"no referring set {name!r}: choose among {', '.join(SOURCES)}")
         self.source = SOURCES[name]
         self.images = Path(dataset_dir) / self.source.image_folder
         folder = Path(dataset_dir) / self.source.root
         self.refs = _find_refs(folder, self.source, split_by)
-        self.index = ReferIndex(self.refs, folder / "instances.json")
+        self.index = ReferIndex(self.refs, folder / "instances.json", cache_dir)
 
-    def image(self, record: dict) -> tuple[str, np.ndarray]:
+    def image(self, record: dict, read: Read = read_image) -> tuple[str, np.ndarray]:
         """Path of an image, and the image uint8[H, W, 3] in the size of its annotations.
 
         Raises:
             InputError: it is missing, broken, of another size, or unknown to instances.json.
         """
         if "problem" in record:
-            refs = ", ".join(str(ref["ref_id"]) for ref in record["refs"])
-            raise self._broken(f"ref {refs}", record["problem"])
+            raise self.problems(record)[0]
         path = self.images / record["file_name"]
-        image = read_image(path)
+        image = read(path)
         size = (record["height"], record["width"])
         if image.shape[:2] != size:
             raise InputError(
@@ -93,6 +99,22 @@ class ReferSet:
                 reason = f"the segmentation of its annotation {ann_id} cannot be used: {error}"
                 raise self._broken(f"ref {ref['ref_id']}", reason) from error
         return mask
+
+    def problems(self, record: dict) -> list[InputError]:
+        """Why an image, or one of its refs, cannot be used."""
+        if "problem" in record:
+            refs = ", ".join(str(ref["ref_id"]) for ref in record["refs"])
+            return [self._broken(f"ref {refs}", record["problem"])]
+        broken = [ref for ref in record["refs"] if "problem" in ref]
+        return [self._broken(f"ref {ref['ref_id']}", ref["problem"]) for ref in broken]
+
+    def need_split(self, split: str) -> None:
+        """Raise an `InputError` if no image has a ref of this split."""
+        if split not in self.index.splits:
+            there = ", ".join(self.index.splits) or "none"
+            raise InputError(
+                f"no split {split!r} in {self.index.refs}: choose among those that it has ({there})"
+            )
 
     def _broken(self, what: str, problem: str) -> InputError:
         return InputError(
@@ -152,8 +174,7 @@ class ReferSegTrain:
         self.settings, self.stream = settings, f"refer {spec}"
         self.sets = [ReferSet(dataset_dir, name) for name in spec.split("||")]
         for one in self.sets:
-            if "train" not in one.index.splits:
-                raise _no_split(one, "train")
+            one.need_split("train")
 
     def __len__(self) -> int:
         """Images over all sets."""
@@ -223,8 +244,7 @@ class ReferSegEval(Sequence):
         false_premises: bool = True,
     ):
         self.set = ReferSet(dataset_dir, name, split_by)
-        if split not in self.set.index.splits:
-            raise _no_split(self.set, split)
+        self.set.need_split(split)
         self.split, self.templates, self.seed = split, templates, seed
         self.false_premises = false_premises
         count = self.set.index.splits[split]
@@ -255,10 +275,3 @@ class ReferSegEval(Sequence):
             truth = masks[id(ref)]
             questions.append(EvalQuestion(question, truth, True, KIND, "", text, forced))
         return EvalItem(path, image, questions)
-
-
-def _no_split(one: ReferSet, split: str) -> InputError:
-    there = ", ".join(one.index.splits) or "none"
-    return InputError(
-        f"no split {split!r} in {one.index.refs}: choose among those that it has ({there})"
-    )

@@ -13,21 +13,25 @@ of a word apart and is cut. Categories of one name are one class.
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dataset.annotation_index import AnnotationIndex
 from dataset.catalog import SETS
-from dataset.coco_masks import decode_segmentation
-from dataset.json_files import damaged, is_sayable, is_text, read_json
+from dataset.faults import ORPHAN, FaultCounter
+from dataset.json_files import damaged, is_sayable, is_text, read_lists
+from dataset.masks import decode_segmentation
 from dataset.sem_seg.label_maps import ClassName, LabelledImage
 from utils.errors import InputError
-from utils.protocol.image_files import read_image
+from utils.protocol.image_files import Read, read_image
 
 _KIND = "parts"
+_LISTS = ("images", "categories", "annotations")
 _CLASSES, _IMAGES = "classes", "images"
 _FORM = (
     "COCO's JSON with images[{id, file_name, height, width}], categories[{id, name}], "
@@ -43,57 +47,65 @@ class CocoParts:
         annotations: the JSON file.
         images: `file_name` is looked for in the first folder as it is, then its last part in
             the second.
+        faults: takes what is wrong with entries, see `FaultCounter`.
 
     Raises:
         InputError: the annotations are missing or damaged, or no image has any.
     """
 
-    def __init__(self, name: str, annotations: Path, images: tuple[Path, Path]):
+    def __init__(
+        self,
+        name: str,
+        annotations: Path,
+        images: tuple[Path, Path],
+        faults: FaultCounter | None = None,
+    ):
         self.name, self.annotations, self.images = name, annotations, images
         how_to_get = SETS[name].how_to_get
         if not annotations.is_file():
             raise InputError(f"no annotations at {annotations}; {how_to_get}")
-        build = functools.partial(_records, annotations, how_to_get)
-        self.store = AnnotationIndex.open([annotations], _KIND, build)
+        faults = faults or FaultCounter()
+        build = functools.partial(_records, annotations, how_to_get, faults)
+        self.store = AnnotationIndex.open([annotations], _KIND, build, faults.scratch)
         self._length = self.store.groups().get(_IMAGES, 0)
         if not self._length:
             raise damaged(annotations, "no image has an annotation", _FORM)
+        about = self.store.get(_CLASSES, 0)
         self.classes: list[ClassName] = [
-            name if isinstance(name, str) else (name[0], name[1])
-            for name in self.store.get(_CLASSES, 0)["names"]
+            name if isinstance(name, str) else (name[0], name[1]) for name in about["names"]
         ]
+        self.images_in_file: int = about["images"]
 
     def __len__(self) -> int:
         return self._length
 
-    def path(self, file_name: str) -> str:
-        """Where the image of an entry is.
+    def record(self, number: int) -> dict:
+        """{file_name, size: [H, W], annotations: [[class, id, segmentation], ...]} of an image."""
+        return self.store.get(_IMAGES, number)
 
-        Raises:
-            InputError: in neither folder; the message names the annotations too.
-        """
-        places = [
+    def path(self, file_name: str) -> str:
+        """Where the image of an entry is; in the second folder if it is in neither."""
+        places = (
             os.path.join(self.images[0], file_name),
             os.path.join(self.images[1], os.path.basename(file_name)),
-        ]
-        for place in places:
-            if os.path.isfile(place):
-                return place
-        raise InputError(
-            f"no image at {places[-1]}, but {self.annotations} names {file_name!r}: "
-            f"{SETS[self.name].how_to_get}"
         )
+        return next(filter(os.path.isfile, places), places[1])
 
-    def load(self, number: int) -> LabelledImage:
+    def load(self, number: int, read: Read = read_image) -> LabelledImage:
         """Decode an image; its masks are drawn when asked for.
 
         Raises:
             InputError: the image is missing, broken or of another size than annotated; the
                 message names the file.
         """
-        record = self.store.get(_IMAGES, number)
+        record = self.record(number)
         path = self.path(record["file_name"])
-        image = read_image(path)
+        if not os.path.isfile(path):
+            raise InputError(
+                f"no image at {path}, but {self.annotations} names {record['file_name']!r}: "
+                f"{SETS[self.name].how_to_get}"
+            )
+        image = read(Path(path))
         height, width = image.shape[:2]
         if [height, width] != record["size"]:
             raise InputError(
@@ -116,7 +128,7 @@ class CocoParts:
         )
 
 
-def paco_lvis(dataset_dir: str | Path) -> CocoParts:
+def paco_lvis(dataset_dir: str | Path, faults: FaultCounter | None = None) -> CocoParts:
     """PACO-LVIS: objects and parts; images of COCO's train2017.
 
     Raises:
@@ -124,10 +136,11 @@ def paco_lvis(dataset_dir: str | Path) -> CocoParts:
     """
     root = Path(dataset_dir)
     annotations = root / "vlpart/paco/annotations/paco_lvis_v1_train.json"
-    return CocoParts("paco_lvis", annotations, (root / "coco", root / "coco/train2017"))
+    images = (root / "coco", root / "coco/train2017")
+    return CocoParts("paco_lvis", annotations, images, faults)
 
 
-def pascal_part(dataset_dir: str | Path) -> CocoParts:
+def pascal_part(dataset_dir: str | Path, faults: FaultCounter | None = None) -> CocoParts:
     """PASCAL-Part: parts; images of PASCAL VOC 2010.
 
     Raises:
@@ -135,7 +148,7 @@ def pascal_part(dataset_dir: str | Path) -> CocoParts:
     """
     root = Path(dataset_dir) / "vlpart/pascal_part"
     images = root / "VOCdevkit/VOC2010/JPEGImages"
-    return CocoParts("pascal_part", root / "train.json", (images, images))
+    return CocoParts("pascal_part", root / "train.json", (images, images), faults)
 
 
 def _mask_of(annotations: Path, record: dict, position: int) -> np.ndarray:
@@ -149,32 +162,56 @@ def _mask_of(annotations: Path, record: dict, position: int) -> np.ndarray:
         raise damaged(annotations, where, _FORM) from error
 
 
-def _records(path: Path, how_to_get: str) -> Iterator[tuple[str, dict]]:
-    """What the index holds: the class names, and every image that has annotations."""
-    content = read_json(path, _FORM, how_to_get)
-    try:
-        classes: dict[ClassName, int] = {}
-        class_of = {
-            category["id"]: classes.setdefault(class_name(category["name"]), len(classes))
-            for category in content["categories"]
-        }
-        found: dict[int, list] = {image["id"]: [] for image in content["images"]}
-        if len(found) < len(content["images"]):
-            raise ValueError("two images have one id")
-        for annotation in content["annotations"]:
-            entry = [
-                class_of[annotation["category_id"]],
-                annotation.get("id"),
-                annotation["segmentation"],
-            ]
-            if annotation["image_id"] in found:
-                found[annotation["image_id"]].append(entry)
-        yield _CLASSES, {"names": list(classes)}
-        for image in content["images"]:
-            if found[image["id"]]:
-                yield _IMAGES, {**_image(image), "annotations": found[image["id"]]}
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(path, f"{type(error).__name__}: {error}", _FORM) from error
+def _records(path: Path, how_to_get: str, faults: FaultCounter) -> Iterator[tuple[str, dict]]:
+    """What the index holds: the class names, and every image that has annotations.
+
+    Segmentations wait as the bytes of their JSON: as objects those of a big file take gigabytes.
+    """
+    classes: dict[ClassName, int] = {}
+    class_of: dict[Any, int | None] = {}
+    images: dict[Any, dict | None] = {}  # None, here and above: broken, which is recorded already
+    annotations: dict[Any, list[tuple[Any, Any, bytes]]] = {}
+
+    def add(key: str, number: int, entry: dict) -> None:
+        if key == "categories":
+            class_of[entry["id"]] = None
+            class_of[entry["id"]] = classes.setdefault(class_name(entry["name"]), len(classes))
+        elif key == "images":
+            if entry["id"] in images:
+                raise ValueError("two images have one id")
+            images[entry["id"]] = None
+            images[entry["id"]] = _image(entry)
+        else:
+            segmentation = json.dumps(entry["segmentation"]).encode()
+            hash(entry["category_id"])  # raises for a list, which can be no id
+            parts = annotations.setdefault(entry["image_id"], [])
+            parts.append((entry.get("id"), entry["category_id"], segmentation))
+
+    for key, number, entry in read_lists(path, _LISTS, _FORM, how_to_get):
+        try:
+            add(key, number, entry)
+        except KeyError as error:
+            faults.record(damaged(path, f"{key}[{number}]: has no `{error.args[0]}`", _FORM))
+        except (TypeError, ValueError, AttributeError) as error:
+            faults.record(damaged(path, f"{key}[{number}]: {error}", _FORM))
+    for image_id, held in annotations.items():
+        for identity, category_id, _ in held:
+            if category_id not in class_of:
+                problem = f"its category is not in the file (category_id {category_id!r})"
+                faults.record(damaged(path, f"annotation {identity}: {problem}", _FORM))
+            if image_id not in images:
+                problem = f"its image is not in the file's `images` (image_id {image_id!r})"
+                faults.record(damaged(path, f"annotation {identity}: {problem}", _FORM), ORPHAN)
+    faults.close()
+    yield _CLASSES, {"names": list(classes), "images": len(images)}
+    for image_id, image in images.items():
+        entries = [
+            [class_of[category_id], identity, json.loads(segmentation)]
+            for identity, category_id, segmentation in annotations.pop(image_id, [])
+            if class_of.get(category_id) is not None
+        ]
+        if image is not None and entries:
+            yield _IMAGES, {**image, "annotations": entries}
 
 
 def _image(image: dict) -> dict:

@@ -28,7 +28,7 @@ from dataset.catalog import SETS
 from dataset.json_files import damaged, is_sayable, read_json
 from utils.errors import InputError
 from utils.protocol.constants import IGNORE_LABEL
-from utils.protocol.image_files import read_image
+from utils.protocol.image_files import Read, read_image
 
 CLASSES_FILE = Path(__file__).parents[1] / "assets" / "classes.json"
 """The classes of ADE20K and COCO-Stuff, in the order of their numbers."""
@@ -128,7 +128,7 @@ class LabelMaps:
         name = os.fsdecode(bytes(self.names[number]))
         return self.images / f"{name}.jpg", self.labels / f"{name}.png"
 
-    def load(self, number: int) -> LabelledImage:
+    def load(self, number: int, read: Read = read_image) -> LabelledImage:
         """Decode an image and its label map.
 
         Raises:
@@ -136,7 +136,7 @@ class LabelMaps:
                 class list; the message names the file.
         """
         image_path, label_path = self.paths(number)
-        image = read_image(image_path)
+        image = read(image_path)
         labels = read_label_map(label_path, image.shape[:2])
         histogram = cv2.calcHist([labels], [0], None, [_VALUES], [0, _VALUES])
         values = np.flatnonzero(histogram).tolist()
@@ -210,17 +210,13 @@ def mapillary(dataset_dir: str | Path) -> LabelMaps:
     entries = content.get("labels") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not 0 < len(entries) <= _VALUES:
         raise damaged(config, "`labels` is no list of at most 256 entries", _CONFIG_FORM)
-    meaning: dict[int, str | None] = {}
-    for value, entry in enumerate(entries):
-        readable = entry.get("readable") if isinstance(entry, dict) else None
-        if not isinstance(readable, str) or not is_sayable(readable):
-            raise damaged(
-                config,
-                f"entry {value} has no name in `readable` that can be asked for",
-                _CONFIG_FORM,
-            )
-        class_name = readable.strip().lower()
-        meaning[value] = None if class_name in NOT_ASKED else class_name
+    names = [entry.get("readable") if isinstance(entry, dict) else None for entry in entries]
+    nameless = [str(value) for value, name in enumerate(names) if not is_sayable(name)]
+    if nameless:
+        reason = f"entry {', '.join(nameless)} has no name in `readable` that can be asked for"
+        raise damaged(config, reason, _CONFIG_FORM)
+    names = [str(name).strip().lower() for name in names]
+    meaning = {value: None if name in NOT_ASKED else name for value, name in enumerate(names)}
     training = root / "training"
     return LabelMaps("mapillary", training / "images", training / "v2.0/labels", meaning)
 

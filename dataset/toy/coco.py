@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from utils.protocol.rle import encode_mask, run_lengths
+
 FORMS = (
     "polygon", "halves", "polygon", "crowd", "polygon", "compressed", "polygon", "halves",
 )  # fmt: skip
@@ -62,25 +64,12 @@ def _walk(steps: dict[tuple[int, int], list[tuple[int, int]]], start: tuple[int,
     return outline
 
 
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed counts of uint8[H, W]: down the columns, zeros first."""
-    pixels = np.concatenate([[0], mask.flatten(order="F"), [2]])
-    changes = np.flatnonzero(np.diff(pixels))
-    return np.diff(np.concatenate([[0], changes])).astype(int).tolist()
-
-
-def compressed(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's compressed RLE with a string of counts."""
-    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
 def segmentation_of(mask: np.ndarray, form: str) -> Any:
     """The mask as a `segmentation` in one of `FORMS`."""
     if form == "crowd":
-        return {"size": list(mask.shape), "counts": run_lengths(mask)}
+        return {"size": list(mask.shape), "counts": run_lengths(encode_mask(mask)["counts"])}
     if form == "compressed":
-        return compressed(mask)
+        return encode_mask(mask)
     if form == "halves":
         middle = int(np.flatnonzero(mask.any(axis=0)).mean())
         left, right = mask.copy(), mask.copy()
@@ -91,10 +80,7 @@ def segmentation_of(mask: np.ndarray, form: str) -> Any:
 
 def box_of(mask: np.ndarray) -> list[int]:
     """[x, y, width, height] of what is set, zeros if nothing is."""
-    ys, xs = np.nonzero(mask)
-    if not len(xs):
-        return [0, 0, 0, 0]
-    return [int(v) for v in (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)]
+    return [int(v) for v in coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask)))]
 
 
 @dataclass
@@ -132,7 +118,7 @@ class CocoFile:
         if form == "empty":
             segmentation: Any = []
         elif form == "list":
-            segmentation = [compressed(mask)]
+            segmentation = [encode_mask(mask)]
         else:
             segmentation = segmentation_of(mask, form)
         self.annotations.append(

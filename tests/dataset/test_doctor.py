@@ -13,9 +13,11 @@ from PIL import Image
 
 from dataset.doctor import checkup, decode
 from dataset.doctor.__main__ import main
-from dataset.doctor.decode import Decoded, Decoder, Trouble
+from dataset.doctor.decode import Decoder
 from tests.dataset import small_tree as tree
 from utils.cli.train_flags import DataFlags
+from utils.errors import InputError
+from utils.protocol.image_files import Read
 
 ALL_SETS = {
     *("ade20k", "cocostuff", "mapillary", "paco_lvis", "pascal_part", "llava_instruct_150k"),
@@ -195,6 +197,16 @@ def test_colours_only_on_a_terminal(clean, capsys):
     assert "\033[" not in capsys.readouterr().out
 
 
+def test_images_and_label_maps_of_other_names(root, capsys):
+    for path in (root / "ade20k/annotations/training").iterdir():
+        path.rename(path.with_name(f"other_{path.name}"))
+    (found,) = as_json(root, capsys, "--dataset", "sem_seg", "--sem_seg_data", "ade20k")["sets"]
+    assert (found["orphan"], found["missing"]) == (4, 4)
+    (broken,) = [finding for finding in found["findings"] if finding["kind"] == "broken"]
+    assert broken["path"] == str(root / "ade20k")
+    assert f"no image NAME.jpg in {root}/ade20k/images/training has" in broken["problem"]
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -258,22 +270,37 @@ def test_own_sets_are_checked(root, capsys):
     assert "b.json" in capsys.readouterr().out
 
 
-def _square(job: int) -> Decoded:
-    if job == 37:
+def _told(position: int, read: Read) -> tuple:
+    if position == 37:
         os._exit(1)
-    return Decoded((job, job * job), [])
+    raise InputError(f"number {position}")
 
 
-def test_a_file_that_ends_the_process_is_named(monkeypatch):
-    monkeypatch.setattr(decode, "_name_of", lambda job: str(job))
-    results = list(Decoder(2, show=False).run(_square, list(range(150)), "squares"))
-    for n, result in enumerate(results):
-        if n == 37:
-            assert result.troubles == [Trouble("37", *result.troubles[0][1:])]
-            assert "ends the process" in result.troubles[0].problem
-        else:
-            assert result.size == (n, n * n)
-    assert len(results) == 150
+def test_a_file_that_ends_the_process_is_found():
+    results = list(Decoder(2, show=False).run(_told, range(150), "numbers"))
+    assert results == [None if n == 37 else [f"number {n}"] for n in range(150)]
+
+
+def test_a_file_that_ends_the_process_is_named(root, capsys, monkeypatch):
+    for n in range(20):
+        tree.save_image(root / f"ade20k/images/training/more_{n}.jpg")
+        tree.save_labels(root / f"ade20k/annotations/training/more_{n}.png", [1])
+    whole = decode.read_image
+    name = "more_7.jpg"
+    monkeypatch.setattr(
+        decode, "read_image", lambda path: os._exit(1) if path.name == name else whole(path)
+    )
+    flags = ["--dataset", "sem_seg", "--sem_seg_data", "ade20k", "--deep", "--workers", "2"]
+    (found,) = as_json(root, capsys, *flags)["sets"]
+    (finding,) = found["findings"]
+    assert Path(finding["path"]).name == name and "ends the process" in finding["problem"]
+
+
+def test_images_that_sets_share_are_decoded_once(clean, capsys, monkeypatch):
+    whole, paths = decode.read_image, []
+    monkeypatch.setattr(decode, "read_image", lambda path: [paths.append(path), whole(path)][1])
+    assert doctor(clean, "--deep") == 0
+    assert len(paths) == len(set(paths)) > 20
 
 
 def test_many_images_by_many_processes(root, capsys):

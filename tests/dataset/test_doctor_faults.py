@@ -90,6 +90,18 @@ def bigger_image(root: Path) -> None:
     Image.new("RGB", (20, 12)).save(root / tree.COCO / f"{1:012d}.jpg")
 
 
+def only_notes(name: str) -> Plant:
+    """A folder of files of another kind."""
+
+    def plant(root: Path) -> None:
+        shutil.rmtree(root / name)
+        notes = root / name / "notes.txt"
+        notes.parent.mkdir()
+        notes.write_text("nothing here")
+
+    return plant
+
+
 def second_choice_only(root: Path) -> None:
     for path in (root / REFCOCO).glob("refs*"):
         path.unlink()
@@ -158,7 +170,7 @@ FAULTS: dict[str, tuple[Plant, str, str, bool]] = {
     "mapillary class": (
         labels("mapillary/training/v2.0/labels/m1.png", [3]),
         "mapillary/training/v2.0/labels/m1.png",
-        "holds 3",
+        "holds the value 3",
         False,
     ),
     "label map missing": (remove(ADE_LABELS), ADE_LABELS, "does not exist", True),
@@ -174,7 +186,7 @@ FAULTS: dict[str, tuple[Plant, str, str, bool]] = {
     "paco category without name": (
         edit(PACO, lambda content: content["categories"][1].pop("name") and None),
         PACO,
-        "entry 1: has no `name`",
+        "categories[1]: has no `name`",
         True,
     ),
     "paco category of three halves": (
@@ -204,7 +216,7 @@ FAULTS: dict[str, tuple[Plant, str, str, bool]] = {
     "paco image of another size": (
         bigger_image,
         f"{tree.COCO}/{1:012d}.jpg",
-        "its annotations say 16 x 12",
+        "says 16 x 12",
         False,
     ),
     "pascal image missing": (
@@ -252,13 +264,13 @@ FAULTS: dict[str, tuple[Plant, str, str, bool]] = {
     "refs about another image": (
         edit_refs("refcoco", entry(1, ann_id=20)),
         REFCOCO_REFS,
-        "another image",
+        "belongs to image 2",
         True,
     ),
     "refs without image": (
         edit_refs("refcoco", entry(1, image_id=12345)),
         REFCOCO_REFS,
-        "its image is not in instances.json",
+        "image_id 12345 is not among the images",
         True,
     ),
     "refs without training": (
@@ -285,7 +297,7 @@ FAULTS: dict[str, tuple[Plant, str, str, bool]] = {
         "llava_instruct_150k.json names it",
         True,
     ),
-    "llava role": (edit(LLAVA, entry(1, conversations=TURNS)), LLAVA, f"entry {1:012d}", True),
+    "llava role": (edit(LLAVA, entry(1, conversations=TURNS)), LLAVA, f"entry '{1:012d}'", True),
     "llava no answer": (edit(LLAVA, entry(1, conversations=ALONE)), LLAVA, "answer", True),
     "llava no list": (edit(LLAVA, lambda content: {"a": 1}), LLAVA, "no list", True),
     "reason no shapes": (
@@ -302,6 +314,18 @@ FAULTS: dict[str, tuple[Plant, str, str, bool]] = {
     ),
     "reason no json": (remove(f"{REASON}.json"), f"{REASON}.json", "does not exist", True),
     "reason orphan json": (remove(f"{REASON}.jpg"), f"{REASON}.json", "no image", True),
+    "reason without images": (
+        only_notes(str(Path(REASON).parent)),
+        str(Path(REASON).parent),
+        "holds no *.jpg",
+        True,
+    ),
+    "ade20k without label maps": (
+        only_notes("ade20k/annotations/training"),
+        "ade20k",
+        "no image NAME.jpg",
+        True,
+    ),
     "reason split empty": (
         lambda root: [path.unlink() for path in (root / REASON).parent.iterdir()] and None,
         str(Path(REASON).parent),

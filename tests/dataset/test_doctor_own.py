@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dataset.doctor.__main__ import main
-from dataset.own.rules import MOST_TOLD
+from dataset.faults import MOST_TOLD
 from tests.dataset import small_tree as tree
 
 SHAPE = {"label": "saw", "points": [[1, 1], [8, 1], [8, 8]]}
@@ -163,7 +163,7 @@ def test_annotations_may_come_before_their_images(published, capsys):
     tree.save_json(path, dict(reversed(list(content.items()))))
     assert main(flags) == 0
     content["annotations"][0]["image_id"] = 4711
-    content["annotations"][1].pop("segmentation")
+    content["annotations"][2].pop("segmentation")
     tree.save_json(path, dict(reversed(list(content.items()))))
     capsys.readouterr()
     assert main([*flags, "--json"]) == 1
@@ -172,8 +172,8 @@ def test_annotations_may_come_before_their_images(published, capsys):
         for one in json.loads(capsys.readouterr().out)["sets"]
         for finding in one["findings"]
     ]
-    assert any("its image is not in the file's `images`" in problem for problem in problems)
-    assert any("has no `segmentation`" in problem for problem in problems)
+    assert any("its annotation 0 belongs to image 4711" in problem for problem in problems)
+    assert any("its annotation 10 has no segmentation" in problem for problem in problems)
 
 
 @pytest.mark.parametrize("deep", [False, True])

@@ -185,7 +185,7 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, path):
     image(tmp_path / "own" / "secret.jpg")
     for content in (changed(1, image=path), changed(2, **coco(images={"file_name": path}))):
         write_table(tmp_path, content)
-        with pytest.raises(InputError, match="leaves the data set's folder|not the path of an im"):
+        with pytest.raises(InputError, match=r"leaves the data set's folder|not the path of an im"):
             OwnTrain(tmp_path, "mine", SETTINGS)
 
 

@@ -82,6 +82,8 @@ def test_broken_refs_are_counted(data):
         "absent": 3,
         "broken": 0,
         "examples": [],
+        "splits": {"train": 1, "val": 2},
+        "images": 2,
     }
     change_instances(data, BROKEN["no annotation"][0])
     about = ReferSet(data, "refcoco").index.about()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,6 +10,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from utils.errors import InputError
+
+Read = Callable[[Path], np.ndarray]
+"""File of an image -> uint8[H, W, 3]; `read_image`, or what stands in for it in a check."""
 
 SIXTEEN_BITS = ("PNG", "PPM")
 """Formats whose grey images of 16 bits PIL may open with 32 bits a pixel (mode I)."""

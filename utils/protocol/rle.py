@@ -9,6 +9,9 @@ from pycocotools import mask as coco_mask
 
 from utils.protocol.constants import IGNORE_LABEL
 
+_MOST_CHARACTERS = 7
+"""A number of a compressed string has at most so many characters of 5 bits each."""
+
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """bool[H, W] -> COCO run-length code {"size": [H, W], "counts": text}."""
@@ -16,34 +19,36 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode("ascii")}
 
 
-def run_lengths(counts: str) -> list[int]:
-    """Lengths of the runs, background first, that a COCO text of counts stands for.
+def run_lengths(counts: str | bytes) -> list[int]:
+    """Lengths of the runs, background first, that COCO's compressed counts stand for.
 
-    Five bits of a number stand in each character, the lowest first; from the fourth run on, the
-    number is the difference to the run before the last.
+    Each number is written in characters of six bits above "0": five bits of the number, the lowest
+    first, and one that says that more follow; the highest bit of the last is the sign. From the
+    fourth number on, what is written is the difference to the number two before.
 
     Raises:
-        ValueError: no text of counts.
+        ValueError: a character is out of range, or the text ends inside a number.
     """
-    lengths: list[int] = []
-    value = shift = 0
-    for character in counts:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"{character!r} cannot stand in a run-length code")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        if len(lengths) > 2:
-            value += lengths[-2]
-        lengths.append(value)
-        value = shift = 0
-    if shift:
-        raise ValueError("the run-length code ends inside a number")
-    return lengths
+    text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
+    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    if len(codes) == 0:
+        return []
+    if codes.min() < 0 or codes.max() > 63:
+        raise ValueError("the compressed run lengths hold a character that never occurs in them")
+    last = (codes & 32) == 0
+    if not last[-1]:
+        raise ValueError("the compressed run lengths end inside a number")
+    ends = np.flatnonzero(last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > _MOST_CHARACTERS:
+        raise ValueError("a number of the compressed run lengths is too long")
+    place = np.arange(len(codes)) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((codes & 31) << (5 * place), starts)
+    numbers -= ((codes[ends] & 16) != 0) * (1 << (5 * lengths))
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers.tolist()
 
 
 def decode_mask(code: dict[str, Any]) -> np.ndarray:

@@ -74,9 +74,9 @@ def write_set(
     folder = root / "refer_seg" / name
     folder.mkdir(parents=True, exist_ok=True)
     part = "saiapr_tc-12" if name == "refclef" else "mscoco/images/train2014"
-    place = root / "refer_seg" / "images" / part
+    image_folder = root / "refer_seg" / "images" / part
     for number in images:
-        file = place / file_name(number, name)
+        file = image_folder / file_name(number, name)
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(file, "PNG")

@@ -37,7 +37,7 @@ time.sleep(1000)
 DOCTOR = """
 from dataset.doctor.decode import CHUNK, Decoder
 
-def work(job):
+def work(job, read):
     if job == 0:
         print("ready", flush=True)
     time.sleep(0.2)

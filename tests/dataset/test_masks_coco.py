@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from dataset.coco_masks import decode_segmentation, unpack_counts
+from dataset.masks import decode_segmentation
 from tests.coco_truth import SIZE, box, pack, polygon, runs
+from utils.protocol.rle import run_lengths
 
 MASKS = {
     "box": box(3, 4, 12, 9),
@@ -36,7 +37,7 @@ def test_unpacking_is_the_inverse_of_packing():
     rng = np.random.default_rng(0)
     for _ in range(100):
         counts = rng.integers(0, 2 ** rng.integers(1, 24), rng.integers(1, 40)).tolist()
-        assert unpack_counts(pack(counts).encode()) == counts
+        assert run_lengths(pack(counts)) == run_lengths(pack(counts).encode()) == counts
 
 
 def test_polygons_are_united():
