@@ -1,4 +1,7 @@
-"""Imports point down: utils < dataset, model < entry points; dataset and model never meet."""
+"""Imports point down: utils < dataset, model < entry points; dataset and model never meet.
+
+Rooms, the packages inside these, have an order of their own.
+"""
 
 import ast
 from pathlib import Path
@@ -11,19 +14,31 @@ FORBIDDEN = {
     "model": {"dataset", "web", *ABOVE},
     "web": {"dataset", *ABOVE},
 }
+ROOMS = [
+    *("utils.process", "utils.protocol", "utils.cli", "utils.training", "utils.hub"),
+    *("utils.evaluation", "utils.reports", "utils.analysis"),
+    *("dataset.refer", "dataset.sem_seg", "dataset.own", "dataset.toy", "dataset.doctor"),
+    *("model.inference", "model.loading", "model.analysis"),
+]
+"""Each imports only rooms that stand before it."""
 ENTRIES = {path.stem for path in ROOT.glob("*.py")}
 
 
-def imported(path: Path) -> set[str]:
-    """First parts of all module names that a file imports, wherever in the file."""
+def modules(path: Path) -> set[str]:
+    """Names of all modules that a file imports, wherever in the file."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {name.name.split(".")[0] for name in node.names}
+            found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found.add((node.module or "").split(".")[0])
+            assert node.level == 0 and node.module, f"{path}: relative import"
+            found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
     return found
+
+
+def imported(path: Path) -> set[str]:
+    """First parts of these names."""
+    return {name.split(".")[0] for name in modules(path)}
 
 
 def test_imports_point_down():
@@ -34,6 +49,19 @@ def test_imports_point_down():
         if (wrong := imported(path) & (forbidden | ENTRIES))
     }
     assert upward == {}
+
+
+def test_rooms_import_rooms_before_them():
+    rooms = {path.parent for top in FORBIDDEN for path in (ROOT / top).glob("*/__init__.py")}
+    assert {".".join(room.relative_to(ROOT).parts) for room in rooms} == set(ROOMS)
+    upward = [
+        (str(path.relative_to(ROOT)), other)
+        for number, room in enumerate(ROOMS)
+        for path in (ROOT / room.replace(".", "/")).rglob("*.py")
+        for other in sorted({".".join(name.split(".")[:2]) for name in modules(path)})
+        if other in ROOMS[number + 1 :]
+    ]
+    assert upward == []
 
 
 def test_files_are_short():
