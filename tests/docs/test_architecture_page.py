@@ -64,6 +64,22 @@ def test_the_rooms_are_the_packages():
     assert sorted(ROOMS) == sorted(packages)
 
 
+def test_the_map_of_the_readme_names_every_room():
+    (block,) = re.findall(
+        r"^```text\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.S | re.M
+    )
+    named, outer = [], ""
+    for line in block.splitlines():
+        names = re.findall(r"(\w+)/", re.split(r"\s{2,}", line.strip())[0])
+        if line.startswith(" "):
+            named += [f"{outer}/{name}" for name in names]
+        else:
+            named += names
+            outer = names[0] if names else ""
+    assert all((ROOT / name).is_dir() for name in named)
+    assert set(ROOMS) <= set(named) and len(block.splitlines()) <= 25
+
+
 def rooms(folder: str) -> list[str]:
     """A package and those below it."""
     return [str(path.parent.relative_to(ROOT)) for path in (ROOT / folder).rglob("__init__.py")]
