@@ -76,7 +76,9 @@ def open_analyst(options: AnalyzeOptions) -> tuple[SegProbe, list[str]]:
             raise
         notes.append(f"No word x CLIP: {error}.")
     if options.vision_pretrained is not None:
-        pretrained_sam = load_pretrained_sam(options.vision_pretrained, reader.model.model.visual_model)
+        pretrained_sam = load_pretrained_sam(
+            options.vision_pretrained, reader.model.model.visual_model
+        )
     else:
         notes.append("No SAM with the points only: it needs SAM as before training.")
     layers: list[int] = []

@@ -179,7 +179,9 @@ class SegProbe:
             chosen = with_seg[start : start + self.batch_questions]
             states = seen[chosen[0]].answer.states
             assert states is not None
-            dialogues = [_dialogue(prompt_format, questions[n].text, seen[n].answer) for n in chosen]
+            dialogues = [
+                _dialogue(prompt_format, questions[n].text, seen[n].answer) for n in chosen
+            ]
             features = states.image.clip_features
             maps = layer_maps(self.reader.model, features, dialogues, self.layers)
             yield from ((seen[n], _arrays(found)[0]) for n, found in zip(chosen, maps, strict=True))
