@@ -53,7 +53,9 @@ def on_page_content(content: str, **_: Any) -> str:
     """Turn formulas into MathML."""
 
     def formula(match: re.Match[str]) -> str:
-        display = "block" if match.group(1) == "div" else "inline"
-        return convert(html.unescape(match.group(2)).strip(), display=display)
+        text = html.unescape(match.group(2)).strip()
+        if match.group(1) == "span":
+            return convert(text, display="inline")
+        return f'<div style="overflow-x: auto">{convert(text, display="block")}</div>'
 
     return FORMULA.sub(formula, content)

@@ -42,8 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` run with -m gpu alone, on a machine that has one."""
+    """Tests in a browser are `slow`; those marked `gpu` run with -m gpu alone, if there is one."""
+    for item in items:
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
     if wants_gpu(config.option.markexpr) and torch.cuda.is_available():
         return
     left_out = [item for item in items if item.get_closest_marker("gpu")]

@@ -80,6 +80,7 @@ def test_the_grid_holds_the_models_own_setting_once():
     assert grid(SaspParams(prompt="text"), [30])[0].prompt == "text"
 
 
+@pytest.mark.slow
 def test_every_setting_is_what_an_evaluation_of_its_own_finds(ablated, run, tmp_path):
     stored = read_run(ablated)
     assert len(stored.ablation) == 1 + 2 * 2 * 3 - 1  # own 30 points are one of the budgets

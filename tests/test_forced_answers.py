@@ -140,7 +140,7 @@ def test_the_validation_of_training_draws_too(toy, templates, micro_merged, read
     forced = [one.forced_answer for item in items for one in item.questions]
     assert forced == [one.forced_answer for item in drawn for one in item.questions]
     reader = load_read(micro_merged)
-    process = SimpleNamespace(rank=0, world=1, gather=lambda own: [own])
+    process = SimpleNamespace(rank=0, world_size=1, all_gather=lambda own: [own])
     train_read.validation(
         items, reader.model, SimpleNamespace(tokenizer=reader.tokenizer), process
     )()

@@ -20,6 +20,7 @@ echo "CUDA=${CUDA_VISIBLE_DEVICES-all} $*" >> "$LOG"
 [[ "$*" == *"-m gpu"* ]] && exit "$OF_GPU_TESTS"
 exit 0
 """
+SPREAD = "-m pytest -n logical --maxprocesses 4 --dist loadfile"
 
 
 @pytest.mark.parametrize(
@@ -56,18 +57,18 @@ def test_marked_tests_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("no_gpu", "of_gpu_tests", "given", "code", "calls"),
     [
-        (1, 0, "-k sasp", 0, ["CUDA= -m pytest -k sasp"]),
-        (0, 0, "-k sasp", 0, ["CUDA=all -m pytest -m gpu -k sasp", "CUDA= -m pytest -k sasp"]),
-        (0, 5, "-k sasp", 0, ["CUDA=all -m pytest -m gpu -k sasp", "CUDA= -m pytest -k sasp"]),
+        (1, 0, "-k sasp", 0, [f"CUDA= {SPREAD} -k sasp"]),
+        (0, 0, "-k sasp", 0, ["CUDA=all -m pytest -m gpu -k sasp", f"CUDA= {SPREAD} -k sasp"]),
+        (0, 5, "-k sasp", 0, ["CUDA=all -m pytest -m gpu -k sasp", f"CUDA= {SPREAD} -k sasp"]),
         (0, 1, "-k sasp", 1, ["CUDA=all -m pytest -m gpu -k sasp"]),
-        (1, 0, "--fast", 0, ["CUDA= -m pytest -m not slow"]),
+        (1, 0, "--fast", 0, [f"CUDA= {SPREAD} -m not slow"]),
         (
             0,
             0,
             "--fast -k sasp",
             0,
             ["CUDA=all -m pytest -m gpu and not slow -k sasp"]
-            + ["CUDA= -m pytest -m not slow -k sasp"],
+            + [f"CUDA= {SPREAD} -m not slow -k sasp"],
         ),
     ],
 )

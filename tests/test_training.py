@@ -144,6 +144,7 @@ def test_no_eval(train, run_dir):
     assert not (run_dir / METRICS_FILE).exists()
 
 
+@pytest.mark.slow
 def test_eval_only_scores_the_best_checkpoint(train, run_dir, capsys):
     assert train() == 0
     store = CheckpointStore(run_dir / "ckpt_model")
@@ -163,6 +164,7 @@ def test_eval_only_without_a_checkpoint(train, run_dir, capsys):
     assert not (run_dir / "ckpt_model").exists()
 
 
+@pytest.mark.slow
 def test_non_finite_loss_stops_and_overwrites_nothing(train, run_dir, capsys):
     assert train("--no_eval", "--max_steps=1") == 0
     store = CheckpointStore(run_dir / "ckpt_model")
@@ -274,6 +276,7 @@ def test_a_broken_annotation_counts_too(train, damaged_data, capsys):
     assert "is damaged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_last_checkpoint(train, run_dir, capsys):
     assert train("--epochs=1") == 0
     store = CheckpointStore(run_dir / "ckpt_model")
@@ -292,6 +295,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(train, run_dir, capsys):
     assert store.load(LATEST).step == 4
 
 
+@pytest.mark.slow
 def test_too_little_space_is_told_before_writing(train, monkeypatch, capsys):
     assert train("--epochs=1", "--no_eval") == 0
     monkeypatch.setattr("utils.training.trainer.free_bytes", lambda folder: 1000)
@@ -299,6 +303,7 @@ def test_too_little_space_is_told_before_writing(train, monkeypatch, capsys):
     assert "free space" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named(train, run_dir, capsys):
     assert train("--epochs=1", "--no_eval") == 0
     for path in (run_dir / "ckpt_model").rglob("*_states.pt"):
@@ -307,6 +312,7 @@ def test_a_damaged_checkpoint_is_named(train, run_dir, capsys):
     assert "cannot read the checkpoint" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_no_lora(train, run_dir):
     assert train("--lora_r=0", "--epochs=1") == 0
     assert merge_lora_weight.main(["--exp_dir", str(run_dir)]) == 0
@@ -326,6 +332,7 @@ def only_absent(data: Path, seed: int) -> bool:
     return not any(exists for index in range(2) for exists in source.sample(index).exists)
 
 
+@pytest.mark.slow
 def test_merging_rounds_to_the_precision_of_the_run(train, run_dir):
     assert train("--epochs=1", "--no_eval") == 0
     saved = run_dir / "config.yaml"
@@ -338,6 +345,7 @@ def test_merging_rounds_to_the_precision_of_the_run(train, run_dir):
     assert stored["lm_head.weight"].dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_merging(train, run_dir, tmp_path, micro_parts):
     assert train("--sasp_num_points=7") == 0
     out, adapter = tmp_path / "out", tmp_path / "adapter"

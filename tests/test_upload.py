@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard
 import train_read
 from tests.hub_stand_in import Hub, Repo, serving
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 MERGE = "merge_lora_weight.py"
 WITHOUT_MERGING = (

@@ -16,6 +16,7 @@ from utils.protocol.tokenization import load_tokenizer
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
 
+@pytest.mark.slow
 def test_all_steps(tmp_path, capsys):
     given = ["--size", "tiny", "--dtype", "fp32", "--dir", str(tmp_path / "in"), "--threads", "1"]
     assert full_size.main([*given, "--keep", "--out", str(tmp_path / "out")]) == 0
@@ -34,6 +35,7 @@ def test_all_steps(tmp_path, capsys):
     assert list((tmp_path / "in").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_failed_step_is_told(tmp_path, capsys):
     (tmp_path / "released").mkdir()
     assert full_size.main(["--size", "tiny", "--dir", str(tmp_path), "--steps", "load"]) == 2

@@ -13,6 +13,7 @@ from benchmarks import training, training_full
 from benchmarks.training_steps import TRAINED_SIZES, trained_reader, training_batch
 
 
+@pytest.mark.slow
 def test_both_ways_give_the_same_losses():
     plain = training.measure("plain", "tiny", 2, 1, checkpointing=False)
     for checkpointing in (False, True):

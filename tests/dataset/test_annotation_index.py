@@ -177,7 +177,7 @@ def test_processes_read_with_their_own_connection(source):
 RANK = """
 import sys, time
 from pathlib import Path
-from dataset.annotation_index import RecordStore
+from dataset.annotation_index import AnnotationIndex
 
 source, log = Path(sys.argv[1]), Path(sys.argv[2])
 
@@ -187,7 +187,7 @@ def build():
     time.sleep(0.5)
     yield "train", {"a": 1}
 
-print(RecordStore.open([source], "names", build).get("train", 0))
+print(AnnotationIndex.open([source], "names", build).get("train", 0))
 """
 
 

@@ -110,7 +110,7 @@ def test_unreadable_text(tmp_path):
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
     path = tmp_path / "a.json"
-    element = json.dumps({"id": 1, "segmentation": [[float(n) for n in range(100)]]})
+    element = json.dumps({"id": 1, "segmentation": [[1.5, 2.5]], "note": "-" * 600})
     with path.open("w") as file:
         file.write('{"annotations": [' + ", ".join([element] * 30_000) + "]}")
     assert path.stat().st_size > 15 << 20

@@ -6,9 +6,6 @@ import base64
 import html
 import io
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +15,6 @@ from dataset.preview import Preview, layer, main, render, show, turns_of
 from utils.protocol.batch import Sample
 from utils.protocol.conversation import build_prompt, user_turn
 
-REPOSITORY = Path(__file__).parents[2]
 TURNS = [("Which one?\nThe <b>red</b> one.", "It is [SEG]."), ("And now?", "Nothing.")]
 
 
@@ -89,11 +85,9 @@ def test_the_page_needs_nothing_else_and_escapes_texts():
 
 def test_the_command_line(micro_data, tmp_path, capsys):
     out = tmp_path / "new" / "draws.html"
-    command = [sys.executable, "-m", "dataset.preview", "--dataset_dir", str(micro_data)]
-    command += ["--dataset", "reason_seg", "--draws", "5", "--first", "3", "--out", str(out)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "5 draws" in done.stdout
+    flags = ["--dataset_dir", str(micro_data), "--dataset", "reason_seg"]
+    assert main([*flags, "--draws", "5", "--first", "3", "--out", str(out)]) == 0
+    assert "5 draws" in capsys.readouterr().out
     page = html.unescape(out.read_text(encoding="utf-8"))
     assert page.count('<section class="draw">') == 5
     assert re.search(r"the red block|the block|the blue fish", page)

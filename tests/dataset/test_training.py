@@ -13,7 +13,7 @@ from dataset.evaluation import evaluation_set
 from dataset.toy.scene import COLOURS, SHAPES
 from dataset.toy.world import write_world
 from dataset.training import training_set
-from tests.dataset.toy_truth import QUERY_OF, SEED, STREAMS, scenes, side_of, union
+from tests.dataset.toy.truth import QUERY_OF, SEED, STREAMS, scenes, side_of, union
 from utils.cli.options import TrainOptions
 
 IMAGES = 60

@@ -1,4 +1,4 @@
-"""`docs/architecture.md`: its tree is the real one, and its walks name what there is."""
+"""`docs/architecture.md`: its rooms and tree are the real ones, its walks name what there is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 STEPS = re.findall(r"^\| .+ \| `([\w/]+\.py)` \| `([\w.]+)` \|$", PAGE, re.MULTILINE)
+ROOMS = re.findall(r"^\| `([\w/]+)/` \| .+ \|$", PAGE, re.MULTILINE)
 WALKS = re.findall(r"^## (From .+)$", PAGE, re.MULTILINE)
 
 
@@ -58,6 +59,32 @@ def test_the_tree_is_the_real_one():
     assert told == real
 
 
+def test_the_rooms_are_the_packages():
+    packages = [path for name in ("model", "dataset", "utils", "web") for path in rooms(name)]
+    assert sorted(ROOMS) == sorted(packages)
+
+
+def test_the_map_of_the_readme_names_every_room():
+    (block,) = re.findall(
+        r"^```text\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.S | re.M
+    )
+    named, outer = [], ""
+    for line in block.splitlines():
+        names = re.findall(r"(\w+)/", re.split(r"\s{2,}", line.strip())[0])
+        if line.startswith(" "):
+            named += [f"{outer}/{name}" for name in names]
+        else:
+            named += names
+            outer = names[0] if names else ""
+    assert all((ROOT / name).is_dir() for name in named)
+    assert set(ROOMS) <= set(named) and len(block.splitlines()) <= 25
+
+
+def rooms(folder: str) -> list[str]:
+    """A package and those below it."""
+    return [str(path.parent.relative_to(ROOT)) for path in (ROOT / folder).rglob("__init__.py")]
+
+
 def definitions(body: list[ast.stmt], before: str = "") -> set[str]:
     """Functions and classes of a module, methods as `Class.method`."""
     names = set()
@@ -76,5 +103,5 @@ def test_each_step_of_the_walks_is_in_its_file(file, name):
 
 def test_there_are_four_walks():
     assert len(WALKS) == 4
-    rows = [line for line in PAGE.splitlines() if line.startswith("| ") and "| step |" not in line]
-    assert len(rows) == len(STEPS)
+    rows = [line for line in PAGE.splitlines() if line.startswith("| ")]
+    assert len(rows) == len(STEPS) + len(WALKS) + len(ROOMS) + 1

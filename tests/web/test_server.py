@@ -273,6 +273,7 @@ def test_a_port_in_use_is_told(server, reader):
         pass
 
 
+@pytest.mark.slow
 def test_the_command_serves_and_stops_cleanly(tmp_path):
     model = write_small_read(tmp_path / "read")
     folder = tmp_path / "temporary"

@@ -1,4 +1,4 @@
-"""Asking: generation, several `[SEG]`, batches, forced answers, and input that cannot be used."""
+"""Reader: generation, several `[SEG]`, batches, forced answers, and input that cannot be used."""
 
 import numpy as np
 import pytest

@@ -61,6 +61,7 @@ for folder in sys.argv[1:]:
 """Four layers of 40 MB, one in each file."""
 
 
+@pytest.mark.slow
 def test_the_peak_is_the_model_and_one_file(tmp_path):
     """In safetensors, and in the formats of today's PyTorch and of PyTorch before 1.6."""
     layer = 10240 * 1024 * 4

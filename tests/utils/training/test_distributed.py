@@ -59,7 +59,12 @@ def test_a_mistake_of_this_rank_is_not_blamed_on_another(said):
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """A function that makes PyTorch see so many GPUs; it returns the list of those made current."""
+    """A function that makes PyTorch see so many GPUs; it returns the list of those made current.
+
+    DeepSpeed is imported before: it looks for GPUs once and would believe in these ever after.
+    """
+    import deepspeed  # noqa: F401
+
     monkeypatch.delenv("LOCAL_RANK", raising=False)
 
     def show(count: int) -> list[int]:

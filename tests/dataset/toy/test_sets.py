@@ -1,7 +1,7 @@
 """The toy world's copies of the other data sets, read back by plain json and PIL.
 
 Masks are compared with those of the scenes that the images were painted from. Referring sets:
-test_toy_refer.py.
+test_refer.py.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from PIL import Image
 from dataset.toy import coco
 from dataset.toy import world as toy
 from dataset.toy.scene import sample_scene
-from tests.dataset.toy_truth import (
+from tests.dataset.toy.truth import (
     IMAGES,
     QUERY_OF,
     SEED,

@@ -1,6 +1,6 @@
 """The toy world: reproducible, unambiguous, and ReasonSeg's part matched where it is scored.
 
-The other data sets: test_toy_sets.py.
+The other data sets: test_sets.py.
 """
 
 import hashlib

@@ -22,7 +22,7 @@ from utils.cli.parser import resolve
 from utils.errors import InputError
 
 SIZE = (60, 80)
-PAGE = Path(__file__).parents[2] / "docs" / "own_data.md"
+PAGE = Path(__file__).parents[3] / "docs" / "own_data.md"
 EXAMPLES = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.S)]
 SETTINGS = SamplingOptions(seed=5)
 

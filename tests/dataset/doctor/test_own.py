@@ -180,8 +180,9 @@ def test_annotations_may_come_before_their_images(published, capsys):
 def test_big_annotation_files_take_little_memory(published, capsys, deep):
     path = published / "refer_seg/refcoco/instances.json"
     content = json.loads(path.read_text())
-    entry = {**content["annotations"][0], "segmentation": [[float(n % 12) for n in range(200)]]}
-    content["annotations"] += [{**entry, "id": 10_000 + n} for n in range(15_000)]
+    polygon = [float(n % 12) for n in range(200)]  # many times as much memory as text
+    entry = {**content["annotations"][0], "segmentation": [polygon], "note": "-" * 6000}
+    content["annotations"] += [{**entry, "id": 10_000 + n} for n in range(2500)]
     tree.save_json(path, content)
     size = path.stat().st_size
     assert size > 15 << 20

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dataset.toy import world as toy
-from tests.dataset.toy_truth import (
+from tests.dataset.toy.truth import (
     EVALUATION,
     IMAGES,
     QUERY_OF,
