@@ -255,8 +255,8 @@ def write_merged(
     adapter: Path | None,
 ) -> list[Answer]:
     """Merge into `partial`, which becomes `folder`; returns what the rounded weights answer."""
+    from model.config import DTYPES
     from model.inference.reader import Reader
-    from model.loading.builder import DTYPES
     from model.loading.from_options import build_model
     from model.loading.lora import merge, unwrap
     from model.loading.upcast import float32_linears, upcast_small

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import torch
 from transformers import LlamaConfig
 
 from model.sasp import SaspParams
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What `--precision` calls them."""
 
 
 class ReadConfig(LlamaConfig):

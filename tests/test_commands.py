@@ -221,7 +221,7 @@ def test_merging_without_a_run_tells_what_there_is(tmp_path):
 HEAVY = ("torch", "transformers", "deepspeed", "peft", "gradio")
 HELPS = [
     *ENTRIES, "launch.py", "dataset.doctor", "dataset.preview", "dataset.toy", "dataset.templates",
-    "dataset.refer.index", "model.loading.memory", "tiny.pretrain",
+    "dataset.refer.index", "utils.memory", "tiny.pretrain",
 ]  # fmt: skip
 
 

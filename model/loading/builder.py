@@ -12,13 +12,13 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from model.config import ReadConfig
+from model.config import DTYPES, ReadConfig
 from model.inference.reader import Reader
 from model.llava import tower_source
 from model.loading.adapter import apply_adapter, check_adapter, read_settings
+from model.loading.free_memory import check_memory
 from model.loading.load_report import LoadReport
 from model.loading.missing_weights import WeightInitialiser, some
-from model.loading.needed_memory import check_memory
 from model.loading.quantization import check_quantization, quantization
 from model.loading.weights import LoadResult, empty_model, load_weights, tensor_shapes, weight_files
 from model.read_model import ReadForCausalLM
@@ -29,7 +29,6 @@ from utils.errors import InputError
 from utils.hub.models import check_model, check_tower
 from utils.protocol.tokenization import load_tokenizer, seg_token_id
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FLASH = "flash_attention_2"
 SMALL_BYTES = 500_000_000
 """Weights below this size load without a progress bar."""
