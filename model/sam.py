@@ -53,11 +53,6 @@ class SamSizes:
     decoder_mlp_dim: int = 2048
     window_size: int = 14
 
-    @property
-    def cells(self) -> int:
-        """Side h = w of the image embedding."""
-        return self.image_size // PATCH
-
 
 PRESETS = {
     "vit_h": SamSizes(1280, 32, 16, (7, 15, 23, 31)),
@@ -121,6 +116,7 @@ class SamModel(nn.Module):
     def __init__(self, sizes: SamSizes):
         super().__init__()
         self.sizes = sizes
+        cells = sizes.image_size // PATCH
         self.image_encoder = ImageEncoderViT(
             img_size=sizes.image_size,
             patch_size=PATCH,
@@ -137,7 +133,7 @@ class SamModel(nn.Module):
         )
         self.prompt_encoder = PromptEncoder(
             embed_dim=sizes.prompt_dim,
-            image_embedding_size=(sizes.cells, sizes.cells),
+            image_embedding_size=(cells, cells),
             input_image_size=(sizes.image_size, sizes.image_size),
             mask_in_chans=16,
         )

@@ -33,6 +33,11 @@ class InputErrors(InputError):
         super().__init__("\n".join(self.messages))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, or the kind of error if it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def let_first_rank_tell() -> None:
     """Wait on every rank but the first, before it tells a mistake or ends because of one.
 

@@ -1,7 +1,8 @@
 """How much GPU memory a training needs: `python -m utils.memory CONFIG [--gpus N ...]`.
 
-Nothing is loaded; everything follows from the sizes of the model. Per GPU, with W bytes a weight
-(2 in bf16 and fp16, 4 in fp32), P parameters in all, T trained ones, N GPUs:
+No weight is loaded: the parameters are those of the model on the meta device
+(`model.loading.meta_model`). Per GPU, with W bytes a weight (2 in bf16 and fp16, 4 in fp32), P
+parameters in all, T trained ones, N GPUs:
 
     weights      W * P; ZeRO-3: / N, and W for each parameter that is gathered at a time, of which
                  DeepSpeed keeps up to 1e9
@@ -83,7 +84,7 @@ def activations(options: TrainOptions, model: ReadForCausalLM) -> float:
         kept = llm.num_hidden_layers * tokens * llm.hidden_size * width + tokens * per_token
     text = options.batch_size * (length - model.image_tokens)
     logits = text * llm.vocab_size * (width + 4 + 4)
-    cells = sam.cells**2
+    cells = model.model.visual_model.prompt_encoder.image_embedding_size[0] ** 2
     scores = 2 * sam.num_heads * cells**2 if sam.global_attn_indexes else 0
     encoder = options.batch_size * width * (scores + 9 * sam.embed_dim * cells)
     masks = options.batch_size * options.num_classes_per_sample * 4 * 4 * sam.image_size**2
