@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.inference_full import DTYPES
 from benchmarks.random_read import SIZES, questions, random_image, random_reader
 from dataset.reason_seg import ReasonSegEval
 from model import Reader, load_read
 from model.analysis.ablation import Ablation, grid
+from model.config import DTYPES
 from utils.evaluation.evaluator import EvalResult, evaluate, reader_predict
 from utils.evaluation.predictions import PredictionFile
 from utils.protocol.batch import EvalItem, EvalQuestion

@@ -29,9 +29,10 @@ from statistics import median
 import numpy as np
 import torch
 
-from benchmarks.inference_full import DTYPES, full_size
+from benchmarks.inference_full import full_size
 from benchmarks.random_read import SIZES, questions, random_image, random_reader
 from model import Answer
+from model.config import DTYPES
 from tests.reference.inference import PlainAnswer, ask_plainly
 from utils.stopwatch import Stopwatch, null_timer
 

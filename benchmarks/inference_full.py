@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.random_read import SIZES, questions, random_image, random_reader
 from model import Reader
+from model.config import DTYPES
 from utils.stopwatch import Stopwatch, null_timer
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOKENS = 20
 PER_IMAGE = (14, 15)
 """Questions about an image, in turn: FP-RefCOCO val has 14.5 on average."""

@@ -31,8 +31,9 @@ from statistics import median
 import torch
 
 from benchmarks.inference import measured, parts
-from benchmarks.training_full import DTYPES, full_size
+from benchmarks.training_full import full_size
 from benchmarks.training_steps import TRAINED_SIZES, trained_reader, training_batch
+from model.config import DTYPES
 from model.loading.lora import unwrap
 from tests.reference.training import plain_losses
 

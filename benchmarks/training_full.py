@@ -29,12 +29,12 @@ import torch
 from benchmarks.random_read import Size
 from benchmarks.training_steps import TRAINED_SIZES, trained_reader, training_batch
 from model import ReadForCausalLM
+from model.config import DTYPES
 from model.sam import SamSizes
 from model.shared_prefix import pack_shared_prefix
 from utils.protocol.batch import Batch
 from utils.protocol.constants import IGNORE_INDEX
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WARM_UP = 3
 CLIP_PATCH = 14
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "H800": 989.0, "A100": 312.0, "A800": 312.0}

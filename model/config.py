@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import torch
 from transformers import LlamaConfig
 
 from model.sasp import SaspParams
+from utils.protocol.constants import PRECISIONS
+
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, full) for name, full in PRECISIONS.items()}
+"""What `--precision` calls them."""
 
 
 class ReadConfig(LlamaConfig):

@@ -94,10 +94,13 @@ def test_merging_uploads_every_byte_and_it_loads_from_there(hub, run, tmp_path):
     clip = str(yaml.safe_load((run / "config.yaml").read_text())["vision_tower"])
     assert clip not in card.content
     shown = card.text.partition("```python\n")[2].partition("answer =")[0]
+    assert 'reader = load_read("someone/small-read")' in shown
     loaded = started(hub, "-c", shown, home=str(tmp_path / "home"))
     assert loaded.returncode == 0, loaded.stderr
     asked = [line for line in hub.asked if "resolve/" in line and "safetensors" in line]
     assert any(line.startswith("GET") for line in asked)
+    got = [line for line in hub.asked if line.startswith("GET") and "/vision_tower/" in line]
+    assert len(got) == sum(name.startswith("vision_tower/") for name in repo.files) > 1
 
 
 def test_weights_of_an_older_upload_go(hub, merged):

@@ -21,3 +21,8 @@ class InputErrors(InputError):
     def __init__(self, messages: Sequence[str]):
         self.messages = list(messages)
         super().__init__("\n".join(self.messages))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, or the kind of error if it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from model.config import ReadConfig
 from model.loading.lora import TRAINED_PARTS, unwrap
-from model.loading.weights import UNREADABLE
+from model.loading.weights import UNREADABLE, misfit
 from model.read_model import ReadForCausalLM
 from utils.errors import InputError
 
@@ -126,9 +126,7 @@ def apply_adapter(model: ReadForCausalLM, folder: Path, fold: bool = True) -> Re
             for name in stored:
                 value = file.get_tensor(name)
                 if value.shape != state[name].shape:
-                    raise ValueError(
-                        f"{name} is {list(value.shape)}, in the base {list(state[name].shape)}"
-                    )
+                    raise ValueError(misfit(name, value.shape, state[name].shape))
                 with torch.no_grad():
                     state[name].copy_(value)
         with warnings.catch_warnings():

@@ -12,15 +12,22 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from model.config import ReadConfig
+from model.config import DTYPES, ReadConfig
 from model.inference.reader import Reader
 from model.llava import tower_source
 from model.loading.adapter import apply_adapter, check_adapter, read_settings
+from model.loading.free_memory import check_memory
 from model.loading.load_report import LoadReport
 from model.loading.missing_weights import WeightInitialiser, some
-from model.loading.needed_memory import check_memory
 from model.loading.quantization import check_quantization, quantization
-from model.loading.weights import LoadResult, empty_model, load_weights, tensor_shapes, weight_files
+from model.loading.weights import (
+    LoadResult,
+    empty_model,
+    load_weights,
+    misfit,
+    tensor_shapes,
+    weight_files,
+)
 from model.read_model import ReadForCausalLM
 from model.sam import sam_sizes, sam_sizes_dict
 from model.sasp import SaspParams
@@ -28,10 +35,8 @@ from model.shared_prefix import same_attention
 from utils.cli.train_flags import LossOptions, ModelOptions
 from utils.errors import InputError
 from utils.hub.models import check_model, check_tower
-from utils.protocol.constants import PRECISIONS
 from utils.protocol.tokenization import load_tokenizer, seg_token_id
 
-DTYPES: dict[str, torch.dtype] = {name: getattr(torch, full) for name, full in PRECISIONS.items()}
 FLASH = "flash_attention_2"
 SMALL_BYTES = 500_000_000
 """Weights below this size load without a progress bar."""
@@ -85,7 +90,7 @@ def load_read(
     config.seg_token_id = seg_token_id(tokenizer)
     weights_dtype = _dtype(dtype, device, config)
     _check_attention(attn_implementation, weights_dtype, device)
-    model, completion = _loaded(
+    model, initialiser = _loaded(
         path,
         config,
         vision_tower,
@@ -95,10 +100,10 @@ def load_read(
         attn_implementation=attn_implementation,
     )
     if folder is None:
-        completion.refuse(completion.filled.missing)
+        initialiser.refuse(initialiser.result.missing)
     else:
-        completion.complete(vision_pretrained, use_released_param=True)
-        completion.resize_embeddings(vocabulary)
+        initialiser.complete(vision_pretrained, use_released_param=True)
+        initialiser.resize_embeddings(vocabulary)
         model = apply_adapter(model, folder, fold=not (load_in_4bit or load_in_8bit))
     return Reader(model.eval(), tokenizer)
 
@@ -163,7 +168,7 @@ def build_for_training(
     config.seg_token_id = seg_token_id(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
     quantised = quantization(start.load_in_4bit, start.load_in_8bit, weights_dtype)
-    model, completion = _loaded(
+    model, initialiser = _loaded(
         start.version,
         config,
         start.vision_tower,
@@ -173,9 +178,9 @@ def build_for_training(
         attn_implementation=start.attn_implementation,
         half_helps=device.type == "cuda",
     )
-    completion.complete(start.vision_pretrained, start.use_released_param)
-    completion.resize_embeddings(len(tokenizer))
-    loaded = completion.report()
+    initialiser.complete(start.vision_pretrained, start.use_released_param)
+    initialiser.resize_embeddings(len(tokenizer))
+    loaded = initialiser.report()
     if gradient_checkpointing:
         # The name changed within transformers 5.
         enable = getattr(model, "activation_checkpointing_enable", None)
@@ -256,42 +261,38 @@ def _loaded(
             check_memory(path, model, files, tower, device, bits, half_helps)
             check_tower(tower)
             if quantised:
-                model, filled = _quantised(
-                    path, config, vision_tower, files, dtype, device, quantised,
-                    attn_implementation,
-                )  # fmt: skip
+                model, result = _quantised(
+                    path, config, tower, files, dtype, device, quantised, attn_implementation
+                )
             else:
-                filled = load_weights(model, files, device, progress=not small)
+                result = load_weights(model, files, device, progress=not small)
     except (RuntimeError, OSError, ValueError, ImportError) as error:
         raise InputError(
             f"cannot load {path}: {error}. Expected a complete folder in the released layout "
             "(config.json, weights as .bin or .safetensors, tokenizer files)"
         ) from error
-    misfits = [
-        f"{name} {there} instead of {here}" for name, (there, here) in filled.misfits.items()
-    ]
-    if misfits:
+    if result.misfits:
         raise InputError(
-            f"{path}: {len(misfits)} weights have another size than the model: "
-            f"{some(sorted(misfits), 4)}. For those inside visual_model, name the SAM that the "
+            f"{path}: {len(result.misfits)} weights have another size than the model: "
+            f"{some(result.misfits, 4)}. For those inside visual_model, name the SAM that the "
             "checkpoint was trained with (sam=..., --sam)"
         )
     model.name_or_path = config._name_or_path = str(path)
-    completion = WeightInitialiser(model, filled, path)
+    initialiser = WeightInitialiser(model, result, path)
     if model.model.vision_tower is None:
-        model.load_vision_tower(vision_tower, folder=path)
-    return model.eval(), completion
+        model.load_vision_tower(tower)
+    return model.eval(), initialiser
 
 
 def _quantised(
-    path, config, vision_tower, files, dtype, device, quantised, attn_implementation
+    path, config, tower, files, dtype, device, quantised, attn_implementation
 ) -> tuple[ReadForCausalLM, LoadResult]:
     """The same by transformers, which quantises while it loads."""
     attention = {"attn_implementation": attn_implementation} if attn_implementation else {}
     model, info = ReadForCausalLM.from_pretrained(
         str(path),
         config=config,
-        vision_tower=vision_tower,
+        vision_tower=tower,
         dtype=dtype,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
@@ -305,7 +306,7 @@ def _quantised(
         source={name: file for name, file in place.items() if name in own},
         missing=set(info["missing_keys"]),
         unused=sorted(place.keys() - own),
-        misfits={n: (list(there), list(here)) for n, there, here in info["mismatched_keys"]},
+        misfits=[misfit(*mismatch) for mismatch in info["mismatched_keys"]],
     )
 
 

@@ -1,7 +1,8 @@
-"""How much memory is free on a device, and a check before it is taken."""
+"""How much memory is free on a device, and checks before it is taken."""
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 import psutil
 import torch
 
+from model.loading.meta_model import clip_model
+from model.loading.quantization import bytes_per_weight
+from model.read_model import ReadForCausalLM
 from utils.errors import InputError
 
 GB = 1e9
@@ -70,6 +74,79 @@ def check_free(needed: float, device: torch.device, what: str, remedy: str) -> N
         f"{what} needs {needed / GB:.1f} GB of {where}, and {free / GB:.1f} GB are free on "
         f"{device}: {remedy}"
     )
+
+
+def check_memory(
+    path: str | Path,
+    model: ReadForCausalLM,
+    files: list[Path],
+    tower: str | Path,
+    device: torch.device,
+    bits: int | None = None,
+    half_helps: bool = True,
+) -> None:
+    """Compare what loading takes with what is free.
+
+    Args:
+        path: folder or hub id, for the message.
+        model: of `model.loading.weights.empty_model`, in the dtype it will have.
+        files: its weights.
+        tower: CLIP's folder or name.
+        device: where the model goes.
+        bits: 4 or 8 for a quantised language model.
+        half_helps: whether the caller could ask for a 16-bit dtype instead.
+
+    Raises:
+        InputError: it does not fit; the message names both numbers and the remedy.
+    """
+
+    def needs(width: int = model.dtype.itemsize, bits: int | None = bits) -> float:
+        return weight_bytes(model, clip, width, bits)
+
+    try:
+        clip = clip_model(str(tower)).num_parameters()
+    except InputError:  # its size is unknown; loading it will tell
+        clip = 0
+    held = largest_unmapped(files)
+    ways = []
+    if bits is None and model.dtype.itemsize > 2 and half_helps:
+        half = (needs(width=2) + held) / GB
+        ways.append(f'dtype="bf16" (--precision bf16) needs {half:.1f} GB')
+    if bits is None and device.type == "cuda":
+        ways.append(f"4 bits (--load_in_4bit) need {needs(width=2, bits=4) / GB:.1f} GB")
+    elif bits == 8:
+        ways.append(f"--load_in_4bit needs {needs(bits=4) / GB:.1f} GB")
+    ways.append("otherwise end other programs, or take a smaller model or a larger machine")
+    name = str(model.dtype).removeprefix("torch.")
+    what = f"{path} in {f'{bits} bits' if bits else name}"
+    if device.type == "cpu":
+        check_free(needs() + held, device, what, "; ".join(ways))
+        return
+    if held:
+        what_held = f"{what}, whose files have an old format,"
+        check_free(held, torch.device("cpu"), what_held, ways[-1])
+    check_free(needs(), device, what, "; ".join(ways))
+
+
+def weight_bytes(model: ReadForCausalLM, clip: int, width: int, bits: int | None = None) -> float:
+    """Bytes of all weights.
+
+    Args:
+        model: on any device, without its CLIP tower.
+        clip: parameters of that.
+        width: bytes of a number that is not quantised.
+        bits: 4 or 8 if the language model's linear layers are quantised.
+    """
+    return width * clip + sum(
+        value.numel() * bytes_per_weight(name, value, width, bits)
+        for name, value in model.state_dict().items()
+    )
+
+
+def largest_unmapped(files: list[Path]) -> int:
+    """Bytes of the largest weight file that has to be read whole: one of PyTorch before 1.6."""
+    whole = [f for f in files if f.suffix != ".safetensors" and not zipfile.is_zipfile(f)]
+    return max((file.stat().st_size for file in whole), default=0)
 
 
 def left_in_groups(

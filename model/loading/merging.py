@@ -22,9 +22,10 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
+from model.config import DTYPES
 from model.inference.reader import Answer, Reader
 from model.loading.adapter import save_adapter
-from model.loading.builder import DTYPES, load_read, save_model
+from model.loading.builder import load_read, save_model
 from model.loading.from_options import build_model
 from model.loading.lora import merge, unwrap
 from model.loading.upcast import float32_linears, upcast_small

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -29,21 +30,20 @@ class WeightInitialiser:
 
     Args:
         model: as `model.loading.weights.load_weights` left it.
-        filled: what that returned.
+        result: what that returned.
         version: the checkpoint, for messages.
     """
 
-    def __init__(self, model: ReadForCausalLM, filled: LoadResult, version: str | Path):
-        self.model, self.filled, self.version = model, filled, version
-        self.source: dict[str, Path | str] = dict(filled.source)
+    def __init__(self, model: ReadForCausalLM, result: LoadResult, version: str | Path):
+        self.model, self.result, self.version = model, result, version
+        self.source: dict[str, Path | str] = dict(result.source)
         self.why: dict[str, str] = {}
-        self.notes: list[str] = []
 
     @property
     def is_read(self) -> bool:
         """Whether the checkpoint is a SESAME or READ one, as its class or its weights say."""
         known = set(getattr(self.model.config, "architectures", None) or ()) & set(READ_CLASSES)
-        return bool(known) or any(name.startswith(FRESH_PREFIXES) for name in self.filled.source)
+        return bool(known) or any(name.startswith(FRESH_PREFIXES) for name in self.result.source)
 
     def complete(self, vision_pretrained: str | Path | None, use_released_param: bool) -> None:
         """Fill SAM and the projection where the checkpoint has none, or where that is asked for.
@@ -59,7 +59,7 @@ class WeightInitialiser:
         replaced: tuple[str, ...] = () if use_released_param else (PROJECTION_PREFIX,)
         replaced += (SAM_PREFIX,) if replace_sam else ()
         fresh = replaced if self.is_read else FRESH_PREFIXES
-        self.refuse({name for name in self.filled.missing if not name.startswith(fresh)})
+        self.refuse({name for name in self.result.missing if not name.startswith(fresh)})
         asked = "--no_use_released_param"
         absent = "the checkpoint has none"
         if replace_sam or self._lacks(SAM_PREFIX):
@@ -103,8 +103,7 @@ class WeightInitialiser:
                 "(train_read.py --version)"
             )
         raise InputError(
-            f"{self.version} lacks {len(lost)} weights that READ needs: {some(sorted(lost))}. "
-            + remedy
+            f"{self.version} lacks {len(lost)} weights that READ needs: {some(lost)}. " + remedy
         )
 
     def resize_embeddings(self, vocabulary: int) -> None:
@@ -131,29 +130,25 @@ class WeightInitialiser:
     def report(self) -> LoadReport:
         """The table of all parts, CLIP included."""
         tower = self.model.model.vision_tower
-        place: Path | str = "not loaded"
-        if tower is not None:
-            place = str(tower.source)
+        place = "not loaded" if tower is None else str(tower.source)
         for name in self.model.state_dict():
             if name.startswith(TOWER_PREFIX):
                 self.source[name] = place
             else:
                 self.source.setdefault(name, str(self.version))
-        notes = list(self.notes)
-        if self.filled.unused:
-            known = [name for name in self.filled.unused if is_expected(name)]
-            odd = sorted(set(self.filled.unused) - set(known))
-            if known:
-                notes.append(
-                    f"not needed from the checkpoint: {len(known)} tensors "
-                    "(rotary buffers are computed, CLIP comes from its own folder)"
-                )
-            if odd:
-                notes.append(f"ignored, READ has no place for them: {some(odd)}")
+        notes = []
+        known = [name for name in self.result.unused if is_expected(name)]
+        if known:
+            notes.append(
+                f"not needed from the checkpoint: {len(known)} tensors (rotary buffers are "
+                "computed, CLIP comes from its own folder)"
+            )
+        if odd := set(self.result.unused) - set(known):
+            notes.append(f"ignored, READ has no place for them: {some(odd)}")
         return make_report(self.model, self.source, self.why, notes)
 
     def _lacks(self, prefix: str) -> bool:
-        return any(name.startswith(prefix) for name in self.filled.missing)
+        return any(name.startswith(prefix) for name in self.result.missing)
 
 
 def is_expected(name: str) -> bool:
@@ -161,7 +156,7 @@ def is_expected(name: str) -> bool:
     return name.endswith("rotary_emb.inv_freq") or name.startswith(TOWER_PREFIX)
 
 
-def some(names: list[str], most: int = 8) -> str:
-    """The first few names, and how many more there are."""
+def some(names: Collection[str], most: int = 8) -> str:
+    """The first few names of a sorted list, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(sorted(names)[:most]) + more

@@ -24,6 +24,9 @@ KEPT_PARTS = (
 )
 """Full names, as transformers compares them from the start."""
 
+OVERHEAD = 1.06
+"""Bytes of a 4 or 8 bit weight with its scales, over the bits themselves."""
+
 
 def check_quantization(load_in_4bit: bool, load_in_8bit: bool, device: torch.device) -> None:
     """Whether what is asked for can be had here; nothing is loaded.
@@ -59,3 +62,16 @@ def quantization(
         bnb_4bit_use_double_quant=True,
         llm_int8_skip_modules=list(KEPT_PARTS),
     )
+
+
+def bytes_per_weight(name: str, weight: torch.Tensor, width: int, bits: int | None) -> float:
+    """Bytes that each number of a tensor takes.
+
+    Args:
+        name: of the tensor, in the model without peft's wrapping.
+        weight: float[...] on any device.
+        width: bytes of a number that is not quantised.
+        bits: 4 or 8 if the model is quantised.
+    """
+    is_kept = weight.ndim < 2 or name.startswith(KEPT_PARTS) or "lora_" in name
+    return width if bits is None or is_kept else bits / 8 * OVERHEAD

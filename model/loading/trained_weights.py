@@ -16,7 +16,7 @@ from peft import PeftModel
 from model.loading.load_report import LoadReport, make_report
 from model.loading.lora import unwrap
 from model.loading.missing_weights import is_expected, some
-from model.loading.weights import read_tensors, weight_files
+from model.loading.weights import misfit, read_tensors, weight_files
 from model.read_model import TOWER_PREFIX, ReadForCausalLM
 from utils.errors import InputError
 
@@ -57,13 +57,13 @@ def fill_trained(model: PeftModel | ReadForCausalLM, source: Path) -> LoadReport
             target = state[own[plain]]
             trained.discard(plain)
             if tensor.shape != target.shape:
-                misfits.append(f"{stored} {list(tensor.shape)} instead of {list(target.shape)}")
+                misfits.append(misfit(stored, tensor.shape, target.shape))
             elif not is_expected(plain):
                 with torch.no_grad():
                     target.copy_(tensor)
                 place[own[plain]] = file
     wrong = [
-        f"{len(names)} {what}: {some(sorted(names), 3)}"
+        f"{len(names)} {what}: {some(names, 3)}"
         for what, names in (
             ("missing", trained), ("unexpected", unexpected), ("of another size", misfits),
         )

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
 from tqdm import tqdm
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.utils import cached_file
@@ -21,7 +20,7 @@ from transformers.utils import cached_file
 from model.config import ReadConfig
 from model.loading.weight_file import read_weight_file
 from model.read_model import ReadForCausalLM
-from utils.errors import InputError
+from utils.errors import InputError, first_line
 
 LAYOUTS = (
     "model.safetensors.index.json",
@@ -46,13 +45,13 @@ class LoadResult:
         source: name of a tensor of the model -> the file it came from.
         missing: tensors of the model that no file holds; on the device, with no values yet.
         unused: tensors of the files that the model has no place for.
-        misfits: name -> (shape in the file, shape in the model).
+        misfits: tensors of another shape, in words.
     """
 
     source: dict[str, Path] = field(default_factory=dict)
     missing: set[str] = field(default_factory=set)
     unused: list[str] = field(default_factory=list)
-    misfits: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
+    misfits: list[str] = field(default_factory=list)
 
 
 def weight_files(path: str | Path) -> list[Path]:
@@ -93,7 +92,7 @@ def read_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
             yield from read_weight_file(path).items()
     except UNREADABLE as error:
         raise InputError(
-            f"cannot load {path}: {_first_line(error)}. Expected a complete weight file; copy it "
+            f"cannot load {path}: {first_line(error)}. Expected a complete weight file; copy it "
             "again from where it came"
         ) from error
 
@@ -110,7 +109,7 @@ def tensor_shapes(path: Path) -> dict[str, list[int]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     except UNREADABLE as error:
-        raise InputError(f"cannot load {path}: {_first_line(error)}") from error
+        raise InputError(f"cannot load {path}: {first_line(error)}") from error
 
 
 def empty_model(
@@ -139,39 +138,34 @@ def load_weights(
     Raises:
         InputError: a file is damaged.
     """
-    wanted = model.state_dict(keep_vars=True)
-    filled = LoadResult(missing=set(wanted))
+    wanted = model.state_dict()
+    result = LoadResult(missing=set(wanted))
     size = sum(path.stat().st_size for path in files)
     bar = tqdm(total=size, unit="B", unit_scale=True, desc="loading", disable=not progress)
+
     for path in files:
+        values = {}
         for name, tensor in read_tensors(path):
             bar.update(tensor.nbytes)
-            target = wanted.get(name)
-            if target is None:
-                filled.unused.append(name)
-            elif tensor.shape != target.shape:
-                filled.misfits[name] = (list(tensor.shape), list(target.shape))
-                filled.missing.discard(name)
+            if name not in wanted:
+                result.unused.append(name)
+            elif tensor.shape != wanted[name].shape:
+                result.misfits.append(misfit(name, tensor.shape, wanted[name].shape))
             else:
-                value = torch.empty(target.shape, dtype=target.dtype, device=device)
-                _put(model, name, target, value.copy_(tensor))
-                filled.source[name] = path
-                filled.missing.discard(name)
+                values[name] = torch.empty_like(wanted[name], device=device).copy_(tensor)
+                result.source[name] = path
+            result.missing.discard(name)
+        model.load_state_dict(values, strict=False, assign=True)
     bar.close()
-    for name in filled.missing:
-        target = wanted[name]
-        _put(model, name, target, torch.empty(target.shape, dtype=target.dtype, device=device))
+    empty = {name: torch.empty_like(wanted[name], device=device) for name in result.missing}
+    model.load_state_dict(empty, strict=False, assign=True)
     model.model.rotary_emb.to(device)
-    return filled
+    return result
 
 
-def _put(model: nn.Module, name: str, old: torch.Tensor, value: torch.Tensor) -> None:
-    owner, _, leaf = name.rpartition(".")
-    module = model.get_submodule(owner)
-    if isinstance(old, nn.Parameter):
-        module._parameters[leaf] = nn.Parameter(value, requires_grad=old.requires_grad)
-    else:
-        module._buffers[leaf] = value
+def misfit(name: str, stored: Iterable[int], own: Iterable[int]) -> str:
+    """In words: a tensor that has another shape in a file than in the model."""
+    return f"{name} {list(stored)} instead of {list(own)}"
 
 
 def _file(path: str | Path, name: str) -> Path | None:
@@ -194,9 +188,5 @@ def _shards_of(index: Path) -> list[str]:
         return sorted({str(Path(name).name) for name in places.values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{index} is no index of weight files ({_first_line(error)}); copy it again"
+            f"{index} is no index of weight files ({first_line(error)}); copy it again"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 from utils.cli.checks import model_config
-from utils.errors import InputError
+from utils.errors import InputError, first_line
 
 PATIENCE_S = 5.0
 
@@ -42,12 +42,45 @@ def check_tower(source: str | Path) -> None:
     check_hub(source, "the CLIP tower", "name a copy of it with --vision_tower FOLDER")
 
 
-def find_tower(named: str, folder: str | Path) -> str:
-    """The CLIP folder of that name in or beside a checkpoint folder; without one, the name."""
+def find_tower(named: str, source: str | Path) -> str:
+    """Where the CLIP tower is that a model's config.json names.
+
+    Args:
+        named: a path, a hub id, or a folder in or beside the model's.
+        source: the model: a folder or hub id.
+
+    Returns:
+        a folder in or beside that of the model, on the hub in its repository (downloaded if it is
+        not in the cache); the name where there is none.
+
+    Raises:
+        InputError: the download failed.
+    """
     if not named or Path(named).is_absolute():
         return named
-    places = [Path(folder) / named, Path(folder).parent / named]
+    places = [Path(source) / named, Path(source).parent / named]
+    if _is_on_hub(source) and "/" not in named:
+        places = [_downloaded(str(source), named)]
     return next((str(place) for place in places if place.is_dir()), named)
+
+
+def _is_on_hub(source: str | Path) -> bool:
+    """Whether a name is no path of this machine and has the form OWNER/NAME."""
+    known = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", str(source))
+    return known is not None and not Path(source).exists()
+
+
+def _downloaded(repo: str, folder: str) -> Path:
+    """A folder of a repository on the hub, in the cache; it may be one that is not there."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=f"{folder}/*")) / folder
+    except Exception as error:  # of the HTTP client, which changed its kind
+        raise InputError(
+            f"cannot load the folder {folder} of {repo}, its CLIP tower ({first_line(error)}): "
+            "name a copy of it with --vision_tower FOLDER"
+        ) from error
 
 
 def check_hub(source: str | Path, what: str, remedy: str) -> None:
@@ -64,7 +97,7 @@ def check_hub(source: str | Path, what: str, remedy: str) -> None:
         InputError: there is no such model, or the hub cannot be reached and the cache lacks it.
     """
     name = str(source)
-    if Path(name).exists() or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name):
+    if not _is_on_hub(name):
         return
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -79,10 +112,9 @@ def check_hub(source: str | Path, what: str, remedy: str) -> None:
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
         constants.HF_HUB_OFFLINE = True
         return
-    reason = (str(error) or type(error).__name__).splitlines()[0]
     raise InputError(
-        f"{what} {name!r} is no folder here, and the model hub cannot be reached ({reason}): "
-        f"{remedy}"
+        f"{what} {name!r} is no folder here, and the model hub cannot be reached "
+        f"({first_line(error)}): {remedy}"
     ) from error
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from utils.errors import InputError
+from utils.errors import InputError, first_line
 from utils.training.checkpoint import damaged_files
 
 GRADIENT_CLIPPING = 1.0
@@ -151,7 +151,7 @@ def save_engine(engine: Any, folder: Path, tag: str) -> None:
         )
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"cannot write the checkpoint {folder / tag} ({_first_line(error)}); the checkpoints "
+            f"cannot write the checkpoint {folder / tag} ({first_line(error)}); the checkpoints "
             "before it stay usable: free space on that disk, then go on with --auto_resume"
         ) from error
 
@@ -210,9 +210,5 @@ def load_trained(model: nn.Module, folder: Path, tag: str) -> None:
 def _unreadable(checkpoint: Path, error: BaseException) -> InputError:
     """The error that a checkpoint is damaged, with the files that are."""
     damaged = damaged_files(checkpoint)
-    reason = f"damaged: {', '.join(damaged)}" if damaged else _first_line(error)
+    reason = f"damaged: {', '.join(damaged)}" if damaged else first_line(error)
     return InputError(f"cannot read the checkpoint {checkpoint} ({reason})")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

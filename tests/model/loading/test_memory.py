@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from model.loading import memory
 from model.loading.from_options import build_model
-from model.loading.memory import GIB, activations, parts, sizes_of
-from model.loading.model_sizes import clip_sizes, llm_sizes
+from model.loading.lora import unwrap
+from model.loading.memory import GIB, Memory, activations, memory
+from model.loading.meta_model import clip_model, count_parts, llm_config, training_model
+from model.loading.quantization import OVERHEAD
+from utils import memory as command
 from utils.cli import parser
 from utils.cli.options import TrainOptions
 from utils.cli.parser import REPOSITORY
@@ -46,12 +48,18 @@ def options(**changes) -> TrainOptions:
     return dataclasses.replace(TrainOptions(), **changes)
 
 
+def need(chosen: TrainOptions, stage: int, gpus: int) -> Memory:
+    return memory(chosen, training_model(chosen), stage, gpus)
+
+
 @pytest.mark.parametrize("size", STORED)
 def test_parts_as_in_the_released_checkpoints(size):
     chosen = options(version=f"liuhaotian/llava-v1.5-{size}")
-    found = {part.name: part.parameters for part in parts(chosen, sizes_of(chosen))}
+    model = training_model(chosen)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    found = {part.name: part.parameters for part in count_parts(model)}
     assert {name: found[name] for name in STORED[size]} == STORED[size]
-    assert found["CLIP"] == 303_507_456  # what transformers counts for ViT-L/14-336
+    assert found["CLIP"] == 303_507_456  # of the published ViT-L/14-336
 
 
 @pytest.mark.parametrize("rank", [0, 16])
@@ -59,52 +67,67 @@ def test_parts_as_in_the_tiny_model(rank):
     chosen = parser.load(TrainOptions, REPOSITORY / "configs" / "tiny.yaml")
     chosen = dataclasses.replace(chosen, lora_r=rank)
     model, _ = build_model(chosen.model, chosen.lora, chosen.sasp, chosen.losses)
-    real = list(model.parameters())
-    found = parts(chosen, sizes_of(chosen))
-    assert sum(part.parameters for part in found) == sum(p.numel() for p in real)
-    trained = sum(p.numel() for p in real if p.requires_grad)
-    assert sum(part.trained for part in found) == trained
+    expected = {
+        name: (value.shape, value.requires_grad) for name, value in unwrap(model).named_parameters()
+    }
+    meta = training_model(chosen)
+    assert {n: (p.shape, p.requires_grad) for n, p in meta.named_parameters()} == expected
+    parts = count_parts(meta)
+    assert sum(part.parameters for part in parts) == sum(p.numel() for p in model.parameters())
+    assert sum(part.trained for part in parts) == sum(
+        p.numel() for p in model.parameters() if p.requires_grad
+    )
+    assert (parts[1].name, parts[1].parameters > 0) == ("LoRA", rank > 0)
 
 
 def test_a_released_folder_holds_its_added_tokens(micro_merged, micro_parts):
-    assert llm_sizes(str(micro_merged)).vocabulary == 803
-    assert llm_sizes(str(micro_parts.llava)).vocabulary == 803
-    assert clip_sizes(str(micro_parts.clip)).patches == 16
+    assert llm_config(str(micro_merged)).vocab_size == 803
+    assert llm_config(str(micro_parts.llava)).vocab_size == 803
+    assert clip_model(str(micro_parts.clip)).config.image_size == 56
 
 
 def test_formulas_by_hand():
     chosen = options(lora_r=8)
     trained = 131084288 * 2 + 32 * 8 * 4 * 4096 + 4058340 + 17830144
     frozen = 6476271616 + 20979712 + 303507456 + 637026048 + 6220
-    one = memory.memory(chosen, 1, 1)
+    one = need(chosen, 1, 1)
     assert one.weights == 2 * (trained + frozen)
     assert one.optimiser == 12 * trained
     assert one.gradients == (4 + 2 + 2) * trained
-    two = memory.memory(chosen, 2, 8)
+    two = need(chosen, 2, 8)
     assert two.weights == one.weights and two.optimiser == 12 * trained / 8
     assert two.gradients == (4 + 2 + 2 / 8) * trained
-    three = memory.memory(chosen, 3, 8)
+    three = need(chosen, 3, 8)
     assert three.weights == pytest.approx(2 * (trained + frozen) / 8 + 2e9 * 7 / 8)
     assert three.gradients == (2 + 8 / 8) * trained
-    assert memory.memory(chosen, 3, 1).weights == pytest.approx(one.weights)
-    full = memory.memory(options(precision="fp32"), 2, 1)
+    assert need(chosen, 3, 1).weights == pytest.approx(one.weights)
+    full = need(options(precision="fp32"), 2, 1)
     assert (full.weights, full.optimiser) == (2 * one.weights, 8 * trained)
 
 
 def test_more_gpus_and_higher_stages_need_less():
-    totals = [[memory.memory(options(), s, n).total for n in (2, 4, 8)] for s in (1, 2, 3)]
+    model = training_model(options())
+    totals = [[memory(options(), model, s, n).total for n in (2, 4, 8)] for s in (1, 2, 3)]
     assert all(row == sorted(row, reverse=True) for row in totals)
     for column in zip(*totals, strict=True):
         assert list(column) == sorted(column, reverse=True)
 
 
 def test_gradient_checkpointing_and_quantisation_save_memory():
-    sizes = sizes_of(options())
-    kept = activations(options(gradient_checkpointing=False), sizes)
-    assert activations(options(), sizes) < kept / 4
-    assert activations(options(batch_size=4), sizes) == 2 * activations(options(), sizes)
-    whole = memory.memory(options(), 2, 1).weights
-    assert memory.memory(options(load_in_4bit=True), 2, 1).weights < 0.45 * whole
+    model = training_model(options())
+    kept = activations(options(gradient_checkpointing=False), model)
+    assert activations(options(), model) < kept / 4
+    assert activations(options(batch_size=4), model) == 2 * activations(options(), model)
+    whole = memory(options(), model, 2, 1).weights
+    assert memory(options(load_in_4bit=True), model, 2, 1).weights < 0.45 * whole
+    parts = {bits: {part.name: part.weights for part in count_parts(model, bits)}
+             for bits in (None, 8, 4)}  # fmt: skip
+    linear, norms = 32 * (4 * 4096**2 + 3 * 4096 * 11008), (32 * 2 + 1) * 4096
+    for bits in (4, 8):
+        layers = parts[bits].pop("LLM layers")
+        assert layers == pytest.approx(linear * bits / 8 * OVERHEAD + 2 * norms)
+    assert parts[None].pop("LLM layers") == 2 * (linear + norms)
+    assert parts[4] == parts[8] == parts[None]
 
 
 @pytest.mark.parametrize("preset", sorted((REPOSITORY / "configs").glob("read_*.yaml")))
@@ -112,14 +135,15 @@ def test_headers_tell_what_is_computed(preset):
     """`# Memory: ... 20.1 GiB on each of 8 GPUs` is the number of this very configuration."""
     chosen = parser.load(TrainOptions, preset)
     (line,) = [li for li in preset.read_text("utf-8").splitlines() if li.startswith("# Memory:")]
+    model = training_model(chosen)
     for gpus in (8, 4):
-        need = memory.memory(chosen, chosen.zero_stage, gpus).total / GIB
-        assert f"{need:.1f} GiB on each of {gpus} GPUs" in line
+        total = memory(chosen, model, chosen.zero_stage, gpus).total / GIB
+        assert f"{total:.1f} GiB on each of {gpus} GPUs" in line
 
 
 def test_the_table(capsys):
     preset = str(REPOSITORY / "configs" / "read_7b.yaml")
-    assert memory.main([preset, "--gpus", "2", "16"]) == 0
+    assert command.main([preset, "--gpus", "2", "16"]) == 0
     said = capsys.readouterr().out
     lines = [line.split() for line in said.splitlines()]
     rows = [line for line in lines if len(line) == 7 and line[1] in ("2", "16")]
@@ -130,18 +154,20 @@ def test_the_table(capsys):
 
 
 def test_mistakes(capsys, tmp_path: Path):
-    assert memory.main([str(tmp_path / "none.yaml")]) == 2
+    assert command.main([str(tmp_path / "none.yaml")]) == 2
     assert "no such file" in capsys.readouterr().err
     preset = str(REPOSITORY / "configs" / "read_7b.yaml")
-    assert memory.main([preset, "--gpus", "0"]) == 2
+    assert command.main([preset, "--gpus", "0"]) == 2
     with pytest.raises(InputError, match="neither 7B nor 13B"):
-        llm_sizes("someone/llava-v1.6-34b")
+        llm_config("someone/llava-v1.6-34b")
     with pytest.raises(InputError, match="known are clip-vit"):
-        clip_sizes("google/siglip")
+        clip_model("google/siglip")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(InputError, match="hidden_size"):
-        llm_sizes(str(tmp_path))
+        llm_config(str(tmp_path))
     with pytest.raises(InputError, match="hidden_size"):
-        clip_sizes(str(tmp_path))
-    with pytest.raises(InputError, match="LoRA on wrong"):
-        memory.memory(options(lora_target_modules="wrong"), 2, 1)
+        clip_model(str(tmp_path))
+    with pytest.raises(InputError, match="--lora_target_modules names wrong"):
+        training_model(options(lora_target_modules="wrong"))
+    with pytest.raises(InputError, match="out_dim is 64"):
+        training_model(options(out_dim=64))

@@ -47,8 +47,8 @@ def load(folder):
     with torch.device("meta"):
         model = Model()
     before = resident()
-    filled = load_weights(model, weight_files(folder), torch.device("cpu"))
-    assert not filled.missing and len(filled.source) == 4
+    result = load_weights(model, weight_files(folder), torch.device("cpu"))
+    assert not result.missing and len(result.source) == 4
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, flush=True)
 
 for folder in sys.argv[1:]:

@@ -56,9 +56,7 @@ def test_the_card_of_a_run(run_7b, tmp_path):
     }
     assert found["giou"].dataset_name == "ReasonSeg" and found["giou"].dataset_split == "val"
     assert "| gIoU | 0.5981 |" in card.text and "for 200 questions" in card.text
-    assert (
-        'load_read(snapshot_download("me/read-7b"))' in card.text and "What it is not" in card.text
-    )
+    assert 'load_read("me/read-7b")' in card.text and "What it is not" in card.text
 
 
 def test_its_flags_are_a_preset_of_the_same_run(run_7b, tmp_path):

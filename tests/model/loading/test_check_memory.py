@@ -14,7 +14,8 @@ import torch
 from model import ReadConfig, load_read
 from model.loading import weights
 from model.loading.builder import build_for_training
-from model.loading.needed_memory import check_memory, largest_unmapped, weight_bytes
+from model.loading.free_memory import check_memory, largest_unmapped, weight_bytes
+from model.loading.meta_model import clip_model
 from model.loading.weights import empty_model
 from tests.released_tiny import CLIP, GOLDEN
 from utils.cli.train_flags import ModelOptions
@@ -120,7 +121,8 @@ def test_what_is_told_is_what_a_model_takes(small_folder):
         state = model.state_dict()
         taken = sum(value.numel() * value.element_size() for value in state.values())
         config = ReadConfig.from_pretrained(small_folder)
-        told = weight_bytes(empty_model(config, dtype), small_folder / "vision_tower")
+        clip = clip_model(str(small_folder / "vision_tower")).num_parameters()
+        told = weight_bytes(empty_model(config, dtype), clip, dtype.itemsize)
         assert told == pytest.approx(taken, rel=1e-3)
 
 
@@ -132,7 +134,7 @@ def test_files_of_old_pytorch_are_read_whole(tmp_path, free):
     size = (tmp_path / "old.bin").stat().st_size
     assert largest_unmapped(files) == size and largest_unmapped(files[:1]) == 0
     model = empty_model(ReadConfig.from_pretrained(GOLDEN / "released_tiny"), torch.float32)
-    fits = (weight_bytes(model, CLIP) + size / 2) / 1e9
+    fits = (weight_bytes(model, clip_model(str(CLIP)).num_parameters(), 4) + size / 2) / 1e9
     free(fits)
     check_memory("it", model, files[:1], CLIP, CPU)
     with pytest.raises(InputError, match="it in float32 needs"):
