@@ -117,6 +117,7 @@ def test_a_finished_run_stays_as_it_is(train, run_dir, capsys):
     assert (run_dir / METRICS_FILE).read_text() == before
 
 
+@pytest.mark.slow
 def test_a_run_folder_in_use_is_not_overwritten(train, run_dir, capsys):
     assert train("--epochs=1", "--no_eval") == 0
     assert train("--no_auto_resume") == 2
@@ -180,6 +181,7 @@ def test_non_finite_loss_stops_and_overwrites_nothing(train, run_dir, capsys):
         assert torch.equal(value, good[name]), name
 
 
+@pytest.mark.slow
 def test_non_finite_loss_before_the_first_checkpoint(train, capsys):
     assert train("--no_eval", "--steps_per_epoch=4", "--warmup_steps=0", "--lr=1e30") == 2
     assert "this run has not written one yet" in capsys.readouterr().err

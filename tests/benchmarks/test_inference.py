@@ -9,6 +9,7 @@ import pytest
 from benchmarks import inference, inference_full
 
 
+@pytest.mark.slow
 def test_both_ways_give_the_same_and_are_told(monkeypatch):
     monkeypatch.setattr(inference, "COUNTS", (1, 8))
     monkeypatch.setattr(inference, "TOKENS", 5)

@@ -59,6 +59,7 @@ def test_the_table():
     assert "with gradient checkpointing" in page
 
 
+@pytest.mark.slow
 def test_full_size_mode_on_a_cpu():
     options = argparse.Namespace(
         size="tiny",

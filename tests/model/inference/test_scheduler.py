@@ -311,6 +311,7 @@ def test_out_of_memory_halves_the_rows_and_goes_on(babbler, items, expected, mon
     assert sum(size > 3 for size in sizes) == 3
 
 
+@pytest.mark.slow
 def test_out_of_memory_in_the_middle_of_answers(babbler, items, expected, monkeypatch):
     """Memory gets short once, at one call of the language model after another."""
     for fatal in itertools.count(1, 3):
@@ -383,6 +384,7 @@ def test_stages_are_measured(babbler, items):
     }
 
 
+@pytest.mark.slow
 def test_compiled_parts_give_the_same(babbler, items, expected):
     before = list(babbler.model.state_dict())
     babbler.compile(backend="eager")
