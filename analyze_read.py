@@ -76,7 +76,9 @@ def open_analyst(options: AnalyzeOptions) -> tuple[SegProbe, list[str]]:
             raise
         notes.append(f"No word x CLIP: {error}.")
     if options.vision_pretrained is not None:
-        pretrained_sam = load_pretrained_sam(options.vision_pretrained, reader.model.model.visual_model)
+        pretrained_sam = load_pretrained_sam(
+            options.vision_pretrained, reader.model.model.visual_model
+        )
     else:
         notes.append("No SAM with the points only: it needs SAM as before training.")
     layers: list[int] = []
@@ -143,7 +145,7 @@ class Chosen:
 
 def choose(items: Sequence[EvalItem], file: AnalysisFile, most: int | None) -> Iterator[Chosen]:
     """What is not analysed yet, of the first `most` questions."""
-    taken = sum(found.image_index < file.first_open for found in file.found)
+    taken = sum(one.image_index < file.first_open for one in file.questions)
     for image_index in range(file.first_open, len(items)):
         if most is not None and taken >= most:
             return
@@ -165,8 +167,8 @@ def analyze(options: AnalyzeOptions, folder: Path) -> None:
     check_run(folder, settings, "analysis", "--out")
     save(replace(options, models=None), folder / "config.yaml")
     file = AnalysisFile(folder)
-    if file.found:
-        print(f"{folder.name}: going on after {len(file.found)} questions in {file.path}")
+    if file.questions:
+        print(f"{folder.name}: going on after {len(file.questions)} questions in {file.path}")
     under_way: deque[Chosen] = deque()
 
     def asked() -> Iterator[tuple[np.ndarray, list[Question]]]:

@@ -18,9 +18,10 @@ from utils.analysis.dashboard import ModelAnalysis, page_data
 from utils.analysis.files import AnalysisFile, write_tables
 from utils.analysis.records import read_analysis
 from utils.evaluation.predictions import PredictionFile
+from utils.files import read_lines
 from utils.hub.model_card import validation_of
 from utils.reports.score_folder import score_folder
-from utils.training.run_log import drop_after, read_lines
+from utils.training.run_log import drop_after
 
 BEFORE = Path(__file__).parent / "data" / "before"
 RENAMED = {"picture": "image", "pictures": "images"}
@@ -82,7 +83,7 @@ def test_tables_of_an_analysis(folder):
 
 def test_dashboard_of_an_analysis():
     read = BEFORE / "analysis" / "read"
-    data = page_data([ModelAnalysis(read.name, list(read_analysis(read)), {})])
+    data = page_data([ModelAnalysis(read.name, read_analysis(read), {})])
     assert json.loads(json.dumps(data)) == current(read_json(BEFORE / "analysis/page_data.json"))
     assert data["questions"][0]["answers"][0]["image"].startswith("pictures/")
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from utils.protocol.rle import encode_mask
-from utils.reports.visualize import mask_image
-from web.drawing import colour_name, png
+from utils.reports.visualize import encode_png, mask_image
+from web.drawing import colour_name
 from web.polygons import rings_of
 
 FILES = {"mask.png": "image/png", "mask_rle.json": "application/json"} | {
@@ -40,7 +40,7 @@ def export(name: str, segments: Sequence[Any], shown: Sequence[int]) -> bytes:
     for layer in shown:
         mask |= segments[layer].mask
     if name == "mask.png":
-        return png(mask_image(mask))
+        return encode_png(mask_image(mask), level=1)
     layers = [
         {
             "layer": layer + 1,

@@ -12,8 +12,9 @@ import numpy as np
 from model.sasp import SaspParams
 from utils.errors import InputError
 from utils.protocol.conversation import MASK_REQUEST
+from utils.reports.visualize import encode_png
 from web import widgets
-from web.drawing import colour_name, png
+from web.drawing import colour_name
 from web.session import MODES, SET_ASIDE, Session
 from web.sessions import Sessions
 from web.uploads import Uploads
@@ -374,7 +375,9 @@ class Page:
         }
 
     def _image(self, session: Session, image: np.ndarray | None) -> str | None:
-        return None if image is None else str(self.uploads.write(png(image), session.drawn))
+        if image is None:
+            return None
+        return str(self.uploads.write(encode_png(image, level=1), session.drawn))
 
 
 def _named(settings: tuple[Any, ...]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from utils.analysis.records import (
     read_analysis,
 )
 from utils.errors import InputError
+from utils.files import write_file
 from utils.reports.charts import MAX_LINES, Curve, line_chart
 from utils.reports.page import ASSETS, fill_template, number
 
@@ -84,15 +85,10 @@ def write_dashboard(folder: str | Path) -> Path:
             "analyze_read.py writes it"
         )
     models = [
-        ModelAnalysis(place.name, list(read_analysis(place)), _summary(place), _config(place))
+        ModelAnalysis(place.name, read_analysis(place), _summary(place), _config(place))
         for place in places
     ]
-    path = folder / DASHBOARD_FILE
-    try:
-        path.write_text(page(models), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    return path
+    return write_file(folder / DASHBOARD_FILE, page(models))
 
 
 def page(models: Sequence[ModelAnalysis]) -> str:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from utils.evaluation.ablation import METRICS, PROMPTS, Measured, SettingScores
-from utils.reports.charts import Curve, line_chart
+from utils.reports.charts import Curve, Mark, interval_chart, line_chart
 from utils.reports.evaluation_page import Cell, could_deny, interval_text, method_text, mode_title
-from utils.reports.interval_chart import Mark, interval_chart
 from utils.reports.page import Table, fill_template, number, signed
 
 PUBLISHED = "The paper reports 51.2/57.6, 56.4/64.6 and 59.8/67.6 (7B, ReasonSeg val)."

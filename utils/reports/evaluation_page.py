@@ -11,8 +11,8 @@ from markupsafe import Markup
 from utils.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
 from utils.evaluation.group_scores import MISSES, GroupScores, ModeScores
 from utils.evaluation.predictions import EvalRun
+from utils.reports.charts import histogram
 from utils.reports.evaluation_examples import Case, choose, draw_case
-from utils.reports.histogram import histogram
 from utils.reports.page import Table, fill_template, kind_title, number, signed
 from utils.reports.visualize import IGNORED_COLOUR, MASK_COLOUR, TRUTH_COLOUR
 

@@ -11,7 +11,7 @@ from utils.evaluation.ablation import PROMPTS, ablation_csv, ablation_json, scor
 from utils.evaluation.bootstrap import metrics_of_sums, question_sums, resample_weights
 from utils.evaluation.evaluator import EvalResult, Record
 from utils.reports.ablation_page import ablation_page, ablation_tables, prompt_table
-from utils.reports.interval_chart import Mark, interval_chart
+from utils.reports.charts import Mark, interval_chart
 from utils.reports.page import table_text
 
 OWN = {
@@ -38,11 +38,11 @@ def random_result(questions: int = 60, seed: int = 0) -> EvalResult:
         union = int(rng.integers(50, 500))
         there = bool(rng.random() < 0.8)
         inside = [int(rng.integers(0, union + 1)) if there else 0 for _ in range(1 + len(OTHERS))]
-        varied = [(i > 0, i, union) for i in inside[1:]]
+        outcomes = [(i > 0, i, union) for i in inside[1:]]
         records.append(
             Record(
                 n // 2, n % 2, 2, f"{n // 2}.png", "q", "", "a", inside[0] > 0, there, inside[0],
-                union, varied=varied,
+                union, sweep_outcomes=outcomes,
             )
         )  # fmt: skip
     return EvalResult(records)
