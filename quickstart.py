@@ -276,7 +276,7 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
     """Ask the trained model for what the page shows, and write the page."""
     from dataset.reason_seg import ReasonSegEval
     from model import load_read
-    from utils.evaluation.evaluator import reader_predict
+    from utils.evaluation.evaluator import ReaderPredict
     from utils.evaluation.predictions import read_results, read_run
     from utils.reports.ablation_page import prompt_table
     from utils.reports.charts import Curve, line_chart
@@ -299,7 +299,7 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
     run = read_run(folder / PREDICTIONS)
     results = run.results
     premises = read_results(folder / FALSE_PREMISES)
-    predict = reader_predict(reader, max_new_tokens=64)
+    predict = ReaderPredict(reader, max_new_tokens=64)
     unseen = ReasonSegEval(data, split="test", false_premises=True)
     millions = sum(weight.numel() for weight in reader.model.parameters()) / 1e6
     steps_done = max((step for step, _ in curves.get("train/loss", [])), default=0)

@@ -96,14 +96,14 @@ def infer(options: TestOptions, rank: int, world: int, forgetting: RunLock | Non
     """
     from model.analysis.ablation import Ablation, grid
     from model.loading.from_options import load_from_options
-    from utils.evaluation.evaluator import evaluate, reader_predict
+    from utils.evaluation.evaluator import ReaderPredict, evaluate
 
     folder = options.vis_save_path
     reader = load_from_options(options)
     own = reader.model.config.sasp_params
     settings = grid(own, options.budgets()) if options.ablate else [own]
     gathered = 2 * options.batch_questions
-    vary = Ablation(reader.model, settings[1:], gathered) if options.ablate else None
+    sweep = Ablation(reader.model, settings[1:], gathered) if options.ablate else None
     described = run_settings(options, [asdict(params) for params in settings], world)
     with start_lock(folder):
         if forgetting is not None:
@@ -117,7 +117,7 @@ def infer(options: TestOptions, rank: int, world: int, forgetting: RunLock | Non
         if file.done and rank == 0:
             print(f"{TITLES[mode]}: going on after {len(file.done)} images in {file.path}")
         evaluate(
-            reader_predict(
+            ReaderPredict(
                 reader,
                 FORCED_ANSWER[mode],
                 options.max_new_tokens,
@@ -131,7 +131,7 @@ def infer(options: TestOptions, rank: int, world: int, forgetting: RunLock | Non
             done=file.done,
             on_item=file.write,
             on_skip=file.skip,
-            vary=vary,
+            sweep=sweep,
             label=TITLES[mode].lower(),
         )
 

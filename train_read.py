@@ -60,9 +60,9 @@ def validation(
     """A function that scores the model as it is then, teacher forced, over all ranks."""
     from model.inference.reader import Reader
     from model.loading.lora import unwrap
-    from utils.evaluation.evaluator import EvalResult, evaluate, reader_predict
+    from utils.evaluation.evaluator import EvalResult, ReaderPredict, evaluate
 
-    predict = reader_predict(Reader(unwrap(model), built.tokenizer), answer=POSITIVE_ANSWER)
+    predict = ReaderPredict(Reader(unwrap(model), built.tokenizer), answer=POSITIVE_ANSWER)
 
     def score() -> dict[str, Any]:
         model.eval()

@@ -31,7 +31,7 @@ from benchmarks.random_read import SIZES, questions, random_image, random_reader
 from dataset.reason_seg import ReasonSegEval
 from model import Reader, load_read
 from model.analysis.ablation import Ablation, grid
-from utils.evaluation.evaluator import EvalResult, evaluate, reader_predict
+from utils.evaluation.evaluator import EvalResult, ReaderPredict, evaluate
 from utils.evaluation.predictions import PredictionFile
 from utils.protocol.batch import EvalItem, EvalQuestion
 from utils.protocol.conversation import POSITIVE_ANSWER
@@ -59,11 +59,11 @@ def random_items(images: int, asked: int) -> list[EvalItem]:
 
 def run(reader: Reader, items: Sequence[EvalItem], settings: Sequence[Any] = ()) -> EvalResult:
     """An evaluation as `test_read.py` does it, with predictions on the disk."""
-    predict = reader_predict(reader, POSITIVE_ANSWER, keep_states=bool(settings))
-    vary = Ablation(reader.model, settings) if settings else None
+    predict = ReaderPredict(reader, POSITIVE_ANSWER, keep_states=bool(settings))
+    sweep = Ablation(reader.model, settings) if settings else None
     with tempfile.TemporaryDirectory() as folder:
         file = PredictionFile(folder, 0, 1, "teacher_forced")
-        return evaluate(predict, items, on_item=file.write, vary=vary, progress=False)
+        return evaluate(predict, items, on_item=file.write, sweep=sweep, progress=False)
 
 
 def timed(*arguments: Any) -> tuple[EvalResult, float, float]:

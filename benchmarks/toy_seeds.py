@@ -27,7 +27,7 @@ from dataset.toy.world import write_world
 from model import load_read
 from model.analysis.ablation import Ablation
 from utils.evaluation.ablation import variant
-from utils.evaluation.evaluator import EvalResult, evaluate, reader_predict
+from utils.evaluation.evaluator import EvalResult, ReaderPredict, evaluate
 from utils.protocol.conversation import POSITIVE_ANSWER
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,18 +55,18 @@ def run_seed(seed: int, work: Path) -> dict:
     reader = load_read(merged)
     items = ReasonSegEval(data, "test")
     matched = ReasonSegEval(data, "test", false_premises=True)
-    generated = evaluate(reader_predict(reader, max_new_tokens=MAX_NEW_TOKENS), matched)
+    generated = evaluate(ReaderPredict(reader, max_new_tokens=MAX_NEW_TOKENS), matched)
     own = reader.model.config.sasp_params
     others = [prompt for prompt in PROMPTS if prompt != own.prompt]
-    vary = Ablation(reader.model, [replace(own, prompt=prompt) for prompt in others])
-    forced = evaluate(reader_predict(reader, POSITIVE_ANSWER, keep_states=True), items, vary=vary)
+    sweep = Ablation(reader.model, [replace(own, prompt=prompt) for prompt in others])
+    forced = evaluate(ReaderPredict(reader, POSITIVE_ANSWER, keep_states=True), items, sweep=sweep)
     ablation = {prompt: variant(forced, number) for number, prompt in enumerate(others)}
     ablation[own.prompt] = forced
     return {
         "seed": seed,
         "minutes": round(minutes, 2),
         "images": len(items),
-        "see": round(generated.see.accuracy, 4),
+        "see": round(generated.scores.see.accuracy, 4),
         "generated": _kinds(generated),
         "teacher_forced": _kinds(forced),
         "ablation": {prompt: _kinds(ablation[prompt])["all"] for prompt in PROMPTS},

@@ -13,7 +13,7 @@ from dataset.reason_seg import ReasonSegEval
 from model import SaspParams, load_read
 from model.analysis.ablation import Ablation, grid
 from model.loading.builder import save_model
-from utils.evaluation.evaluator import evaluate, reader_predict
+from utils.evaluation.evaluator import ReaderPredict, evaluate
 from utils.evaluation.predictions import read_results, read_run, shard_path
 
 ABLATE = ["--ablate", "--ablate_points", "3,20"]
@@ -150,12 +150,12 @@ def test_the_language_model_and_sams_encoder_run_once(talking, micro_data):
         part.register_forward_pre_hook(count)
     items = ReasonSegEval(micro_data, "val")
     answer = "Sure, the segmentation result is [SEG]."
-    evaluate(reader_predict(reader, answer, batch_questions=4), items, progress=False)
+    evaluate(ReaderPredict(reader, answer, batch_questions=4), items, progress=False)
     plain, calls = dict(calls), dict.fromkeys(calls, 0)
     settings = grid(reader.model.config.sasp_params, [3, 20])
-    predict = reader_predict(reader, answer, batch_questions=4, keep_states=True)
-    vary = Ablation(reader.model, settings[1:], questions_at_once=5)
-    result = evaluate(predict, items, vary=vary, progress=False)
+    predict = ReaderPredict(reader, answer, batch_questions=4, keep_states=True)
+    sweep = Ablation(reader.model, settings[1:], questions_at_once=5)
+    result = evaluate(predict, items, sweep=sweep, progress=False)
     assert all(len(record.sweep_outcomes) == len(settings) - 1 for record in result.records)
     assert plain["llm"] > 0 and plain["sam encoder"] == plain["clip"] == len(items)
     assert {k: v for k, v in calls.items() if k != "decoder"} == {
@@ -211,13 +211,13 @@ def test_several_masks_in_an_answer_and_pixels_that_do_not_count(talking, micro_
         item.questions[0].truth[:15] = 255
     settings = grid(reader.model.config.sasp_params, [3])
     for answer in ("It is [SEG] and [SEG].", "There is none."):
-        predict = reader_predict(reader, answer, keep_states=True)
-        vary = Ablation(reader.model, settings[1:], questions_at_once=2)
-        varied = evaluate(predict, items, vary=vary, progress=False)
+        predict = ReaderPredict(reader, answer, keep_states=True)
+        sweep = Ablation(reader.model, settings[1:], questions_at_once=2)
+        varied = evaluate(predict, items, sweep=sweep, progress=False)
         for number, params in enumerate(settings[1:]):
             other = load_read(talking)
             other.model.config.sasp_params = params
-            alone = evaluate(reader_predict(other, answer), items, progress=False)
+            alone = evaluate(ReaderPredict(other, answer), items, progress=False)
             assert [record.sweep_outcomes[number] for record in varied.records] == outcomes(alone)
 
 
@@ -225,9 +225,9 @@ def test_running_out_of_memory_halves_what_goes_together(talking, micro_data, mo
     reader = load_read(talking)
     items = ReasonSegEval(micro_data, "val")
     settings = grid(reader.model.config.sasp_params, [3])
-    predict = reader_predict(reader, "It is [SEG].", keep_states=True)
+    predict = ReaderPredict(reader, "It is [SEG].", keep_states=True)
     whole = evaluate(
-        predict, items, vary=Ablation(reader.model, settings[1:]), progress=False
+        predict, items, sweep=Ablation(reader.model, settings[1:]), progress=False
     ).records
     sam = reader.model.model.visual_model
     usual = sam.decode
@@ -238,8 +238,8 @@ def test_running_out_of_memory_halves_what_goes_together(talking, micro_data, mo
         return usual(embeddings, sparse)
 
     monkeypatch.setattr(sam, "decode", small)
-    vary = Ablation(reader.model, settings[1:])
-    vary.share = 32 / 32768
-    found = evaluate(predict, items, vary=vary, progress=False).records
+    sweep = Ablation(reader.model, settings[1:])
+    sweep.share = 32 / 32768
+    found = evaluate(predict, items, sweep=sweep, progress=False).records
     assert [asdict(record) for record in found] == [asdict(record) for record in whole]
-    assert vary.share < 32 / 32768
+    assert sweep.share < 32 / 32768

@@ -7,13 +7,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from utils.errors import InputError
 
 OTHER_FOLDER = "give another folder, or make room"
 GO_ON = "make room, then start the same command again; it goes on where it stopped"
-Record = TypeVar("Record")
 
 
 @contextmanager
@@ -90,8 +89,8 @@ def append_lines(path: str | Path, records: Iterable[Any], remedy: str = GO_ON) 
 
 
 def read_lines(
-    path: str | Path, damaged: str | None = None, parse: Callable[[Any], Record] = lambda line: line
-) -> list[Record]:
+    path: str | Path, damaged: str | None = None, parse: Callable[[Any], Any] = lambda line: line
+) -> list[Any]:
     """The records of a file of JSON lines; a last one that is half written is left out.
 
     Args:

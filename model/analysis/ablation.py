@@ -24,7 +24,7 @@ from model.sasp import (
     similarity_to_points,
 )
 from utils.errors import InputError
-from utils.evaluation.variants import MaskOutcome
+from utils.evaluation.evaluator import MaskOutcome
 from utils.protocol.constants import IGNORE_LABEL
 
 CELLS_AT_ONCE = 32 * 64 * 64

@@ -16,17 +16,9 @@ from typing import Any
 import numpy as np
 
 from utils.errors import InputError
-from utils.evaluation.bootstrap import (
-    LEVEL,
-    RESAMPLES,
-    SEED,
-    image_sums,
-    number_images,
-    percentile_interval,
-    question_sums,
-    resampled_metrics,
-)
-from utils.evaluation.evaluator import EvalResult, Record
+from utils.evaluation.bootstrap import METHOD, SEED, percentile_interval, resampled_metrics
+from utils.evaluation.evaluator import EvalResult
+from utils.evaluation.group_scores import ends_of, sums_of
 
 PROMPTS = {
     "text": "text only",
@@ -92,10 +84,10 @@ class SettingScores:
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
 
-        def plain(found: Mapping[str, Measured]) -> dict[str, Any]:
+        def plain(metrics: Mapping[str, Measured]) -> dict[str, Any]:
             return {
                 name: {"value": m.value, "interval": list(m.interval) if m.interval else None}
-                for name, m in found.items()
+                for name, m in metrics.items()
             }
 
         return {
@@ -112,15 +104,8 @@ def variant(result: EvalResult, number: int) -> EvalResult:
     records = []
     for record in result.records:
         present, both, either = (record.sweep_outcomes or [])[number]
-        records.append(
-            replace(
-                record,
-                present=present,
-                intersection=int(both),
-                union=int(either),
-                sweep_outcomes=None,
-            )
-        )
+        outcome: dict[str, Any] = {"present": present, "intersection": both, "union": either}
+        records.append(replace(record, **outcome, sweep_outcomes=None))
     return EvalResult(records, result.skipped)
 
 
@@ -147,7 +132,7 @@ def score_settings(
     results = [result, *(variant(result, number) for number in range(len(others)))]
     values = [_metrics(one) for one in results]
     drawn = _resampled(results)
-    found = []
+    scores = []
     for number, params in enumerate([own, *others]):
         metrics, minus = {}, {}
         for name, value in values[number].items():
@@ -156,8 +141,8 @@ def score_settings(
             if number:
                 other = values[0][name]
                 minus[name] = _measured(value - other, column - drawn[name][:, 0])
-        found.append(SettingScores(dict(params), not number, results[number], metrics, minus))
-    return sorted(found, key=_place)
+        scores.append(SettingScores(dict(params), not number, results[number], metrics, minus))
+    return sorted(scores, key=_place)
 
 
 def _place(scores: SettingScores) -> tuple:
@@ -179,13 +164,7 @@ def _resampled(results: Sequence[EvalResult]) -> dict[str, np.ndarray]:
     """float64[R, settings] for each metric; a resample is the same for all of them."""
     records = results[0].records
     there = np.array([record.truth_present for record in records], bool)
-    image, images = number_images([record.image for record in records])
-    sums = np.concatenate(
-        [
-            image_sums(_columns(result.records), image, images, [there, there | True])
-            for result in results
-        ]
-    )
+    sums = np.concatenate([sums_of(one.records, [there, there | True]) for one in results])
     drawn = resampled_metrics(sums, np.random.default_rng(SEED))
     return {
         "giou": drawn["giou"][:, ::2],
@@ -195,26 +174,16 @@ def _resampled(results: Sequence[EvalResult]) -> dict[str, np.ndarray]:
     }
 
 
-def _columns(records: Sequence[Record]) -> np.ndarray:
-    return question_sums(
-        [record.intersection for record in records],
-        [record.union for record in records],
-        [record.present for record in records],
-        [record.truth_present for record in records],
-    )
-
-
 def _measured(value: float, drawn: np.ndarray) -> Measured:
     if math.isnan(value):
         return Measured(None, None)
-    low, high = map(float, percentile_interval(drawn[:, None])[0])
-    return Measured(value, None if math.isnan(low) else (low, high))
+    return Measured(value, ends_of(percentile_interval(drawn[:, None])[0]))
 
 
 def ablation_json(modes: Mapping[str, Sequence[SettingScores]]) -> dict[str, Any]:
     """Plain data: mode -> settings, and how the intervals were made."""
     return {
-        "bootstrap": {"unit": "image", "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
+        "bootstrap": METHOD,
         "modes": {mode: [one.as_dict() for one in settings] for mode, settings in modes.items()},
     }
 

@@ -96,10 +96,9 @@ def interval_text(ends: tuple[float, float] | None) -> str:
 def _tells(group: GroupScores, name: str) -> bool:
     """Whether a metric says anything about a group: some are fixed by what it is made of."""
     see = group.scores.see
-    there, absent = see.true_pos + see.false_neg, see.true_neg + see.false_pos
     return {
-        "absent_precision": there > 0 and absent > 0,
-        "absent_recall": absent > 0,
+        "absent_precision": see.present_count > 0 and see.absent_count > 0,
+        "absent_recall": see.absent_count > 0,
     }.get(name, True)
 
 
@@ -111,11 +110,9 @@ def _cell(group: GroupScores, name: str) -> Cell:
 
 def _groups(scores: ModeScores) -> list[tuple[str, GroupScores]]:
     rows = [(kind_title(kind), group) for kind, group in scores.per_kind.items()]
-    there = scores.objects.scores.segmentation.count
-    alone = any(
-        group.scores.see.true_pos + group.scores.see.false_neg == there == group.scores.see.count
-        for _, group in rows
-    )
+    there = scores.objects.scores.see.count
+    kinds = [group.scores.see for _, group in rows]
+    alone = any(see.present_count == there == see.count for see in kinds)
     if 0 < there < len(scores.result.records) and not alone:
         rows.append(("objects that are there", scores.objects))
     return [*rows, ("all", scores.all)]
@@ -205,7 +202,7 @@ def _share(part: int, whole: int) -> Cell:
 
 def _see(scores: ModeScores) -> list[list[Cell]]:
     see = scores.all.scores.see
-    there, absent = see.true_pos + see.false_neg, see.true_neg + see.false_pos
+    there, absent = see.present_count, see.absent_count
     return [
         [Cell("it is there"), _share(see.true_pos, there), _share(see.false_neg, there)],
         [Cell("it is not there"), _share(see.false_pos, absent), _share(see.true_neg, absent)],

@@ -96,8 +96,8 @@ def test_settings_are_scored_as_results_of_their_own():
     for number, params in enumerate(OTHERS):
         one, alone = found[str(params)], variant(result, number)
         assert one.metrics["giou"].value == alone.objects.segmentation.giou
-        assert one.metrics["segment"].value == alone.ciou
-        assert one.metrics["see_accuracy"].value == alone.see.accuracy
+        assert one.metrics["segment"].value == alone.scores.segmentation.ciou
+        assert one.metrics["see_accuracy"].value == alone.scores.see.accuracy
         minus = one.minus_own["ciou"].value
         mine = alone.objects.segmentation.ciou - result.objects.segmentation.ciou
         assert minus == pytest.approx(mine)
@@ -109,12 +109,8 @@ def test_a_difference_has_the_interval_of_paired_resamples():
     one_by_one = [replace(r, sweep_outcomes=None) for r in result.records]
     sums = []
     for records in (one_by_one, variant(result, 0).records):
-        columns = question_sums(
-            [r.intersection for r in records],
-            [r.union for r in records],
-            [r.present for r in records],
-            [r.truth_present for r in records],
-        )
+        fields = [(r.intersection, r.union, r.present, r.truth_present) for r in records]
+        columns = question_sums(np.array(fields))
         columns = columns * np.array([r.truth_present for r in records])[:, None]
         names = sorted({r.image for r in records})
         mine = [[n for n, r in enumerate(records) if r.image == name] for name in names]

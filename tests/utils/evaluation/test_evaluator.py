@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from utils.errors import InputError
-from utils.evaluation.evaluator import EvalResult, evaluate, reader_predict
+from utils.evaluation.evaluator import EvalResult, ReaderPredict, evaluate
 from utils.protocol.batch import EvalItem, EvalQuestion
 
 
@@ -59,9 +59,9 @@ def test_numbers_by_hand():
     result = evaluate(predict, Items(2), progress=False)
     assert [(r.intersection, r.union) for r in result.records] == [(1, 2), (0, 2), (2, 2), (0, 0)]
     assert result.objects.segmentation.giou == pytest.approx(0.75, abs=1e-5)
-    assert result.giou == pytest.approx((0.5 + 0 + 1 + 1) / 4, abs=1e-5)
-    assert result.ciou == pytest.approx(3 / 6)
-    assert result.see.accuracy == pytest.approx(3 / 4)
+    assert result.scores.segmentation.giou == pytest.approx((0.5 + 0 + 1 + 1) / 4, abs=1e-5)
+    assert result.scores.segmentation.ciou == pytest.approx(3 / 6)
+    assert result.scores.see.accuracy == pytest.approx(3 / 4)
     assert list(result.per_kind) == ["absent", "direct"]
     assert result.per_kind["absent"].see.absent_recall == 0.5
     json.dumps(result.summary(), allow_nan=False)
@@ -113,8 +113,8 @@ def test_teacher_forcing_is_one_argument():
             calls.append(("stream", answer, max_new_tokens, batch_questions))
             return (predict(image, questions) for image, questions in asked)
 
-    generated = reader_predict(Reader(), max_new_tokens=5)
-    forced = reader_predict(Reader(), answer="[SEG]", batch_questions=3)
+    generated = ReaderPredict(Reader(), max_new_tokens=5)
+    forced = ReaderPredict(Reader(), answer="[SEG]", batch_questions=3)
     assert evaluate(generated, Items(1), progress=False).records == (
         evaluate(forced, Items(1), progress=False).records
     )
