@@ -18,6 +18,7 @@ from sentencepiece import sentencepiece_model_pb2
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from benchmarks.output import DTYPES, ROOT
 from model.config import ReadConfig
 from model.loading.lora import add_lora
 from model.loading.weights import empty_model
@@ -29,13 +30,11 @@ from utils.protocol.image_transforms import default_clip_processor
 from utils.training import distributed, engine
 from utils.training.checkpoint import CheckpointStore, RunState
 
-GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "data" / "golden"
+GOLDEN = ROOT / "tests" / "data" / "golden"
 RELEASED = GOLDEN / "released_tiny"
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 FIRST_SHARD = 2 / 3
 """Of all bytes: 9.9 of 14.8 GB, as released."""
-
-TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -84,11 +83,11 @@ def write_released(folder: Path, world: World, clip: Path, dtype: str) -> int:
     folder.mkdir(parents=True)
     values = json.loads((RELEASED / "config.json").read_text()) | world.language_model
     values |= {"mm_vision_tower": str(clip), "vision_tower": str(clip)}
-    values |= {"torch_dtype": str(TORCH_DTYPES[dtype]).removeprefix("torch.")}
+    values |= {"torch_dtype": str(DTYPES[dtype]).removeprefix("torch.")}
     (folder / "config.json").write_text(json.dumps(values, indent=2))
     _write_tokenizer(folder, values["vocab_size"])
     shapes = json.loads((GOLDEN / world.shapes).read_text())
-    width = TORCH_DTYPES[dtype].itemsize
+    width = DTYPES[dtype].itemsize
     total = sum(math.prod(shape) for shape in shapes.values()) * width
     torch.manual_seed(0)
     places: dict[str, str] = {}
@@ -101,7 +100,7 @@ def write_released(folder: Path, world: World, clip: Path, dtype: str) -> int:
         before += math.prod(shape) * width
     for names in shards:
         shard = {name: shapes[name] for name in names}
-        _write_shard(folder / places[names[0]], shard, TORCH_DTYPES[dtype])
+        _write_shard(folder / places[names[0]], shard, DTYPES[dtype])
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index, indent=2))
     return total
