@@ -44,13 +44,13 @@ class Engine:
     def stream_answer(
         self, image: EncodedImage, question: str, max_new_tokens: int, force_seg: bool
     ) -> Iterator[str | Answer]:
-        """See `Reader.say`; states are kept."""
-        saying = self.reader.stream_answer(
+        """See `Reader.stream_answer`; states are kept."""
+        pieces = self.reader.stream_answer(
             image, question, max_new_tokens, force_seg, keep_states=True
         )
         while True:
             with self.lock:
-                piece = next(saying, None)
+                piece = next(pieces, None)
             if piece is None:
                 return
             yield piece

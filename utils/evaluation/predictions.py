@@ -40,7 +40,7 @@ from utils.protocol.rle import decode_mask, decode_truth, encode_mask
 
 RUN_FILE = "run.json"
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
-_MOST_TOLD = 12
+_MOST_CHANGES = 12
 RECORD_FIELDS = [item.name for item in fields(Record)]
 _NEEDED = {
     **{item.name: str(item.type) for item in fields(Record) if item.default is MISSING},
@@ -165,11 +165,11 @@ def check_run(
     path = folder / RUN_FILE
     if path.exists():
         if changed := differences(_read_run(folder), settings):
-            told = [f"{name}: {there} there, {here} here" for name, there, here in changed]
-            more = len(told) - _MOST_TOLD
-            told[_MOST_TOLD:] = [f"and {more} more"] if more > 0 else []
+            texts = [f"{name}: {there} there, {here} here" for name, there, here in changed]
+            more = len(texts) - _MOST_CHANGES
+            texts[_MOST_CHANGES:] = [f"and {more} more"] if more > 0 else []
             raise InputError(
-                f"{folder} holds the {what} of another run ({'; '.join(told)}): give another "
+                f"{folder} holds the {what} of another run ({'; '.join(texts)}): give another "
                 f"{flag}, or --no_resume to replace them"
             )
         return
@@ -270,8 +270,8 @@ def read_run(folder: str | Path) -> EvalRun:
     lines.sort(key=lambda line: (line["item"], line.get("number", 0)))
     results = {}
     for mode in run["modes"]:
-        mine = [line for line in lines if line["mode"] == mode]
-        answered = {line["item"] for line in mine}
+        own = [line for line in lines if line["mode"] == mode]
+        answered = {line["item"] for line in own}
         if answered != set(range(run["items"])):
             raise InputError(
                 f"{folder} holds {len(answered)} of {run['items']} images ({mode}): "
@@ -281,8 +281,8 @@ def read_run(folder: str | Path) -> EvalRun:
                     "where it stopped",
                 )
             )
-        _refuse_repeats(folder, mine)
-        results[mode] = _result_of(mine)
+        _refuse_repeats(folder, own)
+        results[mode] = _result_of(own)
     codes = {(line["mode"], line["item"], line.get("number")): line for line in lines}
 
     def masks(mode: str, record: Record) -> Masks:
