@@ -14,7 +14,7 @@ from model import SaspParams, load_read
 from model.analysis.ablation import Ablation, grid
 from model.loading.builder import save_model
 from utils.evaluation.evaluator import ReaderPredict, evaluate
-from utils.evaluation.predictions import read_results, read_run, shard_path
+from utils.evaluation.predictions import read_run, shard_path
 
 ABLATE = ["--ablate", "--ablate_points", "3,20"]
 
@@ -86,12 +86,12 @@ def test_every_setting_is_what_an_evaluation_of_its_own_finds(ablated, run, tmp_
     seen = set()
     for number, params in enumerate(stored.ablation):
         flags = [f"--sasp_{name}={value}" for name, value in params.items()]
-        alone = read_results(run(tmp_path / str(number), *flags, "--no_report"))
+        alone = read_run(run(tmp_path / str(number), *flags, "--no_report")).results
         for mode, result in stored.results.items():
             varied = [tuple(record.sweep_outcomes[number]) for record in result.records]
             assert varied == outcomes(alone[mode]), params
             seen.add(tuple(varied))
-    plain = read_results(run(tmp_path / "plain", "--no_report"))
+    plain = read_run(run(tmp_path / "plain", "--no_report")).results
     assert {m: outcomes(r) for m, r in plain.items()} == {
         m: outcomes(r) for m, r in stored.results.items()
     }

@@ -14,7 +14,7 @@ from web.engine import Engine
 from web.session import MODES, Session
 from web.sessions import Sessions
 from web.uploads import Uploads
-from web.widgets import about
+from web.widgets import answer_status
 
 QUESTION = QUESTIONS[0]
 """Answered with two `[SEG]`."""
@@ -185,10 +185,10 @@ def test_the_phrase_of_the_evaluation_is_asked_with_and_recommended(reader, uplo
     for question in QUESTIONS:
         list(session.ask(question, {}, ask_for_mask=True))
         assert session.dialogue[-1][0] == session.pending_question == f"{question} {PHRASE}"
-        assert "Tick" not in about(session)
+        assert "Tick" not in answer_status(session)
         list(session.ask(question, {}))
         assert session.dialogue[-1][0] == session.pending_question == question
-        hint = "Tick" in about(session)
+        hint = "Tick" in answer_status(session)
         assert hint == (not session.answer.present)
         hinted.add(hint)
     assert hinted == {True, False}

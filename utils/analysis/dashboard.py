@@ -194,13 +194,10 @@ def measure_tables(models: Sequence[ModelAnalysis]) -> list[MeasureTable]:
 
 
 def _cell(measure: dict[str, float | None] | None) -> tuple[str, str]:
-    if not measure or measure["value"] is None:
-        return number(None), ""
-    low, high = measure.get("low"), measure.get("high")
+    value, low, high = ((measure or {}).get(name) for name in ("value", "low", "high"))
     if low is None or high is None:
-        return number(measure["value"]), ""
-    joint = "–" if low >= 0 else " to "
-    return number(measure["value"]), f"{number(low)}{joint}{number(high)}"
+        return number(value), ""
+    return number(value), f"{number(low)}{'–' if low >= 0 else ' to '}{number(high)}"
 
 
 def layer_chart(models: Sequence[ModelAnalysis]) -> str | None:
@@ -208,18 +205,9 @@ def layer_chart(models: Sequence[ModelAnalysis]) -> str | None:
     curves = []
     for model in models:
         layers = sorted((int(k), cell) for k, cell in model.summary.get("layers", {}).items())
-        told = [(k, cell) for k, cell in layers if cell["value"] is not None]
-        curves.append(
-            Curve(
-                model.name,
-                [(k, cell["value"]) for k, cell in told],
-                [
-                    (k, cell["low"], cell["high"])
-                    for k, cell in told
-                    if cell["low"] is not None and cell["high"] is not None
-                ],
-            )
-        )
+        pairs = [(k, cell["value"]) for k, cell in layers if cell["value"] is not None]
+        band = [(k, cell["low"], cell["high"]) for k, cell in layers if cell["low"] is not None]
+        curves.append(Curve(model.name, pairs, band))
     curves = curves[:MAX_LINES]
     if not any(len(curve.pairs) > 1 for curve in curves):
         return None

@@ -325,8 +325,3 @@ def _decoded(line: dict[str, Any]) -> Masks:
     if parts:
         return np.logical_or.reduce(parts), truth
     return (None if truth is None else np.zeros(truth.shape, bool)), truth
-
-
-def read_results(folder: str | Path) -> dict[str, EvalResult]:
-    """The results of a finished evaluation, by mode of asking; see `read_run`."""
-    return read_run(folder).results

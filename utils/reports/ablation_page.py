@@ -67,16 +67,12 @@ def ablation_tables(modes: Mapping[str, Sequence[SettingScores]]) -> list[Table]
     tables = []
     for mode, settings in modes.items():
         rows = [
-            [("* " if one.own else "  ") + cells[0].value, *map(_text, cells[1:])]
+            [("* " if one.own else "  ") + cells[0].value, *(cell.text for cell in cells[1:])]
             for one, cells in zip(settings, _rows(mode, settings), strict=True)
         ]
         title = f"Ablation of SasP. {mode_title(mode)}"
         tables.append(Table(title, _header(mode), rows, f"*: {OWN}. {method_text()}"))
     return tables
-
-
-def _text(cell: Cell) -> str:
-    return f"{cell.value} ({cell.small})" if cell.small else cell.value
 
 
 def prompt_table(settings: Sequence[SettingScores]) -> Table:
@@ -118,8 +114,8 @@ def _budgets(settings: Sequence[SettingScores], metric: str) -> str | None:
         return None
     room = max(0.02, max(values) - min(values)) / 4
     limits = (max(0.0, min(values) - room), min(1.0, max(values) + room))
-    found = [Curve(name, sorted(pairs)) for name, pairs in curves.items()]
-    return line_chart(found, "points", y_limits=limits)
+    lines = [Curve(name, sorted(pairs)) for name, pairs in curves.items()]
+    return line_chart(lines, "points", y_limits=limits)
 
 
 def ablation_page(

@@ -46,6 +46,11 @@ class Cell:
     value: str
     small: str = ""
 
+    @property
+    def text(self) -> str:
+        """Both in one line."""
+        return f"{self.value} ({self.small})" if self.small else self.value
+
 
 @dataclass
 class ModeSection:
@@ -123,16 +128,12 @@ def _shown_metrics(mode: str) -> list[str]:
 
 
 def _rows(mode: str, scores: ModeScores) -> list[list[Cell]]:
-    names = _shown_metrics(mode)
-    return [
-        [_name_cell(title, group), *(_cell(group, name) for name in names)]
-        for title, group in _groups(scores)
-    ]
-
-
-def _name_cell(title: str, group: GroupScores) -> Cell:
-    questions = _count(group.scores.segmentation.count, "question")
-    return Cell(title, f"{questions}, {_count(group.images, 'image')}")
+    rows = []
+    for title, group in _groups(scores):
+        counts = _count(group.scores.see.count, "question"), _count(group.images, "image")
+        cells = [_cell(group, name) for name in _shown_metrics(mode)]
+        rows.append([Cell(title, ", ".join(counts)), *cells])
+    return rows
 
 
 def _count(number_of: int, thing: str) -> str:
@@ -147,9 +148,8 @@ def score_tables(modes: Mapping[str, ModeScores]) -> list[Table]:
         header = ["kind of question", "questions", "images", *(METRICS[name] for name in names)]
         rows = []
         for title, group in _groups(scores):
-            cells = [_cell(group, name) for name in names]
-            text = [f"{cell.value} ({cell.small})" if cell.small else cell.value for cell in cells]
-            rows.append([title, str(group.scores.segmentation.count), str(group.images), *text])
+            counts = [str(group.scores.see.count), str(group.images)]
+            rows.append([title, *counts, *(_cell(group, name).text for name in names)])
         tables.append(Table(mode_title(mode), header, rows, method_text()))
     both = protocol_table(modes)
     return [*tables, both] if both else tables
@@ -189,11 +189,8 @@ def _figures(mode: str, scores: ModeScores) -> list[tuple[str, str, str]]:
         shown.append(("See: presence told rightly", scores.all, "see_accuracy"))
     if absent:
         shown.append(("Segment: cIoU of all questions", scores.all, "ciou"))
-    figures = []
-    for title, group, name in shown:
-        cell = _cell(group, name)
-        figures.append((title, cell.value, cell.small))
-    return figures
+    cells = [(title, _cell(group, name)) for title, group, name in shown]
+    return [(title, cell.value, cell.small) for title, cell in cells]
 
 
 def _share(part: int, whole: int) -> Cell:
