@@ -291,7 +291,7 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
     curves = read_curves(folder / "runs" / "tiny")
     losses = {"total": "loss", "answer (CE)": "ce_loss", "mask BCE": "mask_bce_loss"}
     losses["mask DICE"] = "mask_dice_loss"
-    found = [Curve(name, curves.get(f"train/{key}", [])) for name, key in losses.items()]
+    lines = [Curve(name, curves.get(f"train/{key}", [])) for name, key in losses.items()]
     scores = [
         Curve(name, curves.get(f"val/{key}", []))
         for name, key in {"gIoU": "giou", "cIoU": "ciou"}.items()
@@ -314,7 +314,10 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
         ),
         figures=main_figures(folder, steps.seconds),
         charts=[
-            ("Losses", line_chart(found, "step", window=max(1, len(found[0].pairs) // 15))),
+            (
+                "Losses",
+                line_chart(lines, "step", window=max(1, len(lines[0].pairs) // 15)),
+            ),
             ("Validation, teacher forced", line_chart(scores, "step", y_limits=(0, 1))),
         ],
         tables=[
@@ -342,9 +345,9 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
 def main(argv: list[str] | None = None) -> None:
     given = sys.argv[1:] if argv is None else argv
     if "--dry_run" in given:
-        found, *_ = resolve(QuickstartOptions, given, "quickstart.sh")
-        if found is not None:
-            show_steps(found)
+        resolved, *_ = resolve(QuickstartOptions, given, "quickstart.sh")
+        if resolved is not None:
+            show_steps(resolved)
     options = parse(QuickstartOptions, given, prog="quickstart.sh", show=False)
     import torch
 

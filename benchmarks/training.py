@@ -61,13 +61,13 @@ def measure(side: str, size: str, asked: int, steps: int, checkpointing: bool) -
     def run() -> None:
         for _ in range(1 + steps):
             start, busy = time.perf_counter(), time.process_time()
-            found = model(batch) if side == "ours" else plain_losses(unwrap(model), batch)
-            found["loss"].backward()
+            results = model(batch) if side == "ours" else plain_losses(unwrap(model), batch)
+            results["loss"].backward()
             optimiser.step()
             optimiser.zero_grad()
             seconds.append(time.perf_counter() - start)
             computed.append(time.process_time() - busy)
-            losses.append({name: found[name].item() for name in LOSSES})
+            losses.append({name: results[name].item() for name in LOSSES})
 
     peak = measured(run)[3]
     rows = len(batch.input_ids)
@@ -93,15 +93,15 @@ def compare(options: argparse.Namespace) -> dict:
     """Both sides at each number of questions, in turn; see the head of this file."""
     rows = []
     for asked in QUESTIONS:
-        found = {side: in_a_process(side, asked, options) for side in SIDES}
-        ours, plain = found["ours"], found["plain"]
+        results = {side: in_a_process(side, asked, options) for side in SIDES}
+        ours, plain = results["ours"], results["plain"]
         row = {
             "questions": asked,
             "ratio": plain["cpu_seconds"] / ours["cpu_seconds"],
             "wall_ratio": plain["seconds"] / ours["seconds"],
             "memory": ours["peak_mb"] / plain["peak_mb"],
             "difference": difference(ours["losses"], plain["losses"]),
-            **found,
+            **results,
         }
         rows.append(row)
         print(

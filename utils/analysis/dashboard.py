@@ -114,10 +114,12 @@ def page_data(models: Sequence[ModelAnalysis]) -> dict[str, Any]:
     """
     by_key: dict[tuple[tuple[int, int], str, str], list[QuestionAnalysis | None]] = {}
     for place, model in enumerate(models):
-        for found in model.questions:
-            key = found.key, found.question, Path(found.image).name
-            by_key.setdefault(key, [None] * len(models))[place] = found
-    drawn = {name for row in by_key.values() for found in row if found for name in found.images}
+        for question in model.questions:
+            key = question.key, question.question, Path(question.image).name
+            by_key.setdefault(key, [None] * len(models))[place] = question
+    drawn = {
+        name for row in by_key.values() for question in row if question for name in question.images
+    }
     return {
         "models": [model.name for model in models],
         "columns": [column for column in _columns() if column["id"] in drawn],
@@ -134,30 +136,30 @@ def _columns() -> Iterable[dict[str, Any]]:
 
 
 def _question(row: Sequence[QuestionAnalysis | None]) -> dict[str, Any]:
-    first = next(found for found in row if found is not None)
+    first = next(question for question in row if question is not None)
     return {
         "text": first.question,
         "kind": first.kind,
         "image": first.image,
         "truth": first.truth_present,
         "size": list(first.size),
-        "answers": [None if found is None else _answer(found) for found in row],
+        "answers": [None if question is None else _answer(question) for question in row],
     }
 
 
-def _answer(found: QuestionAnalysis) -> dict[str, Any]:
+def _answer(question: QuestionAnalysis) -> dict[str, Any]:
     """What a model made of a question. Images: one name's beginning, and the names behind it."""
-    scores = {name: found.iou(name) for name in found.masks}
-    scores |= {name: score.best_s_iou for name, score in found.maps.items()}
-    points = found.points
-    layers = {name: file for name, file in found.images.items() if name != "image"}
+    scores = {name: question.iou(name) for name in question.masks}
+    scores |= {name: score.best_s_iou for name, score in question.maps.items()}
+    points = question.points
+    layers = {name: file for name, file in question.images.items() if name != "image"}
     ends = {name: f"{name}.png" for name in layers}
     starts = {file.removesuffix(ends[name]) for name, file in layers.items()}
     regular = len(starts) == 1 and all(file.endswith(ends[name]) for name, file in layers.items())
     common = starts.pop() if regular else ""
     return {
-        "text": found.answer,
-        "present": found.present,
+        "text": question.answer,
+        "present": question.present,
         "scores": {
             name: round(value, 4)
             for name, value in scores.items()
@@ -166,7 +168,7 @@ def _answer(found: QuestionAnalysis) -> dict[str, Any]:
         "points": None
         if points is None
         else [points.positive_inside, points.positive, points.negative_outside, points.negative],
-        "image": found.images.get("image"),
+        "image": question.images.get("image"),
         "start": common,
         "layers": list(layers) if common else layers,
     }
@@ -186,8 +188,8 @@ def measure_tables(models: Sequence[ModelAnalysis]) -> list[MeasureTable]:
     tables = []
     for group in groups:
         measures = [model.summary.get("measures", {}).get(group, {}) for model in models]
-        names = list(dict.fromkeys(name for found in measures for name in found))
-        rows = [(name, [_cell(found.get(name)) for found in measures]) for name in names]
+        names = list(dict.fromkeys(name for table in measures for name in table))
+        rows = [(name, [_cell(table.get(name)) for table in measures]) for name in names]
         if rows:
             tables.append(MeasureTable("all questions" if group == ALL else group, rows))
     return tables

@@ -135,23 +135,23 @@ def _summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
 def _question_rows(records: Sequence[QuestionAnalysis]) -> list[dict[str, Any]]:
     """A row for each question; an empty cell is something that it does not have."""
     rows = []
-    for found in records:
+    for question in records:
         row: dict[str, Any] = {
-            name: getattr(found, name)
+            name: getattr(question, name)
             for name in ("image_index", "number", "image", "kind", "question", "answer")
         }
-        row |= {"present": found.present, "truth_present": found.truth_present}
-        row |= {f"IoU {heading}": found.iou(mask) for mask, heading in MASKS.items()}
+        row |= {"present": question.present, "truth_present": question.truth_present}
+        row |= {f"IoU {heading}": question.iou(mask) for mask, heading in MASKS.items()}
         for name, heading in MAPS.items():
-            score = found.maps.get(name)
+            score = question.maps.get(name)
             row[f"S-IoU {heading}"] = score.s_iou if score else None
             row[f"best S-IoU {heading}"] = score.best_s_iou if score else None
             row[f"best threshold {heading}"] = score.best_threshold if score else None
         for name in ("positive", "positive_inside", "negative", "negative_outside"):
-            row[f"points {name}"] = getattr(found.points, name) if found.points else None
-        for pair, both in found.correlations.items():
+            row[f"points {name}"] = getattr(question.points, name) if question.points else None
+        for pair, both in question.correlations.items():
             row |= {f"Pearson {pair}": both.pearson, f"rank {pair}": both.rank}
-        row |= {f"layer {layer}": value for layer, value in found.layers.items()}
+        row |= {f"layer {layer}": value for layer, value in question.layers.items()}
         rows.append(row)
     return rows
 

@@ -33,27 +33,27 @@ Terms = dict[str, tuple[float, float]]
 """Measure -> (part, whole) that a question adds to its sums."""
 
 
-def terms_of(found: QuestionAnalysis) -> Terms:
+def terms_of(question: QuestionAnalysis) -> Terms:
     """What a question adds to every measure, in the order of the tables."""
     terms: Terms = {}
     for name, heading in MAPS.items():
-        if name in found.maps:
-            terms[f"S-IoU {heading}"] = found.maps[name].s_iou, 1
-            terms[f"best S-IoU {heading}"] = found.maps[name].best_s_iou, 1
-    if found.points is not None:
-        points = found.points
+        if name in question.maps:
+            terms[f"S-IoU {heading}"] = question.maps[name].s_iou, 1
+            terms[f"best S-IoU {heading}"] = question.maps[name].best_s_iou, 1
+    if question.points is not None:
+        points = question.points
         terms["positive points inside"] = points.positive_inside, points.positive
         terms["negative points outside"] = points.negative_outside, points.negative
     for name, heading in MASKS.items():
-        if name in found.masks:
-            both, either = found.masks[name]
+        if name in question.masks:
+            both, either = question.masks[name]
             terms[f"gIoU {heading}"] = both / (either + IOU_EPSILON) if either else 1.0, 1
             terms[f"cIoU {heading}"] = both, either
-    for pair, both_ways in found.correlations.items():
+    for pair, both_ways in question.correlations.items():
         if both_ways.pearson is not None and both_ways.rank is not None:
             terms[f"Pearson {pair}"] = both_ways.pearson, 1
             terms[f"rank {pair}"] = both_ways.rank, 1
-    for layer, value in found.layers.items():
+    for layer, value in question.layers.items():
         terms[f"{_LAYER}{layer}"] = value, 1
     return terms
 
@@ -73,19 +73,19 @@ def summarise(
         "layers": {layer: {"value", "low", "high"}}, "notes"}; a value is None where there is
         nothing to tell. Kinds are told where there are several.
     """
-    records = sorted(records, key=lambda found: found.key)
-    terms = [terms_of(found) for found in records]
+    records = sorted(records, key=lambda question: question.key)
+    terms = [terms_of(question) for question in records]
     names = _ordered(terms)
-    kinds = sorted({found.kind for found in records if found.kind})
+    kinds = sorted({question.kind for question in records if question.kind})
     groups = {ALL: np.ones(len(records), bool)}
-    if len({found.kind for found in records}) > 1:
-        kind_of = np.array([found.kind for found in records], dtype=object)
+    if len({question.kind for question in records}) > 1:
+        kind_of = np.array([question.kind for question in records], dtype=object)
         groups |= {kind: kind_of == kind for kind in kinds}
     pairs = np.array([[one.get(name, (0, 0)) for name in names] for one in terms], np.float64)
     pairs = pairs.reshape(len(records), len(names), 2)
     columns = np.concatenate([pairs[..., 0], pairs[..., 1]], axis=1)
     sums = image_sums(columns, [one.image for one in records], list(groups.values()))
-    there = np.array([found.truth_present is True for found in records], bool)
+    there = np.array([question.truth_present is True for question in records], bool)
     for number, group in enumerate(groups.values()):
         if not (group & there).any():
             sums[number, :, [name.startswith("cIoU") for name in names] * 2] = 0

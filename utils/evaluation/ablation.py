@@ -201,9 +201,9 @@ def ablation_csv(modes: Mapping[str, Sequence[SettingScores]]) -> str:
     for mode, settings in modes.items():
         for one in settings:
             cells: list[Any] = []
-            for found in (one.metrics, one.minus_own):
+            for metrics in (one.metrics, one.minus_own):
                 for metric in METRICS:
-                    measured = found.get(metric, Measured(None, None))
+                    measured = metrics.get(metric, Measured(None, None))
                     cells += [measured.value, *(measured.interval or (None, None))]
             count = len(one.result.records)
             writer.writerow([mode, *one.sasp.values(), one.own, count, *cells])

@@ -143,12 +143,12 @@ def read_original(folder: str | Path, progress: bool = True) -> EvalRun:
 
 def _parts(folder: Path) -> dict[str, list[Path]]:
     """Data set -> the files of its processes, in order."""
-    found: dict[str, dict[tuple[int, int], Path]] = {}
+    by_dataset: dict[str, dict[tuple[int, int], Path]] = {}
     for path in sorted(folder.glob("preds_*.json")):
         if match := FILE_NAME.fullmatch(path.name):
             key = int(match["part"]), int(match["parts"])
-            found.setdefault(match["dataset"], {})[key] = path
-    for dataset, paths in found.items():
+            by_dataset.setdefault(match["dataset"], {})[key] = path
+    for dataset, paths in by_dataset.items():
         world = max(parts for _, parts in paths)
         wanted = {(part, world) for part in range(world)}
         if set(paths) != wanted:
@@ -159,12 +159,12 @@ def _parts(folder: Path) -> dict[str, list[Path]]:
                 f"others (missing: {', '.join(lacks) or 'none'}; not of it: "
                 f"{', '.join(extra) or 'none'})"
             )
-    return {dataset: [paths[key] for key in sorted(paths)] for dataset, paths in found.items()}
+    return {dataset: [paths[key] for key in sorted(paths)] for dataset, paths in by_dataset.items()}
 
 
 def _images(paths: list[Path]) -> tuple[list[ImageAnswers], int]:
     """The images of all parts in alphabetical order, and how many stood there again."""
-    found: dict[tuple[str, str], ImageAnswers] = {}
+    answers_of: dict[tuple[str, str], ImageAnswers] = {}
     seen = 0
     for path in paths:
         try:
@@ -184,8 +184,10 @@ def _images(paths: list[Path]) -> tuple[list[ImageAnswers], int]:
             answers = ImageAnswers(
                 f"{path}, image {image}", image, entry, path.parent / MASK_FOLDER / name
             )
-            found.setdefault((image, json.dumps([entry["ref_ids"], entry["sent_ids"]])), answers)
-    return [found[key] for key in sorted(found)], seen - len(found)
+            answers_of.setdefault(
+                (image, json.dumps([entry["ref_ids"], entry["sent_ids"]])), answers
+            )
+    return [answers_of[key] for key in sorted(answers_of)], seen - len(answers_of)
 
 
 def _problem(entry: Any) -> str | None:

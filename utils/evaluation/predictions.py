@@ -302,8 +302,8 @@ def read_run(folder: str | Path) -> EvalRun:
 
 
 def _why_incomplete(folder: Path, otherwise: str) -> str:
-    if found := writers(folder):
-        return f"{' and '.join(found)} is still writing; ask again when it is done"
+    if holders := writers(folder):
+        return f"{' and '.join(holders)} is still writing; ask again when it is done"
     return otherwise
 
 

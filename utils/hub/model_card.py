@@ -76,19 +76,19 @@ def model_card(start: StartOptions, repo: str | None, checkpoint: Checkpoint | N
     mixture = training_sources(plain) if isinstance(plain, TrainOptions) else {}
     base_id = start.version if is_on_hub(start.version) else None
     measured = checkpoint.metrics if checkpoint else {}
-    found = [(METRICS[key], measured[key]) for key in METRICS if measured.get(key) is not None]
+    metrics = [(METRICS[key], measured[key]) for key in METRICS if measured.get(key) is not None]
     licence = licence_of(start.version)
     title = repo.rpartition("/")[2] if repo else getattr(plain, "exp_name", "READ")
     evaluated = plain.validation() if isinstance(plain, TrainOptions) else None
     data = ModelCardData(
         base_model=base_id,
         datasets=hub_names(mixture) or None,
-        eval_results=[eval_result(evaluated, *pair) for pair in found] or None,
+        eval_results=[eval_result(evaluated, *pair) for pair in metrics] or None,
         library_name=LIBRARY,
         license="other",
         license_name=licence.name if LICENCE_NAME.fullmatch(licence.name or "") else None,
         license_link=licence.link,
-        model_name=title if found else None,
+        model_name=title if metrics else None,
         pipeline_tag="image-segmentation",
         tags=list(TAGS),
     )
@@ -107,7 +107,7 @@ def model_card(start: StartOptions, repo: str | None, checkpoint: Checkpoint | N
         mixture=mixture,
         step=checkpoint.step if checkpoint else None,
         best=checkpoint.best if checkpoint else False,
-        metrics=found,
+        metrics=metrics,
         questions=measured.get("questions"),
         evaluated=evaluated,
         licence=licence.name,
@@ -143,13 +143,13 @@ def without_folder(value: Any) -> Any:
 
 def training_sources(trained: TrainOptions) -> dict[str, tuple[float, list[str]]]:
     """Name of `--dataset` -> (rate, the sets that it was drawn from); those drawn at all."""
-    found = {}
+    sources = {}
     for name, rate in trained.mixture().items():
         flag = catalog.DATA_FLAGS.get(name)
         specs = getattr(trained, flag).split("||") if flag else [name]
         if rate > 0:
-            found[name] = (rate, [spec.partition("|")[0] for spec in specs])
-    return found
+            sources[name] = (rate, [spec.partition("|")[0] for spec in specs])
+    return sources
 
 
 def hub_names(mixture: dict[str, tuple[float, list[str]]]) -> list[str]:

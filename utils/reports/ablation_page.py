@@ -47,8 +47,8 @@ def _rows(mode: str, settings: Sequence[SettingScores]) -> list[list[Cell]]:
     for one in settings:
         cells = [Cell(one.prompt), Cell(one.thresholds), Cell(one.points)]
         for name in _shown(mode):
-            found = one.metrics[name]
-            cells.append(Cell(number(found.value), interval_text(found.interval)))
+            measured = one.metrics[name]
+            cells.append(Cell(number(measured.value), interval_text(measured.interval)))
             if name in ("giou", "ciou"):
                 cells.append(_signed(one.minus_own.get(name)))
         rows.append(cells)
@@ -91,13 +91,13 @@ def _marks(settings: Sequence[SettingScores], metric: str) -> list[Mark]:
     return [
         Mark(
             one.label.replace("text + ", "").replace(" points,", ","),
-            found.value,
-            found.interval,
+            measured.value,
+            measured.interval,
             prompts.index(one.sasp["prompt"]),
             one.own,
         )
         for one in settings
-        if (found := one.metrics[metric]).value is not None
+        if (measured := one.metrics[metric]).value is not None
     ]
 
 

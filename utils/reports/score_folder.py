@@ -77,19 +77,19 @@ def score_folder(
     """
     folder = Path(folder)
     run = read_predictions(folder)
-    found = FolderScores(run, {mode: score(result) for mode, result in run.results.items()})
-    write_json(folder / METRICS_FILE, found.as_dict(), ELSEWHERE, allow_nan=False)
+    scores = FolderScores(run, {mode: score(result) for mode, result in run.results.items()})
+    write_json(folder / METRICS_FILE, scores.as_dict(), ELSEWHERE, allow_nan=False)
     if page:
         roots = [folder, *([Path(image_folder)] if image_folder else [])]
-        write_file(folder / PAGE_FILE, score_page(run, found.modes, roots), ELSEWHERE)
+        write_file(folder / PAGE_FILE, score_page(run, scores.modes, roots), ELSEWHERE)
     if run.ablation:
-        found.ablation = ablation = read_ablation(run)
+        scores.ablation = ablation = read_ablation(run)
         stem = folder / ABLATION_FILE
         write_json(f"{stem}.json", ablation_json(ablation), ELSEWHERE, allow_nan=False)
         write_file(f"{stem}.csv", ablation_csv(ablation), ELSEWHERE)
         if page:
             write_file(f"{stem}.html", ablation_page(ablation, run.about), ELSEWHERE)
-    return found
+    return scores
 
 
 def read_ablation(run: EvalRun) -> dict[str, list[SettingScores]]:
