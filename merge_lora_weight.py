@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dataset.catalog import hub_names, training_sources
 from utils.cli import parser
 from utils.cli.options import MergeOptions, TrainOptions
 from utils.errors import InputError, cli
@@ -210,7 +211,8 @@ def merge_run(options: MergeOptions) -> Path:
     print(f"merging {store.folder / tag} ({options.checkpoint})", flush=True)
     best = tag == store.pointer(BEST)
     checkpoint = Checkpoint(state.step, best, validation_of(run_dir, state.step))
-    card = model_card(trained, options.push_to_hub, checkpoint)
+    sources = training_sources(trained)
+    card = model_card(trained, options.push_to_hub, checkpoint, sources, hub_names(sources))
     adapter = Path(options.adapter) if options.adapter else None
     merge_into(options.folder, trained, load, card, adapter)
     return options.folder

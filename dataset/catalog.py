@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 DATA_FLAGS = {
     "sem_seg": "sem_seg_data",
@@ -283,3 +284,39 @@ def needed_paths(dataset_dir: str | Path, name: str, spec: str = "") -> list[Nee
         ]
         needed.append(Needed(files[0], False, "references", tuple(files[1:]), remedy))
     return needed
+
+
+def training_sources(options: Any) -> dict[str, tuple[float, list[str]]]:
+    """Name of `--dataset` -> (rate, the sets that it was drawn from); those drawn at all.
+
+    Args:
+        options: `utils.cli.options.TrainOptions`.
+    """
+    sources = {}
+    for name, rate in options.mixture().items():
+        flag = DATA_FLAGS.get(name)
+        specs = getattr(options, flag).split("||") if flag else [name]
+        if rate > 0:
+            sources[name] = (rate, [spec.partition("|")[0] for spec in specs])
+    return sources
+
+
+def hub_names(mixture: dict[str, tuple[float, list[str]]]) -> list[str]:
+    """The published sets among the sources, by hub id if one is known, else by name.
+
+    Names that the hub's metadata cannot hold ("refcoco+") are left to the text of the card.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    names = []
+    for source in (source for _, sources in mixture.values() for source in sources):
+        if source not in SETS:
+            continue
+        name = SETS[source].url.partition("/datasets/")[2] or source
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
+            continue
+        names.append(name)
+    return names

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dataset import catalog
 from utils.cli import checks, parser
 from utils.cli.options import StartOptions, TrainOptions
 from utils.files import read_lines
@@ -60,20 +60,31 @@ def validation_of(run_dir: Path, step: int) -> dict[str, Any]:
     return own[-1] if own else {}
 
 
-def model_card(start: StartOptions, repo: str | None, checkpoint: Checkpoint | None) -> ModelCard:
+def model_card(
+    start: StartOptions,
+    repo: str | None,
+    checkpoint: Checkpoint | None,
+    mixture: Mapping[str, tuple[float, Sequence[str]]] | None = None,
+    datasets: Sequence[str] = (),
+) -> ModelCard:
     """The card of a merged model.
 
     Args:
         start: the flags of the run (`TrainOptions`), or those of the model alone.
         repo: hub id that the folder gets; None: it stays here.
         checkpoint: None: nothing is known but the weights.
+        mixture: data it was trained on: name -> (rate, sets); see `dataset.catalog`.
+        datasets: the published ones of these sets, as the hub names them.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
     shown = TrainOptions if isinstance(start, TrainOptions) and checkpoint else StartOptions
     names = [item.name for item in fields(shown)]
     plain = shown(**{name: without_folder(getattr(start, name)) for name in names})
-    mixture = training_sources(plain) if isinstance(plain, TrainOptions) else {}
+    sources = {
+        name: (rate, [without_folder(one) for one in sets])
+        for name, (rate, sets) in (mixture or {}).items()
+    }
     base_id = start.version if is_on_hub(start.version) else None
     measured = checkpoint.metrics if checkpoint else {}
     metrics = [(METRICS[key], measured[key]) for key in METRICS if measured.get(key) is not None]
@@ -82,7 +93,7 @@ def model_card(start: StartOptions, repo: str | None, checkpoint: Checkpoint | N
     evaluated = plain.validation() if isinstance(plain, TrainOptions) else None
     data = ModelCardData(
         base_model=base_id,
-        datasets=hub_names(mixture) or None,
+        datasets=list(datasets) or None,
         eval_results=[eval_result(evaluated, *pair) for pair in metrics] or None,
         library_name=LIBRARY,
         license="other",
@@ -104,7 +115,7 @@ def model_card(start: StartOptions, repo: str | None, checkpoint: Checkpoint | N
         tower_id=start.vision_tower if is_on_hub(start.vision_tower) else None,
         sam=plain.sam if isinstance(plain.sam, str) else "other sizes, see the flags",
         sam_file=plain.vision_pretrained,
-        mixture=mixture,
+        mixture=sources,
         step=checkpoint.step if checkpoint else None,
         best=checkpoint.best if checkpoint else False,
         metrics=metrics,
@@ -139,38 +150,6 @@ def is_on_hub(source: str) -> bool:
 def without_folder(value: Any) -> Any:
     """An absolute path becomes its last part, so that no card tells how a machine is laid out."""
     return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
-
-
-def training_sources(trained: TrainOptions) -> dict[str, tuple[float, list[str]]]:
-    """Name of `--dataset` -> (rate, the sets that it was drawn from); those drawn at all."""
-    sources = {}
-    for name, rate in trained.mixture().items():
-        flag = catalog.DATA_FLAGS.get(name)
-        specs = getattr(trained, flag).split("||") if flag else [name]
-        if rate > 0:
-            sources[name] = (rate, [spec.partition("|")[0] for spec in specs])
-    return sources
-
-
-def hub_names(mixture: dict[str, tuple[float, list[str]]]) -> list[str]:
-    """The published sets among the sources, by hub id if one is known, else by name.
-
-    Names that the hub's metadata cannot hold ("refcoco+") are left to the text of the card.
-    """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    names = []
-    for source in (source for _, sources in mixture.values() for source in sources):
-        if source not in catalog.SETS:
-            continue
-        name = catalog.SETS[source].url.partition("/datasets/")[2] or source
-        try:
-            validate_repo_id(name)
-        except HFValidationError:
-            continue
-        names.append(name)
-    return names
 
 
 def licence_of(model: str) -> Licence:

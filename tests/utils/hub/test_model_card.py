@@ -10,6 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, constants
 
+from dataset.catalog import hub_names, training_sources
 from tests.hub_stand_in import Repo, serving
 from utils.cli import parser
 from utils.cli.options import OriginalMergeOptions, TrainOptions
@@ -40,7 +41,10 @@ def parsed(card: ModelCard, folder: Path) -> ModelCard:
 
 def test_the_card_of_a_run(run_7b, tmp_path):
     metrics = {"step": 500, "giou": 0.59812, "ciou": 0.6761, "see_accuracy": None, "questions": 200}
-    card = parsed(model_card(run_7b, "me/read-7b", Checkpoint(500, True, metrics)), tmp_path)
+    sources = training_sources(run_7b)
+    named = hub_names(sources)
+    checkpoint = Checkpoint(500, True, metrics)
+    card = parsed(model_card(run_7b, "me/read-7b", checkpoint, sources, named), tmp_path)
     data = card.data
     assert data.base_model == "tsunghanwu/SESAME"
     assert {"ReasonSeg", "ade20k", "liuhaotian/LLaVA-Instruct-150K"} < set(data.datasets)
