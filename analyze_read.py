@@ -149,7 +149,7 @@ class Chosen:
 
 def choose(items: Sequence[EvalItem], file: AnalysisFile, most: int | None) -> Iterator[Chosen]:
     """What is not analysed yet, of the first `most` questions."""
-    taken = sum(line.image_index < file.first_open for line in file.found)
+    taken = sum(one.image_index < file.first_open for one in file.questions)
     for image_index in range(file.first_open, len(items)):
         if most is not None and taken >= most:
             return
@@ -171,8 +171,8 @@ def analyze(options: AnalyzeOptions, folder: Path) -> None:
     check_run(folder, settings, "analysis", "--out")
     save(replace(options, models=None), folder / "config.yaml")
     file = AnalysisFile(folder)
-    if file.found:
-        print(f"{folder.name}: going on after {len(file.found)} questions in {file.path}")
+    if file.questions:
+        print(f"{folder.name}: going on after {len(file.questions)} questions in {file.path}")
     under_way: deque[Chosen] = deque()
 
     def asked() -> Iterator[tuple[np.ndarray, list[ProbeQuery]]]:

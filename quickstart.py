@@ -272,7 +272,7 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
     from dataset.reason_seg import ReasonSegEval
     from model import load_read
     from utils.evaluation.evaluator import reader_predict
-    from utils.evaluation.predictions import read_results, read_run
+    from utils.evaluation.predictions import read_run
     from utils.reports.ablation_page import prompt_table
     from utils.reports.charts import Curve, line_chart
     from utils.reports.page import Report, kind_table, write_report
@@ -293,7 +293,7 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
     ]
     run = read_run(folder / PREDICTIONS)
     results = run.results
-    premises = read_results(folder / FALSE_PREMISES)
+    premises = read_run(folder / FALSE_PREMISES).results
     predict = reader_predict(reader, max_new_tokens=64)
     unseen = ReasonSegEval(data, split="test", false_premises=True)
     millions = sum(weight.numel() for weight in reader.model.parameters()) / 1e6
@@ -337,9 +337,9 @@ def write_page(options: QuickstartOptions, folder: Path, steps: Steps) -> Path:
 def main(argv: list[str] | None = None) -> None:
     given = sys.argv[1:] if argv is None else argv
     if "--dry_run" in given:
-        options, *_ = resolve(QuickstartOptions, given, "quickstart.sh")
-        if options is not None:
-            show_steps(options)
+        resolved, *_ = resolve(QuickstartOptions, given, "quickstart.sh")
+        if resolved is not None:
+            show_steps(resolved)
     options = parse(QuickstartOptions, given, prog="quickstart.sh", show=False)
     import torch
 

@@ -105,7 +105,7 @@ def infer(options: TestOptions, rank: int, world: int, forgetting: RunLock | Non
     own = reader.model.config.sasp_params
     settings = grid(own, options.budgets()) if options.ablate else [own]
     gathered = 2 * options.batch_questions
-    vary = Ablation(reader.model, settings[1:], gathered) if options.ablate else None
+    sweep = Ablation(reader.model, settings[1:], gathered) if options.ablate else None
     described = run_settings(options, [asdict(params) for params in settings], world)
     with start_lock(folder):
         if forgetting is not None:
@@ -133,7 +133,7 @@ def infer(options: TestOptions, rank: int, world: int, forgetting: RunLock | Non
             done=file.done,
             on_item=file.write,
             on_skip=file.skip,
-            vary=vary,
+            sweep=sweep,
             label=TITLES[mode].lower(),
         )
 

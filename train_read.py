@@ -302,8 +302,9 @@ def validate_only(
     state: RunState | None,
 ) -> None:
     """`--eval_only`: score the best checkpoint of the run, or the model it would start from."""
+    from utils.files import append_lines
     from utils.training import engine
-    from utils.training.run_log import METRICS_FILE, append_line
+    from utils.training.run_log import METRICS_FILE
 
     if source is not None and state is not None:
         with source.or_another(state.tag):
@@ -315,7 +316,7 @@ def validate_only(
     if process.is_first:
         options.run_dir.mkdir(parents=True, exist_ok=True)
         line = {"step": state.step if state else 0, "eval_only": True, **summary}
-        append_line(options.run_dir / METRICS_FILE, line)
+        append_lines(options.run_dir / METRICS_FILE, [line])
     log(process, f"gIoU {summary['giou']:.4f}, cIoU {summary['ciou']:.4f}")
 
 

@@ -14,7 +14,6 @@ its SAM encoder are, the more SAM's decoder weighs.
 from __future__ import annotations
 
 import argparse
-import platform
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,6 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import output
+from benchmarks.output import RESULTS, cpu_name, device_name
 from benchmarks.random_read import SIZES, questions, random_image, random_reader
 from dataset.reason_seg import ReasonSegEval
 from model import Reader, load_read
@@ -36,7 +37,6 @@ from utils.evaluation.predictions import PredictionFile
 from utils.protocol.batch import EvalItem, EvalQuestion
 from utils.protocol.conversation import POSITIVE_ANSWER
 
-ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = (10, 30, 60)
 SETTINGS = 13
 LIMIT = 1.5
@@ -60,10 +60,10 @@ def random_items(images: int, asked: int) -> list[EvalItem]:
 def run(reader: Reader, items: Sequence[EvalItem], settings: Sequence[Any] = ()) -> EvalResult:
     """An evaluation as `test_read.py` does it, with predictions on the disk."""
     predict = reader_predict(reader, POSITIVE_ANSWER, keep_states=bool(settings))
-    vary = Ablation(reader.model, settings) if settings else None
+    sweep = Ablation(reader.model, settings) if settings else None
     with tempfile.TemporaryDirectory() as folder:
         file = PredictionFile(folder, 0, 1, "teacher_forced")
-        return evaluate(predict, items, on_item=file.write, vary=vary, progress=False)
+        return evaluate(predict, items, on_item=file.write, sweep=sweep, progress=False)
 
 
 def timed(*arguments: Any) -> tuple[EvalResult, float, float]:
@@ -106,30 +106,26 @@ def compare(name: str, reader: Reader, items: Sequence[EvalItem], repeats: int) 
 
 def table(results: Sequence[dict], device: str) -> str:
     """The page for `results/`."""
-    where = f"{platform.machine()}, CPU only, threads: {torch.get_num_threads()}"
-    if device != "cpu":
-        where = torch.cuda.get_device_name()
-    lines = [
+    where = cpu_name() if device == "cpu" else device_name(device)
+    rows = []
+    for result in results:
+        (plain, ablated), (plain_cpu, ablated_cpu) = result["wall"], result["cpu"]
+        rows.append(
+            [result["name"], str(result["questions"]), f"{plain:.1f}", f"{ablated:.1f}"]
+            + [f"{ablated / plain:.2f}", f"{ablated_cpu / plain_cpu:.2f}"]
+            + [str(result["different"])]
+        )
+    header = ["model", "questions", "evaluation [s]", "with --ablate [s]", "ratio"]
+    return output.page(
         "# `--ablate`",
-        "",
         f"Printed by `python -m benchmarks.ablation`: {SETTINGS} settings (the model's own, text "
         "alone, discrete points and DtoC with fixed and std thresholds and 10, 30 and 60 points) "
         "in one evaluation, against the evaluation alone; teacher forced, one question an image, "
         f"predictions written. {where}, PyTorch {torch.__version__}. "
         f'"Different": outcomes of {CHECKED} settings that are not those of an evaluation with the '
         "setting alone.",
-        "",
-        "| model | questions | evaluation [s] | with --ablate [s] | ratio | ratio of CPU time "
-        "| different |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for found in results:
-        (plain, ablated), (plain_cpu, ablated_cpu) = found["wall"], found["cpu"]
-        lines.append(
-            f"| {found['name']} | {found['questions']} | {plain:.1f} | {ablated:.1f} "
-            f"| {ablated / plain:.2f} | {ablated_cpu / plain_cpu:.2f} | {found['different']} |"
-        )
-    return "\n".join(lines) + "\n"
+        output.table([*header, "ratio of CPU time", "different"], rows),
+    )
 
 
 def main() -> int:
@@ -141,7 +137,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--model", type=Path, help="a model folder to measure as well")
     parser.add_argument("--data", type=Path, help="its data folder, with ReasonSeg|test")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     dtype = DTYPES[given.dtype or ("fp32" if given.device == "cpu" else "bf16")]
     results = []
@@ -153,10 +149,7 @@ def main() -> int:
     reader = random_reader(SIZES[given.size], given.device, dtype)
     name = f'random, "{given.size}" proportions, 480x640'
     results.insert(0, compare(name, reader, random_items(given.images, 1), given.repeats))
-    text = table(results, given.device)
-    print(text)
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "ablation.md").write_text(text, encoding="utf-8")
+    output.save(given.out, "ablation", table(results, given.device))
     key = "cpu" if given.device == "cpu" else "wall"
     dear = [one["name"] for one in results[:1] if one[key][1] > LIMIT * one[key][0]]
     wrong = [found["name"] for found in results if found["different"]]

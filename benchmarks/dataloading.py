@@ -15,7 +15,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +27,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from benchmarks import output
 from benchmarks.dataloading_world import write_world
+from benchmarks.output import RESULTS, ROOT
 from dataset.collate import collate
 from dataset.loader import micro_batches
 from dataset.mixture import Mixture
@@ -49,9 +50,7 @@ from utils.protocol.image_transforms import (
 )
 from utils.protocol.tokenization import load_tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ROOT / "tests" / "data" / "golden" / "released_tiny"
-RESULTS = Path(__file__).resolve().parent / "results"
 RATES = {"sem_seg": 10.0, "refer_seg": 1.0, "vqa": 1.0, "reason_seg": 10.0}
 SIDES = ("ours", "plain")
 WORKERS = (1, 2)
@@ -142,13 +141,8 @@ def measure(side: str, root: Path, workers: int, count: int) -> dict[str, float]
 
 def in_a_process(side: str, root: Path, workers: int, count: int) -> dict[str, float]:
     """`measure` in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.dataloading", "--side", side, "--root", str(root)]
-    command += ["--workers", str(workers), "--batches", str(count)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    flags = ["--side", side, "--root", root, "--workers", workers, "--batches", count]
+    return output.in_a_process("benchmarks.dataloading", *flags)
 
 
 def normalising_ms() -> float:
@@ -186,42 +180,31 @@ def compare(root: Path, count: int, repeats: int) -> dict[str, Any]:
 
 def table(found: dict[str, Any], given: argparse.Namespace) -> str:
     """The results in Markdown."""
-    lines = [
+    rows = []
+    for workers in WORKERS:
+        ours, plain = (found[f"{side}_{workers}"] for side in SIDES)
+        for side, row in zip(SIDES, (ours, plain), strict=True):
+            cells = [f"{row['samples_per_second']:.1f}", f"{row['cpu_ms_per_sample']:.1f}"]
+            cells += [f"{row['memory_mb']:.0f}", f"{row['added_mb']:.0f}"]
+            rows.append([side, str(workers), *cells, f"{row['start_seconds']:.1f}"])
+        faster = ours["samples_per_second"] / plain["samples_per_second"]
+        names = ("cpu_ms_per_sample", "memory_mb", "added_mb")
+        less = [f"{plain[name] / ours[name]:.2f}x less" for name in names]
+        sooner = f"{plain['start_seconds'] / ours['start_seconds']:.1f}x sooner"
+        rows.append(["**ratio**", str(workers), f"**{faster:.2f}x**", *less, sooner])
+    header = ["", "workers", "samples/s", "CPU ms/sample", "memory MB", "added MB"]
+    return output.page(
         "# Loading the training mixture",
-        "",
         f"{given.annotations:,} annotations in each of two COCO files, 640x480 images, batches "
         f"of {BATCH}; median of {given.repeats}, {os.cpu_count()} cores. Memory: PSS of main "
         'process and workers; "added" is what loading adds to the imported libraries. Other '
         "programs on the machine disturb samples/s, but hardly the computing time.",
-        "",
-        "| | workers | samples/s | CPU ms/sample | memory MB | added MB | first batch after s |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for workers in WORKERS:
-        for side in SIDES:
-            row = found[f"{side}_{workers}"]
-            lines.append(
-                f"| {side} | {workers} | {row['samples_per_second']:.1f} | "
-                f"{row['cpu_ms_per_sample']:.1f} | "
-                f"{row['memory_mb']:.0f} | {row['added_mb']:.0f} | {row['start_seconds']:.1f} |"
-            )
-        ours, plain = found[f"ours_{workers}"], found[f"plain_{workers}"]
-        lines.append(
-            f"| **ratio** | {workers} | "
-            f"**{ours['samples_per_second'] / plain['samples_per_second']:.2f}x** | "
-            f"{plain['cpu_ms_per_sample'] / ours['cpu_ms_per_sample']:.2f}x less | "
-            f"{plain['memory_mb'] / ours['memory_mb']:.2f}x less | "
-            f"{plain['added_mb'] / ours['added_mb']:.2f}x less | "
-            f"{plain['start_seconds'] / ours['start_seconds']:.1f}x sooner |"
-        )
-    lines += [
-        "",
+        output.table([*header, "first batch after s"], rows),
         f"The very first start, which writes the index, takes {found['first_start_seconds']:.0f} s "
         "in all, imports included. Normalising both views, which the plain loader does in its "
         f"workers, is left to the device; on one thread of this CPU it takes "
         f"{found['normalising_ms']:.1f} ms an image.",
-    ]
-    return "\n".join(lines) + "\n"
+    )
 
 
 def main() -> None:
@@ -240,11 +223,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = write_world(Path(folder), given.annotations)
         found = compare(root, given.batches, given.repeats)
-    text = table(found, given)
-    print(text)
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "dataloading.md").write_text(text, encoding="utf-8")
-    (given.out / "dataloading.json").write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    output.save(given.out, "dataloading", table(found, given), found)
 
 
 if __name__ == "__main__":

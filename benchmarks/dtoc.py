@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from benchmarks import output
 from dataset.reason_seg import ReasonSegEval
 from model import load_read
 from model.sasp import SaspParams, similarity_to_points
 from utils.protocol.conversation import POSITIVE_ANSWER
 
-ROOT = Path(__file__).resolve().parents[1]
 SIDE, MAPS, QUESTIONS = 24, 50, 100
 SIZES = ((480, 640), (1080, 1920))
 Case = tuple[torch.Tensor, tuple[int, int], SaspParams]
@@ -71,32 +71,28 @@ def measure(cases: Iterator[Case]) -> tuple[float, torch.Tensor, torch.Tensor]:
 
 def table(rows: list[tuple[str, float, torch.Tensor, torch.Tensor]]) -> str:
     """The page for `results/`."""
-    lines = [
+    cells = []
+    for name, cell, shifts, gradients in rows:
+        numbers = [shifts.median(), shifts.max(), gradients.median(), gradients.max()]
+        cells.append([name, f"{cell:.1f}", *(f"{float(number):.4f}" for number in numbers)])
+    header = ["maps", "a token covers [px]", "shift, median", "shift, largest"]
+    return output.page(
         "# DtoC in numbers",
-        "",
         f"Written by `python -m benchmarks.dtoc`. {MAPS} random maps of {SIDE}x{SIDE} tokens a row "
         "(30 points, every second cell, thresholds 0.8 and 0.2), and the maps of the model of the "
         f"quickstart for {QUESTIONS} questions about test images. Positive and negative points, "
         "pixels of the image. Shift: from the discrete to the continuous point. Gradient: pixels "
         "that a point moves, to first order, when the one token that matters most for it rises by "
         "the whole range of the map.",
-        "",
-        "| maps | a token covers [px] | shift, median | shift, largest | gradient, median "
-        "| gradient, largest |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, cell, shifts, gradients in rows:
-        numbers = [shifts.median(), shifts.max(), gradients.median(), gradients.max()]
-        cells = " | ".join(f"{float(number):.4f}" for number in numbers)
-        lines.append(f"| {name} | {cell:.1f} | {cells} |")
-    return "\n".join(lines) + "\n"
+        output.table([*header, "gradient, median", "gradient, largest"], cells),
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="a model folder to measure as well")
     parser.add_argument("--data", type=Path, help="its data folder, with ReasonSeg|test")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=output.RESULTS)
     given = parser.parse_args()
     rows = []
     for smooth in (False, True):
@@ -108,10 +104,7 @@ def main() -> None:
         rows.append(
             ("trained toy model, about 140x140", *measure(model_maps(given.model, given.data)))
         )
-    text = table(rows)
-    print(text)
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "dtoc.md").write_text(text, encoding="utf-8")
+    output.save(given.out, "dtoc", table(rows))
 
 
 if __name__ == "__main__":

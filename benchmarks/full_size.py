@@ -13,7 +13,6 @@ used again.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -29,6 +28,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import output
 from benchmarks.full_size_world import WORLDS, write_clip, write_released, write_run
 from utils.cli.entry_point import cli
 from utils.errors import InputError
@@ -196,10 +196,9 @@ def measure(options: argparse.Namespace) -> dict:
     if "merge" in options.steps:
         stages |= measured(run, options)
         stages |= measured(merge, options)
-    on_gpu = torch.device(options.device).type == "cuda"
     return {
         "size": options.size,
-        "device": torch.cuda.get_device_name() if on_gpu else "CPU",
+        "device": output.device_name(options.device),
         "dtype": options.dtype,
         "cores": os.cpu_count(),
         "memory_gb": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GB,
@@ -215,9 +214,11 @@ def page(result: dict) -> str:
     on_gpu = any("gpu_gb" in stage for stage in result["stages"].values())
     names = ["seconds", "peak_gb", "own_gb"] + ["gpu_gb"] * on_gpu
     heads = ["time [s]", "peak [GB]", "without mapped files [GB]"] + ["GPU [GB]"] * on_gpu
-    lines = [
+    rows = [
+        [name, *(f"{stage[key]:.1f}" for key in names)] for name, stage in result["stages"].items()
+    ]
+    return output.page(
         f"# Full size: {result['size']}",
-        "",
         f"Printed by `python -m benchmarks.full_size --size {result['size']} --dtype "
         f"{result['dtype']}` on {result['device']}, {result['cores']} cores, "
         f"{result['threads']} threads, {result['memory_gb']:.1f} GB of memory, PyTorch "
@@ -225,13 +226,8 @@ def page(result: dict) -> str:
         "memory of the process so far, with the pages of mapped weight files, which the kernel "
         "takes back when it needs them. On a CPU the question is answered in float32 from weights "
         "that stay in 16 bits, as merging does.",
-        "",
-        f"| step | {' | '.join(heads)} |",
-        f"| --- |{' --- |' * len(heads)}",
-    ]
-    for name, stage in result["stages"].items():
-        lines.append(f"| {name} | " + " | ".join(f"{stage[key]:.1f}" for key in names) + " |")
-    return "\n".join(lines) + "\n"
+        output.table(["step", *heads], rows),
+    )
 
 
 @cli
@@ -259,12 +255,7 @@ def main(argv: list[str] | None = None) -> int:
                 shutil.rmtree(options.dir / name, ignore_errors=True)
             if made:
                 shutil.rmtree(options.dir, ignore_errors=True)
-    text = page(result)
-    print(text)
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "full_size.json").write_text(json.dumps(result, indent=1) + "\n")
-        (options.out / "full_size.md").write_text(text)
+    output.save(options.out, "full_size", page(result), result)
     return 0
 
 

@@ -18,6 +18,7 @@ from sentencepiece import sentencepiece_model_pb2
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from benchmarks.output import ROOT
 from model.config import DTYPES, ReadConfig
 from model.loading.lora import add_lora
 from model.loading.weights import empty_model
@@ -29,7 +30,7 @@ from utils.protocol.image_transforms import default_clip_processor
 from utils.training import distributed, engine
 from utils.training.checkpoint import CheckpointStore, RunState
 
-GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "data" / "golden"
+GOLDEN = ROOT / "tests" / "data" / "golden"
 RELEASED = GOLDEN / "released_tiny"
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 FIRST_SHARD = 2 / 3

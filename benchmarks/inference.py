@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +27,7 @@ from statistics import median
 import numpy as np
 import torch
 
+from benchmarks import output
 from benchmarks.inference_full import full_size
 from benchmarks.random_read import SIZES, questions, random_image, random_reader
 from model import Answer
@@ -131,7 +130,7 @@ def compare(size: str, repeats: int) -> dict:
         row["cpu_ratio"] = row["plain_cpu_s"] / row["engine_cpu_s"]
     return {
         "size": size,
-        "machine": f"{platform.machine()}, CPU only, threads: {torch.get_num_threads()}",
+        "machine": output.cpu_name(),
         "torch": torch.__version__,
         "parameters_m": {name: count / 1e6 for name, count in parts(reader.model).items()},
         "tokens": TOKENS,
@@ -161,34 +160,26 @@ def table(result: dict) -> str:
     """The page for `results/`."""
     sizes = ", ".join(f"{name} {count:.0f} M" for name, count in result["parameters_m"].items())
     shares = ", ".join(f"{name} {share:.0%}" for name, share in result["stages_16"].items())
-    lines = [
+    rows = [
+        [str(row["questions"]), f"{row['plain_s']:.1f}", f"{row['engine_s']:.2f}"]
+        + [f"{row[name]:.0f}" for name in ("ratio", "cpu_ratio", "plain_mb", "engine_mb")]
+        for row in result["rows"]
+    ]
+    header = ["questions", "plain [s]", "engine [s]", "ratio", "ratio of CPU time"]
+    return output.page(
         "# Inference",
-        "",
         "Printed by `python -m benchmarks.inference`. One image of 480x640; answers of "
         f"{result['tokens']} tokens, {result['masks']} masks in 16 answers. Random weights in "
         f"float32 ({sizes}), {result['machine']}, PyTorch {result['torch']}. "
         '"Plain" is `tests/reference/inference.py`: every question alone, no cache, CLIP and '
         "the whole prompt again for every token, SAM's encoder for every question; measured in "
         "full.",
-        "",
-        "| questions | plain [s] | engine [s] | ratio | ratio of CPU time "
-        "| plain: memory [MB] | engine: memory [MB] |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {row['questions']} | {row['plain_s']:.1f} | {row['engine_s']:.2f} "
-        f"| {row['ratio']:.0f} | {row['cpu_ratio']:.0f} | {row['plain_mb']:.0f} "
-        f"| {row['engine_mb']:.0f} |"
-        for row in result["rows"]
-    ]
-    lines += [
-        "",
+        output.table([*header, "plain: memory [MB]", "engine: memory [MB]"], rows),
         "Memory is the peak above the model. All token ids and presences are the same; mask "
         f"logits differ by at most {result['largest_difference']:.0e} of the largest. 16 questions "
         f"cost the engine {result['cost_of_16']:.1f} times as much as one. "
         f"Its time with 16: {shares}.",
-    ]
-    return "\n".join(lines) + "\n"
+    )
 
 
 def good(result: dict) -> bool:
@@ -201,9 +192,7 @@ def good(result: dict) -> bool:
         problems.append(f"8 questions are only {at_8:.0f} times faster")
     if result["cost_of_16"] > COST_OF_16:
         problems.append(f"16 questions cost {result['cost_of_16']:.1f} times as much as one")
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return not problems
+    return output.kept(problems)
 
 
 def main() -> int:
@@ -231,11 +220,7 @@ def main() -> int:
     else:
         result = compare(options.size, options.repeats)
         page, fine = table(result), good(result)
-    print(page)
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (options.out / f"{name}.md").write_text(page)
+    output.save(options.out, name, page, result)
     return 0 if fine else 1
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from benchmarks import output
 from benchmarks.random_read import SIZES, questions, random_image, random_reader
 from model import Reader
 from model.config import DTYPES
@@ -40,10 +41,9 @@ def full_size(options: argparse.Namespace) -> tuple[dict, str]:
     on_gpu = torch.device(options.device).type == "cuda"
     model_gb = torch.cuda.memory_allocated() / 2**30 if on_gpu else None
     runs = [measure(reader, options.images, rows, on_gpu) for rows in options.rows]
-    device = torch.cuda.get_device_name() if on_gpu else "CPU"
     result = {
         "size": options.size,
-        "device": device,
+        "device": output.device_name(options.device),
         "precision": options.precision,
         "attention": reader.model.config._attn_implementation,
         "compile": options.compile,
@@ -95,29 +95,25 @@ def measure(reader: Reader, images: int, rows: int, on_gpu: bool) -> dict:
 
 def page(result: dict) -> str:
     """The page for `results/`."""
-    lines = [
+    rows, stages = [], []
+    for run in result["runs"]:
+        peak = "-" if run["peak_gb"] is None else f"{run['peak_gb']:.1f}"
+        cells = [f"{run['questions_per_s']:.1f}", f"{run['tokens_per_s']:.0f}"]
+        cells += [f"{run['masks'] / run['seconds']:.1f}", peak, f"{run['fp_refcoco_val_min']:.1f}"]
+        rows.append([str(run["rows"]), *cells])
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in run["stages"].items())
+        stages.append(
+            f"Stages with {run['rows']} rows (reading runs in a thread beside the rest): {shares}."
+        )
+    header = ["rows", "questions/s", "tokens/s", "masks/s", "peak [GiB]", "FP-RefCOCO val [min]"]
+    return output.page(
         f"# Inference at full size: {result['size']}",
-        "",
         f"Printed by `python -m benchmarks.inference --size {result['size']}` on {result['device']}"
         f", {result['precision']}, {result['attention']}"
         f"{', torch.compile' if result['compile'] else ''}, PyTorch {result['torch']}. Random "
         f"weights; {result['images']} images of COCO's sizes with 14.5 questions each, answers "
         f"of {result['tokens']} tokens. The estimate is for the {FP_REFCOCO_QUESTIONS:,} questions "
         "of FP-RefCOCO val (1,500 images).",
-        "",
-        "| rows | questions/s | tokens/s | masks/s | peak [GiB] | FP-RefCOCO val [min] |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for run in result["runs"]:
-        peak = "-" if run["peak_gb"] is None else f"{run['peak_gb']:.1f}"
-        lines.append(
-            f"| {run['rows']} | {run['questions_per_s']:.1f} | {run['tokens_per_s']:.0f} "
-            f"| {run['masks'] / run['seconds']:.1f} | {peak} | {run['fp_refcoco_val_min']:.1f} |"
-        )
-    lines.append("")
-    for run in result["runs"]:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in run["stages"].items())
-        lines.append(
-            f"Stages with {run['rows']} rows (reading runs in a thread beside the rest): {shares}."
-        )
-    return "\n".join(lines) + "\n"
+        output.table(header, rows),
+        "\n".join(stages),
+    )

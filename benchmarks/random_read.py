@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from benchmarks.output import ROOT
 from model import ReadConfig, Reader, ReadForCausalLM
 from model.inference.prompts import PromptFormat
 from model.llava import VisionTower
@@ -18,7 +18,7 @@ from model.sam import sam_sizes, sam_sizes_dict
 from utils.protocol.image_transforms import default_clip_processor
 from utils.protocol.tokenization import load_tokenizer, seg_token_id
 
-TOKENIZER = Path(__file__).resolve().parents[1] / "tests" / "data" / "golden" / "released_tiny"
+TOKENIZER = ROOT / "tests" / "data" / "golden" / "released_tiny"
 VOCABULARY = 803
 FIRST_WORDS = (300, 301)
 STRENGTH = 40.0

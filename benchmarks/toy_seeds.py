@@ -11,7 +11,6 @@ teacher-forced answers, See on matched true and false questions, and the ablatio
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
+from benchmarks import output
+from benchmarks.output import RESULTS, ROOT
 from dataset.reason_seg import ReasonSegEval
 from dataset.toy.questions import KINDS
 from dataset.toy.world import write_world
@@ -30,7 +31,6 @@ from utils.evaluation.ablation import variant
 from utils.evaluation.evaluator import EvalResult, evaluate, reader_predict
 from utils.protocol.conversation import POSITIVE_ANSWER
 
-ROOT = Path(__file__).resolve().parents[1]
 IMAGES = 3000
 MAX_NEW_TOKENS = 64
 PROMPTS = {"text": "text only", "discrete": "text and discrete points", "points": "text and DtoC"}
@@ -58,15 +58,15 @@ def run_seed(seed: int, work: Path) -> dict:
     generated = evaluate(reader_predict(reader, max_new_tokens=MAX_NEW_TOKENS), matched)
     own = reader.model.config.sasp_params
     others = [prompt for prompt in PROMPTS if prompt != own.prompt]
-    vary = Ablation(reader.model, [replace(own, prompt=prompt) for prompt in others])
-    forced = evaluate(reader_predict(reader, POSITIVE_ANSWER, keep_states=True), items, vary=vary)
+    sweep = Ablation(reader.model, [replace(own, prompt=prompt) for prompt in others])
+    forced = evaluate(reader_predict(reader, POSITIVE_ANSWER, keep_states=True), items, sweep=sweep)
     ablation = {prompt: variant(forced, number) for number, prompt in enumerate(others)}
     ablation[own.prompt] = forced
     return {
         "seed": seed,
         "minutes": round(minutes, 2),
         "images": len(items),
-        "see": round(generated.see.accuracy, 4),
+        "see": round(generated.scores.see.accuracy, 4),
         "generated": _kinds(generated),
         "teacher_forced": _kinds(forced),
         "ablation": {prompt: _kinds(ablation[prompt])["all"] for prompt in PROMPTS},
@@ -120,32 +120,29 @@ def table(results: list[dict]) -> str:
         for kind in ("all", *KINDS):
             rows.append(pair(f"{title}, {kind}", lambda r, m=mode, k=kind: r[m][k]))
     rows += [pair(f"prompt: {t}", lambda r, p=p: r["ablation"][p]) for p, t in PROMPTS.items()]
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return output.table(header, rows)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, help="folder for worlds and runs (default: temporary)")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = given.work or Path(temporary)
         results = [run_seed(seed, work.resolve()) for seed in given.seeds]
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "toy_seeds.json").write_text(json.dumps(results, indent=1) + "\n")
-    text = (
-        "# READ on the toy world\n\n"
+    text = output.page(
+        "# READ on the toy world",
         f"Written by `python -m benchmarks.toy_seeds`: {IMAGES} images a world, "
         f"{results[0]['images']} of them for testing, unseen; a machine with two "
         "CPU cores. Pairs are gIoU / cIoU over the questions whose object is there; See counts "
         "every sentence as often true as false. The prompts are "
         "compared on the model that was trained with text and DtoC points, answers teacher "
-        "forced.\n\n" + table(results) + "\n"
+        "forced.",
+        table(results),
     )
-    (given.out / "toy_seeds.md").write_text(text, encoding="utf-8")
-    print(text)
+    output.save(given.out, "toy_seeds", text, results)
     good = all(
         r["generated"]["all"]["giou"] >= LIMITS["giou"]
         and r["generated"]["direct"]["giou"] >= LIMITS["giou_direct"]

@@ -20,9 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,6 +27,7 @@ from statistics import median
 
 import torch
 
+from benchmarks import output
 from benchmarks.inference import measured, parts
 from benchmarks.training_full import full_size
 from benchmarks.training_steps import TRAINED_SIZES, trained_reader, training_batch
@@ -37,7 +35,6 @@ from model.config import DTYPES
 from model.loading.lora import unwrap
 from tests.reference.training import plain_losses
 
-ROOT = Path(__file__).resolve().parents[1]
 SIDES = ("ours", "plain")
 QUESTIONS = (1, 3)
 IMAGES = 2
@@ -64,13 +61,13 @@ def measure(side: str, size: str, asked: int, steps: int, checkpointing: bool) -
     def run() -> None:
         for _ in range(1 + steps):
             start, busy = time.perf_counter(), time.process_time()
-            found = model(batch) if side == "ours" else plain_losses(unwrap(model), batch)
-            found["loss"].backward()
+            results = model(batch) if side == "ours" else plain_losses(unwrap(model), batch)
+            results["loss"].backward()
             optimiser.step()
             optimiser.zero_grad()
             seconds.append(time.perf_counter() - start)
             computed.append(time.process_time() - busy)
-            losses.append({name: found[name].item() for name in LOSSES})
+            losses.append({name: results[name].item() for name in LOSSES})
 
     peak = measured(run)[3]
     rows = len(batch.input_ids)
@@ -86,30 +83,25 @@ def measure(side: str, size: str, asked: int, steps: int, checkpointing: bool) -
 
 def in_a_process(side: str, asked: int, options: argparse.Namespace) -> dict:
     """`measure` in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.training", "--side", side]
-    command += ["--size", options.size, "--questions", str(asked), "--steps", str(options.steps)]
-    command += ["--threads", str(options.threads)]
-    command += ["--gradient_checkpointing"] if options.gradient_checkpointing else []
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return json.loads(done.stdout.splitlines()[-1])
+    flags = ["--side", side, "--size", options.size, "--questions", asked]
+    flags += ["--steps", options.steps, "--threads", options.threads]
+    flags += ["--gradient_checkpointing"] * options.gradient_checkpointing
+    return output.in_a_process("benchmarks.training", *flags, threads=options.threads)
 
 
 def compare(options: argparse.Namespace) -> dict:
     """Both sides at each number of questions, in turn; see the head of this file."""
     rows = []
     for asked in QUESTIONS:
-        found = {side: in_a_process(side, asked, options) for side in SIDES}
-        ours, plain = found["ours"], found["plain"]
+        results = {side: in_a_process(side, asked, options) for side in SIDES}
+        ours, plain = results["ours"], results["plain"]
         row = {
             "questions": asked,
             "ratio": plain["cpu_seconds"] / ours["cpu_seconds"],
             "wall_ratio": plain["seconds"] / ours["seconds"],
             "memory": ours["peak_mb"] / plain["peak_mb"],
             "difference": difference(ours["losses"], plain["losses"]),
-            **found,
+            **results,
         }
         rows.append(row)
         print(
@@ -119,7 +111,7 @@ def compare(options: argparse.Namespace) -> dict:
         )
     return {
         "size": options.size,
-        "machine": f"{platform.machine()}, CPU only, threads: {options.threads}",
+        "machine": output.cpu_name(options.threads),
         "torch": torch.__version__,
         "steps": options.steps,
         "gradient_checkpointing": options.gradient_checkpointing,
@@ -143,9 +135,19 @@ def table(result: dict) -> str:
     steps = len(first["losses"])
     checkpointing = "with" if result["gradient_checkpointing"] else "without"
     worst = max(row["difference"] for row in result["rows"])
-    lines = [
+    rows = []
+    for row in result["rows"]:
+        asked = str(row["questions"])
+        for side in SIDES:
+            cpu, tokens = row[side]["cpu_seconds"], row[side]["tokens"]
+            cells = [f"{cpu:.2f}", f"{row[side]['seconds']:.2f}", f"{tokens / cpu:.0f}"]
+            rows.append([asked, side, *cells, f"{row[side]['peak_mb']:.0f}"])
+        cells = [f"**{row['ratio']:.2f}x faster**", f"{row['wall_ratio']:.2f}x"]
+        cells += [f"{row['ratio']:.2f}x", f"**{row['memory']:.2f}x**"]
+        rows.append([asked, "**ratio**", *cells])
+    header = ["questions", "side", "computing time [s]", "on the clock [s]", "tokens/s"]
+    return output.page(
         "# Training",
-        "",
         f"Printed by `python -m benchmarks.training`. {IMAGES} images of COCO's size a batch; "
         f"random weights in float32 ({sizes}), LoRA of rank 8, {checkpointing} gradient "
         f"checkpointing, {result['machine']}, PyTorch {result['torch']}. "
@@ -155,28 +157,10 @@ def table(result: dict) -> str:
         "before the first step. Tokens: the image counted for each question on both sides. "
         "Other programs on the machine disturb the step's time on the clock, but hardly its "
         "computing time.",
-        "",
-        "| questions | side | computing time [s] | on the clock [s] | tokens/s | peak [MB] |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in result["rows"]:
-        for side in SIDES:
-            found = row[side]
-            lines.append(
-                f"| {row['questions']} | {side} | {found['cpu_seconds']:.2f} "
-                f"| {found['seconds']:.2f} | {found['tokens'] / found['cpu_seconds']:.0f} "
-                f"| {found['peak_mb']:.0f} |"
-            )
-        lines.append(
-            f"| {row['questions']} | **ratio** | **{row['ratio']:.2f}x faster** "
-            f"| {row['wall_ratio']:.2f}x | {row['ratio']:.2f}x | **{row['memory']:.2f}x** |"
-        )
-    lines += [
-        "",
+        output.table([*header, "peak [MB]"], rows),
         f"Losses of {steps} steps in a row (CE, BCE, DICE and their sum) differ by at most "
         f"{worst:.0e} of their size.",
-    ]
-    return "\n".join(lines) + "\n"
+    )
 
 
 def good(result: dict) -> bool:
@@ -191,9 +175,7 @@ def good(result: dict) -> bool:
         problems.append(f"a step with 3 questions is only {at_3['ratio']:.2f} times faster")
     if at_3["memory"] > MEMORY_AT_3:
         problems.append(f"a step with 3 questions takes {at_3['memory']:.2f} of the memory")
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    return not problems
+    return output.kept(problems)
 
 
 def main() -> int:
@@ -228,12 +210,7 @@ def main() -> int:
     else:
         result = compare(options)
         page, fine = table(result), good(result)
-    print(page)
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        name = f"training_{options.size}" if full else "training"
-        (options.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (options.out / f"{name}.md").write_text(page)
+    output.save(options.out, f"training_{options.size}" if full else "training", page, result)
     return 0 if fine else 1
 
 

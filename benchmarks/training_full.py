@@ -26,6 +26,7 @@ from statistics import median
 
 import torch
 
+from benchmarks import output
 from benchmarks.random_read import Size
 from benchmarks.training_steps import TRAINED_SIZES, trained_reader, training_batch
 from model import ReadForCausalLM
@@ -63,7 +64,7 @@ def full_size(options: argparse.Namespace) -> tuple[dict, str]:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     step = median(seconds[WARM_UP:])
-    name = torch.cuda.get_device_name() if on_gpu else "CPU"
+    name = output.device_name(options.device)
     peak = options.peak_tflops or next((v for k, v in PEAK_TFLOPS.items() if k in name), None)
     counted = flops(reader.model, size, batch)
     useful = sum(counted.values())
@@ -98,7 +99,7 @@ def flops(model: ReadForCausalLM, size: Size, batch: Batch) -> dict[str, float]:
         length = batch.attention_mask.sum(dim=1) + values - 1
         positions, seen = int(length.sum()), int((length * (length + 1) // 2).sum())
     else:
-        used = packing.part >= 0
+        used = packing.segment_id >= 0
         positions, seen = int(used.sum()), int((packing.position[used] + 1).sum())
     linear = config.num_hidden_layers * 2 * positions * (4 * width**2 + 3 * width * inner)
     attention = config.num_hidden_layers * 4 * width * seen
@@ -139,25 +140,16 @@ def page(result: dict) -> str:
     peak = "-" if result["peak_gb"] is None else f"{result['peak_gb']:.1f}"
     mfu, hfu = ("-" if result[n] is None else f"{result[n]:.1%}" for n in ("mfu", "hfu"))
     parts = ", ".join(f"{name} {count:.2f}" for name, count in result["tflop"].items())
-    return (
-        "\n".join(
-            [
-                f"# Training at full size: {result['size']}",
-                "",
-                f"Printed by `python -m benchmarks.training --size {result['size']}` on "
-                f"{result['device']}, {result['precision']}, {result['attention']}, PyTorch "
-                f"{result['torch']}. Random weights, LoRA, gradient checkpointing; "
-                f"{result['images']} images with {result['questions']} questions each. Tokens: "
-                "the image counted for each question. What counts as a FLOP stands in "
-                "`training_full.py`.",
-                "",
-                "| step [s] | tokens/s | peak [GiB] | TFLOP/s | MFU | HFU |",
-                "| --- | --- | --- | --- | --- | --- |",
-                f"| {result['step_s']:.3f} | {result['tokens_per_s']:.0f} | {peak} "
-                f"| {result['tflops']:.1f} | {mfu} | {hfu} |",
-                "",
-                f"TFLOP of a step: {parts}.",
-            ]
-        )
-        + "\n"
+    header = ["step [s]", "tokens/s", "peak [GiB]", "TFLOP/s", "MFU", "HFU"]
+    row = [f"{result['step_s']:.3f}", f"{result['tokens_per_s']:.0f}", peak]
+    return output.page(
+        f"# Training at full size: {result['size']}",
+        f"Printed by `python -m benchmarks.training --size {result['size']}` on "
+        f"{result['device']}, {result['precision']}, {result['attention']}, PyTorch "
+        f"{result['torch']}. Random weights, LoRA, gradient checkpointing; "
+        f"{result['images']} images with {result['questions']} questions each. Tokens: "
+        "the image counted for each question. What counts as a FLOP stands in "
+        "`training_full.py`.",
+        output.table(header, [[*row, f"{result['tflops']:.1f}", mfu, hfu]]),
+        f"TFLOP of a step: {parts}.",
     )

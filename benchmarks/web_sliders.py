@@ -29,7 +29,7 @@ from model import load_read
 from model.inference.reader import Reader
 from tests.browser import open_chromium
 from utils.protocol.image_files import read_image
-from web.drawing import png
+from utils.reports.visualize import encode_png
 from web.engine import Engine
 from web.limits import Limits
 from web.serving import serving
@@ -63,7 +63,7 @@ def on_server(session: Session, moves: int) -> list[float]:
         overlay = session.overlay()
         if overlay is None:
             raise SystemExit("the model gave no answer to draw")
-        png(overlay)
+        encode_png(overlay, level=1)
         taken.append(1000 * (time.perf_counter() - began))
     return taken
 
@@ -91,7 +91,7 @@ def asking_again(reader: Reader, session: Session, image: Path, times: int) -> l
         reader.segment(pixels, QUESTION)
         overlay = session.overlay()
         if overlay is not None:
-            png(overlay)
+            encode_png(overlay, level=1)
         taken.append(1000 * (time.perf_counter() - began))
     return taken
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from typing import NamedTuple
 from dataset.template_rules import OPTIONAL, UNUSED, fault
 from utils.cli.entry_point import cli
 from utils.errors import InputError, InputErrors
+from utils.files import write_json
 from utils.protocol.constants import IMAGE_TOKEN
 
 LISTS = {
@@ -294,13 +294,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="JSON file to write")
     given = parser.parse_args(argv)
     found = read_template_file(given.source)
-    try:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(
-            json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-    except OSError as error:
-        raise InputError(f"cannot write {given.out} ({error.strerror or error})") from error
+    write_json(given.out, found, indent=2)
     for name, family in LISTS.items():
         unused = " (nothing draws from it)" if family in UNUSED else ""
         print(f"{len(found.get(family, [])):4d} {family} from {name}{unused}")

@@ -27,6 +27,7 @@ from utils.cli.flags import NOT_NEGATIVE, POSITIVE, option
 from utils.cli.options import TrainOptions
 from utils.cli.parser import Problem
 from utils.errors import InputError
+from utils.files import write_file
 from utils.protocol.constants import IM_END_TOKEN, IM_START_TOKEN, IMAGE_TOKEN, SEG_TOKEN
 from utils.reports.visualize import embed_png, enlarge, fit
 
@@ -204,14 +205,7 @@ def main(argv: list[str] | None = None) -> None:
         f"Draws {options.first} to {options.first + options.draws - 1} with seed {options.seed} "
         f"from {options.dataset_dir}. Rates: {rates}. Templates: {options.templates}."
     )
-    out = Path(options.out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(render(drawn, intro), encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"cannot write {out} ({error.strerror or error}): give another --out"
-        ) from error
+    out = write_file(options.out, render(drawn, intro), "give another --out")
     broken = sum(bool(entry.error) for entry in drawn)
     print(f"{len(drawn)} draws{f', {broken} of them broken' if broken else ''}: {out}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -14,8 +15,8 @@ from utils.analysis.records import (
     MapScore,
     PointScore,
     QuestionAnalysis,
-    to_line,
 )
+from utils.files import to_lines
 
 SIZES = ((60, 100), (100, 60), (80, 80))
 
@@ -83,8 +84,8 @@ def write_analysis(folder: Path, count: int, drawn: bool = True, models: int = 2
         for number in range(count):
             told = {n: f"images/{number:05d}_00_{n}.png" for n in names}
             images = draw_one(own, number, model) if drawn else told
-            lines.append(to_line(analysed(number, model, images)))
-        (own / QUESTIONS_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+            lines.append(asdict(analysed(number, model, images)))
+        (own / QUESTIONS_FILE).write_text(to_lines(lines), encoding="utf-8")
         cell = {"value": 0.5 + model / 10, "low": 0.4, "high": 0.7}
         empty = {"value": None, "low": None, "high": None}
         summary = {

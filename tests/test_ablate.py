@@ -14,7 +14,7 @@ from model import SaspParams, load_read
 from model.analysis.ablation import Ablation, grid
 from model.loading.builder import save_model
 from utils.evaluation.evaluator import evaluate, reader_predict
-from utils.evaluation.predictions import read_results, read_run, shard_path
+from utils.evaluation.predictions import read_run, shard_path
 
 ABLATE = ["--ablate", "--ablate_points", "3,20"]
 
@@ -87,12 +87,12 @@ def test_every_setting_is_what_an_evaluation_of_its_own_finds(ablated, run, tmp_
     seen = set()
     for number, params in enumerate(stored.ablation):
         flags = [f"--sasp_{name}={value}" for name, value in params.items()]
-        alone = read_results(run(tmp_path / str(number), *flags, "--no_report"))
+        alone = read_run(run(tmp_path / str(number), *flags, "--no_report")).results
         for mode, result in stored.results.items():
             varied = [tuple(record.sweep_outcomes[number]) for record in result.records]
             assert varied == outcomes(alone[mode]), params
             seen.add(tuple(varied))
-    plain = read_results(run(tmp_path / "plain", "--no_report"))
+    plain = read_run(run(tmp_path / "plain", "--no_report")).results
     assert {m: outcomes(r) for m, r in plain.items()} == {
         m: outcomes(r) for m, r in stored.results.items()
     }
@@ -155,8 +155,8 @@ def test_the_language_model_and_sams_encoder_run_once(talking, micro_data):
     plain, calls = dict(calls), dict.fromkeys(calls, 0)
     settings = grid(reader.model.config.sasp_params, [3, 20])
     predict = reader_predict(reader, answer, batch_questions=4, keep_states=True)
-    vary = Ablation(reader.model, settings[1:], questions_at_once=5)
-    result = evaluate(predict, items, vary=vary, progress=False)
+    sweep = Ablation(reader.model, settings[1:], questions_at_once=5)
+    result = evaluate(predict, items, sweep=sweep, progress=False)
     assert all(len(record.sweep_outcomes) == len(settings) - 1 for record in result.records)
     assert plain["llm"] > 0 and plain["sam encoder"] == plain["clip"] == len(items)
     assert {k: v for k, v in calls.items() if k != "decoder"} == {
@@ -213,8 +213,8 @@ def test_several_masks_in_an_answer_and_pixels_that_do_not_count(talking, micro_
     settings = grid(reader.model.config.sasp_params, [3])
     for answer in ("It is [SEG] and [SEG].", "There is none."):
         predict = reader_predict(reader, answer, keep_states=True)
-        vary = Ablation(reader.model, settings[1:], questions_at_once=2)
-        varied = evaluate(predict, items, vary=vary, progress=False)
+        sweep = Ablation(reader.model, settings[1:], questions_at_once=2)
+        varied = evaluate(predict, items, sweep=sweep, progress=False)
         for number, params in enumerate(settings[1:]):
             other = load_read(talking)
             other.model.config.sasp_params = params
@@ -228,7 +228,7 @@ def test_running_out_of_memory_halves_what_goes_together(talking, micro_data, mo
     settings = grid(reader.model.config.sasp_params, [3])
     predict = reader_predict(reader, "It is [SEG].", keep_states=True)
     whole = evaluate(
-        predict, items, vary=Ablation(reader.model, settings[1:]), progress=False
+        predict, items, sweep=Ablation(reader.model, settings[1:]), progress=False
     ).records
     sam = reader.model.model.visual_model
     usual = sam.decode
@@ -239,8 +239,8 @@ def test_running_out_of_memory_halves_what_goes_together(talking, micro_data, mo
         return usual(embeddings, sparse)
 
     monkeypatch.setattr(sam, "decode", small)
-    vary = Ablation(reader.model, settings[1:])
-    vary.share = 32 / 32768
-    found = evaluate(predict, items, vary=vary, progress=False).records
+    sweep = Ablation(reader.model, settings[1:])
+    sweep.share = 32 / 32768
+    found = evaluate(predict, items, sweep=sweep, progress=False).records
     assert [asdict(record) for record in found] == [asdict(record) for record in whole]
-    assert vary.share < 32 / 32768
+    assert sweep.share < 32 / 32768

@@ -116,7 +116,7 @@ def test_a_second_start_analyses_nothing_again(analysis):
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], "{}", *lines[2:]]))
     code, _, err = analysis("--layers", "1")
-    assert code == 2 and "line 2 is not a question's analysis" in err
+    assert code == 2 and "line 2, is damaged" in err
 
 
 def test_a_killed_analysis_goes_on_within_an_image(analysis, tmp_path, monkeypatch):

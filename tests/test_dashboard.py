@@ -1,14 +1,16 @@
 """The page of an analysis in a real browser: order, filters, images."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
 from tests.analysed import analysed, draw_one, write_analysis
 from tests.browser import DESKTOP, PHONE
 from utils.analysis.dashboard import write_dashboard
-from utils.analysis.records import read_analysis, to_line
+from utils.analysis.records import read_analysis
 from utils.analysis.summary import summarise
+from utils.files import to_lines
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,7 @@ def test_odd_texts_and_names_of_a_single_model(visit, tmp_path):
     own = (folder / "model 0").rename(folder / "a#1 %41?<b>")
     odd = "</script><img src=x onerror=alert(1)> \"'<!-- & 图"
     found = analysed(0, images=draw_one(own, 0), question=odd, answer=odd, kind=odd)
-    (own / "questions.jsonl").write_text(to_line(found) + "\n", encoding="utf-8")
+    (own / "questions.jsonl").write_text(to_lines([asdict(found)]), encoding="utf-8")
     seen = visit(write_dashboard(folder).as_uri())
     page = seen.page
     assert questions(page) == [odd] and page.inner_text(".answer") == odd

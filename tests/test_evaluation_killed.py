@@ -20,7 +20,7 @@ from tqdm import tqdm
 import test_read
 from dataset.toy.world import write_world
 from utils.evaluation.predictions import shard_path
-from utils.training.run_log import read_lines
+from utils.files import read_lines
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,8 @@ import test_read
 import train_read
 from dataset.toy.world import write_world
 from tests.conftest import MICRO_SAM
-from utils.training.run_log import METRICS_FILE, read_lines
+from utils.files import read_lines
+from utils.training.run_log import METRICS_FILE
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,9 @@ import pytest
 
 import merge_lora_weight
 import train_read
+from utils.files import read_lines
 from utils.training.checkpoint import BEST, LATEST, CheckpointStore
-from utils.training.run_log import METRICS_FILE, read_lines
+from utils.training.run_log import METRICS_FILE
 
 pytestmark = pytest.mark.slow
 

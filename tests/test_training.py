@@ -26,8 +26,9 @@ from tests.conftest import write_reason_seg
 from utils.cli import parser
 from utils.cli.options import TrainOptions
 from utils.errors import InputError
+from utils.files import read_lines
 from utils.training.checkpoint import BEST, LATEST, CheckpointStore
-from utils.training.run_log import METRICS_FILE, read_lines
+from utils.training.run_log import METRICS_FILE
 
 
 @pytest.fixture

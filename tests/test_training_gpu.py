@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from model import load_read
-from utils.training.run_log import METRICS_FILE, read_lines
+from utils.files import read_lines
+from utils.training.run_log import METRICS_FILE
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]

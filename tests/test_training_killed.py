@@ -15,8 +15,9 @@ import torch
 
 from tests.forked import LONGEST_WAIT_S, finish, start, weights
 from utils.errors import InputError
+from utils.files import read_lines
 from utils.training.checkpoint import BEST, LATEST, CheckpointStore
-from utils.training.run_log import METRICS_FILE, read_lines
+from utils.training.run_log import METRICS_FILE
 
 pytestmark = pytest.mark.slow
 

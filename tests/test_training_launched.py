@@ -21,8 +21,9 @@ from dataset.sampling import SamplingOptions
 from model.loading.from_options import build_model
 from utils.cli import parser
 from utils.cli.options import TrainOptions
+from utils.files import read_lines
 from utils.training.checkpoint import BEST, LATEST, CheckpointStore
-from utils.training.run_log import METRICS_FILE, read_lines
+from utils.training.run_log import METRICS_FILE
 
 pytestmark = pytest.mark.slow
 

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm import trange
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from dataset.toy.scene import COLOURS, PLACES, SHAPES, SIZES
 from tiny.images import Images, clip_frame
-from tiny.schedule import make_optimizer
+from tiny.schedule import Plan, Training
 
 SIDE, PATCH = 112, 14
 CELLS = SIDE // PATCH
@@ -87,22 +86,20 @@ def patch_labels(images: Images, cover: np.ndarray) -> dict[str, np.ndarray]:
     return labels
 
 
-def train(
-    out: Path, images: int, unseen: int, steps: int, batch: int, lr: float, seed: int
-) -> dict[str, float]:
-    """Train on `images` drawn ones, write the folder `out`, return the accuracies on new ones."""
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    data, new = clip_frame(images, seed, SIDE), clip_frame(unseen, seed + 1, SIDE)
+def train(out: Path, plan: Plan) -> dict[str, float]:
+    """Train, write the folder `out`, return the accuracies on new images."""
+    torch.manual_seed(plan.seed)
+    rng = np.random.default_rng(plan.seed)
+    data = clip_frame(plan.images, plan.seed, SIDE)
+    new = clip_frame(plan.unseen, plan.seed + 1, SIDE)
     cover = patch_cover(data)
     labels = patch_labels(data, cover)
     clip = build().train()
     heads = nn.ModuleDict({k: nn.Linear(WIDTH, len(n) + 1) for k, n in _NAMES.items()})
     heads["cover"] = nn.Linear(WIDTH, 1)
-    optimizer, scheduler = make_optimizer([*clip.parameters(), *heads.parameters()], lr, steps)
-    bar = trange(steps, desc="clip")
-    for step in bar:
-        chosen = rng.integers(0, images, batch)
+    training = Training("clip", plan, clip, heads.parameters())
+    for _ in training.bar:
+        chosen = rng.integers(0, plan.images, plan.batch)
         states = patch_features(clip, normalise(data.pixels[chosen]))
         losses = [
             F.cross_entropy(heads[k](states).flatten(0, 1), torch.from_numpy(v[chosen]).flatten())
@@ -110,14 +107,7 @@ def train(
         ]
         target = torch.from_numpy(cover[chosen].sum(axis=1))
         losses.append(F.binary_cross_entropy_with_logits(heads["cover"](states)[..., 0], target))
-        loss = torch.stack(losses).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        if step % 10 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}")
+        training.step(torch.stack(losses).sum())
     result = evaluate(clip.eval(), heads, new)
     clip.save_pretrained(out)
     CLIPImageProcessor(

@@ -12,7 +12,6 @@ In full-size LLaVA and SESAME weights this similarity is meaningful already, and
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +20,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
-from tqdm import trange
 from transformers import CLIPVisionModel, LlamaConfig, LlamaModel
 
 from dataset.toy.scene import Thing
 from tiny.clip import SIDE, WIDTH, normalise, patch_cover, patch_features
 from tiny.corpus import NOTHING, Lesson, draw_lesson
 from tiny.images import clip_frame
-from tiny.schedule import make_optimizer
+from tiny.schedule import Plan, Training
+from utils.files import write_json
 from utils.protocol.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from utils.protocol.conversation import build_prompt, user_turn
 from utils.protocol.tokenization import encode_prompt, load_tokenizer
@@ -229,45 +228,29 @@ def draw_lessons(things: list[tuple[Thing, ...]], rng: np.random.Generator) -> l
     return [[draw_lesson(names, rng) for _ in range(LESSONS)] for names in things]
 
 
-def train(
-    out: Path,
-    clip_folder: Path,
-    images: int,
-    unseen: int,
-    steps: int,
-    batch: int,
-    lr: float,
-    seed: int,
-) -> dict[str, float]:
-    """Train on `images` drawn ones; `out` holds the tokenizer and gets the rest of the model."""
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+def train(out: Path, clip_folder: Path, plan: Plan) -> dict[str, float]:
+    """Train; `out` holds the tokenizer and gets the rest of the model."""
+    torch.manual_seed(plan.seed)
+    rng = np.random.default_rng(plan.seed)
     clip = CLIPVisionModel.from_pretrained(clip_folder).eval()
     tokenizer = load_tokenizer(out)
     vocabulary = len(tokenizer) - 3
-    data, new = clip_frame(images, seed, SIDE), clip_frame(unseen, seed + 1, SIDE)
+    data = clip_frame(plan.images, plan.seed, SIDE)
+    new = clip_frame(plan.unseen, plan.seed + 1, SIDE)
     features = image_features(clip, data.pixels)
     cover = torch.from_numpy(patch_cover(data))
     encoder = Encoder(tokenizer)
     llava = TinyLlava(vocabulary).train()
     scale = nn.Parameter(torch.tensor([0.1, -1.0]))
-    optimizer, scheduler = make_optimizer([*llava.parameters(), scale], lr, steps)
-    bar = trange(steps, desc="llava")
-    for step in bar:
-        chosen = rng.integers(0, images, batch)
+    training = Training("llava", plan, llava, [scale])
+    for step in training.bar:
+        chosen = rng.integers(0, plan.images, plan.batch)
         branches = encoder.pack(draw_lessons([data.things[i] for i in chosen], rng))
         image, text = forward(llava, encoder.shared, features[chosen], branches)
         parts = losses(llava, scale, image, text, branches, cover[chosen])
-        loss = parts["ce"] + parts["grounding"] + 2 * parts["contrast"]
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(llava.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        if step % 10 == 0:
-            bar.set_postfix({name: f"{value.item():.3f}" for name, value in parts.items()})
+        training.step(parts["ce"] + parts["grounding"] + 2 * parts["contrast"], **parts)
         if step % 500 == 499:
-            bar.write(f"{step + 1}: {evaluate(llava, scale, clip, encoder, new)}")
+            training.bar.write(f"{step + 1}: {evaluate(llava, scale, clip, encoder, new)}")
     measured = evaluate(llava, scale, clip, encoder, new)
     rescale(llava)
     write(llava, out, vocabulary, clip_folder)
@@ -353,4 +336,4 @@ def write(llava: TinyLlava, out: Path, vocabulary: int, clip_folder: Path) -> No
         "use_mm_proj": True,
         "vocab_size": vocabulary,
     }
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "config.json", config, indent=2)

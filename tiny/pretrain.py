@@ -11,25 +11,14 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
+from tiny.schedule import Plan
 from utils.cli.entry_point import cli
 from utils.errors import InputError
 
 HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a part is trained: images drawn, unseen ones to measure on, steps, images a step."""
-
-    images: int
-    unseen: int
-    steps: int
-    batch: int
-    lr: float
-    seed: int
 
 
 PLANS = {
@@ -54,24 +43,22 @@ def make_part(part: str, out: Path, fraction: float = 1.0) -> dict[str, float]:
 
     if part == "tokenizer":
         return tokenizer.train(out / "llava", TOKENIZER_SCENES, TOKENIZER_PIECES, TOKENIZER_SEED)
-    plan = PLANS[part]
-    size = {
-        "images": max(8, int(plan.images * fraction)),
-        "unseen": max(8, int(plan.unseen * fraction)),
-        "steps": max(1, int(plan.steps * fraction)),
-        "batch": plan.batch,
-        "lr": plan.lr,
-        "seed": plan.seed,
-    }
+    whole = PLANS[part]
+    plan = replace(
+        whole,
+        images=max(8, int(whole.images * fraction)),
+        unseen=max(8, int(whole.unseen * fraction)),
+        steps=max(1, int(whole.steps * fraction)),
+    )
     if part == "clip":
-        return clip.train(out / "clip", **size)
+        return clip.train(out / "clip", plan)
     if part == "sam":
-        return sam.train(out / "sam.pth", **size)
+        return sam.train(out / "sam.pth", plan)
     needed = [out / "llava" / "tokenizer.model", out / "clip" / "model.safetensors"]
     missing = [str(path) for path in needed if not path.is_file()]
     if missing:
         raise InputError(f"{', '.join(missing)} missing; make tokenizer and clip first")
-    return llava.train(out / "llava", out / "clip", **size)
+    return llava.train(out / "llava", out / "clip", plan)
 
 
 @cli

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
-from tqdm import trange
 
 from model.sam import SamModel, sam_sizes
 from tiny.images import Images, sam_frame
-from tiny.schedule import make_optimizer
+from tiny.schedule import Plan, Training
 from utils.protocol.image_transforms import normalise_for_sam
 
 SIZES = {
@@ -136,33 +134,22 @@ def intersection_over_union(
     return (hard * truth).sum((1, 2)) / ((hard + truth) > 0).float().sum((1, 2)).clamp(min=1)
 
 
-def train(
-    out: Path, images: int, unseen: int, steps: int, batch: int, lr: float, seed: int
-) -> dict[str, float]:
-    """Train on `images` drawn ones, write `out`, return what was measured on new images."""
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
+def train(out: Path, plan: Plan) -> dict[str, float]:
+    """Train, write `out`, return what was measured on new images."""
+    torch.manual_seed(plan.seed)
+    rng = np.random.default_rng(plan.seed)
     side = SIZES["image_size"]
-    data, new = sam_frame(images, seed, side), sam_frame(unseen, seed + 1, side)
+    data, new = sam_frame(plan.images, plan.seed, side), sam_frame(plan.unseen, plan.seed + 1, side)
     sam = SamModel(sam_sizes(SIZES)).train()
-    optimizer, scheduler = make_optimizer(sam.parameters(), lr, steps)
-    bar = trange(steps, desc="sam")
-    average = None
-    for _ in bar:
+    training = Training("sam", plan, sam)
+    for _ in training.bar:
         pixels, owner, points, labels, truth, valid = _batch(
-            data, rng.integers(0, images, batch), rng
+            data, rng.integers(0, plan.images, plan.batch), rng
         )
         logits, quality = predict(sam, pixels, owner, points, labels)
         bce, dice, iou = mask_losses(logits, truth, valid)
         loss = 2 * bce + 0.5 * dice + 0.5 * F.mse_loss(quality, iou.detach())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        now = iou.mean().item()
-        average = now if average is None else 0.98 * average + 0.02 * now
-        bar.set_postfix(loss=f"{loss.item():.3f}", iou=f"{average:.3f}")
+        training.step(loss, iou=iou.mean())
     result = evaluate(sam.eval(), new)
     torch.save(sam.state_dict(), out)
     return result

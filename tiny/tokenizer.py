@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import sentencepiece
 
 from tiny.corpus import draw_lesson
 from tiny.images import draw_scenes
+from utils.files import write_json
 from utils.protocol.constants import SEG_TOKEN
 from utils.protocol.conversation import POSITIVE_ANSWER, SYSTEM_LLAVA_V1
 
@@ -69,12 +69,8 @@ def train(out: Path, scenes: int, pieces: int, seed: int) -> dict[str, float]:
         "sp_model_kwargs": {},
         "tokenizer_class": "LlamaTokenizer",
     }
-    _write_json(out / "tokenizer_config.json", config)
-    _write_json(out / "special_tokens_map.json", {**tokens, "pad_token": "<unk>"})
+    write_json(out / "tokenizer_config.json", config, indent=2)
+    write_json(out / "special_tokens_map.json", {**tokens, "pad_token": "<unk>"}, indent=2)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     lengths = [len(processor.encode(line)) for line in lines]
     return {"pieces": processor.get_piece_size(), "tokens_per_prompt": float(np.mean(lengths))}
-
-
-def _write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

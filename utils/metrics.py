@@ -70,10 +70,6 @@ class SegmentationMetrics:
         self.pairs.extend(new)
         return new
 
-    def add(self, intersection: int, union: int) -> None:
-        """Count one expression whose pixels were counted before."""
-        self.pairs.append((intersection, union))
-
     def merge(self, other: SegmentationMetrics) -> SegmentationMetrics:
         """Count the expressions of another process as well; returns itself."""
         self.pairs.extend(other.pairs)
@@ -131,17 +127,9 @@ class SeeMetrics:
                 self.false_pos += bool(says_there)
                 self.true_neg += not says_there
 
-    def merge(self, other: SeeMetrics) -> SeeMetrics:
-        """Count the questions of another process as well; returns itself."""
-        self.true_pos += other.true_pos
-        self.false_neg += other.false_neg
-        self.true_neg += other.true_neg
-        self.false_pos += other.false_pos
-        return self
-
     @property
     def count(self) -> int:
-        return self.true_pos + self.false_neg + self.true_neg + self.false_pos
+        return self.present_count + self.absent_count
 
     @property
     def accuracy(self) -> float:
@@ -156,9 +144,14 @@ class SeeMetrics:
     @property
     def absent_recall(self) -> float:
         """Of the questions about absent objects, the share answered so."""
-        return _ratio(self.true_neg, self.true_neg + self.false_pos)
+        return _ratio(self.true_neg, self.absent_count)
 
     @property
-    def present_recall(self) -> float:
-        """Of the questions about objects that are there, the share answered so."""
-        return _ratio(self.true_pos, self.true_pos + self.false_neg)
+    def present_count(self) -> int:
+        """Questions about objects that are there."""
+        return self.true_pos + self.false_neg
+
+    @property
+    def absent_count(self) -> int:
+        """Questions about absent objects."""
+        return self.true_neg + self.false_pos

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
 from utils.reports.visualize import (
@@ -83,9 +82,3 @@ class Renderer:
     def similarity(self, values: np.ndarray) -> np.ndarray:
         """A similarity map float32[side, side] over the image."""
         return heat_map(self._small, values, self._scale)
-
-
-def png(image: np.ndarray) -> bytes:
-    """uint8[H, W] or uint8[H, W, 3] as PNG, made fast rather than small."""
-    channels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".png", channels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()

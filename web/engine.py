@@ -45,7 +45,7 @@ class Engine:
         self, image: EncodedImage, question: str, max_new_tokens: int, force_seg: bool
     ) -> Iterator[str | Answer]:
         """See `Reader.stream_answer`; states are kept."""
-        saying = self.reader.stream_answer(
+        pieces = self.reader.stream_answer(
             image,
             question,
             max_new_tokens=max_new_tokens,
@@ -54,7 +54,7 @@ class Engine:
         )
         while True:
             with self.lock:
-                piece = next(saying, None)
+                piece = next(pieces, None)
             if piece is None:
                 return
             yield piece

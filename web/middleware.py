@@ -60,7 +60,7 @@ class Refused(Exception):
         self.status = status
 
 
-class Gate:
+class RequestMiddleware:
     """ASGI middleware.
 
     Args:
@@ -113,16 +113,16 @@ class Gate:
         """
         if foreign := self.hosts.why_not(scope["method"], scope["headers"]):
             raise Refused(403, foreign)
-        found = OPEN.fullmatch(f"{scope['method']} {scope['path']}")
-        if found is None:
+        match = OPEN.fullmatch(f"{scope['method']} {scope['path']}")
+        if match is None:
             raise Refused(404, "There is nothing here.")
-        if found["file"] is not None and not self.uploads.holds(found["file"]):
+        if match["file"] is not None and not self.uploads.holds(match["file"]):
             raise Refused(403, "This file is not for visitors.")
-        if found["post"] == "upload":
+        if match["post"] == "upload":
             _check_length(scope, self.limits.upload_bytes + ENVELOPE_BYTES)
             if not self.uploads.has_room():
                 raise Refused(507, "The server is full. Please try again later.")
-        if found["post"] in (None, "upload"):
+        if match["post"] in (None, "upload"):
             return receive
         _check_length(scope, BODY_BYTES)
         body = await _read(receive)
@@ -132,7 +132,7 @@ class Gate:
             raise Refused(400, "The request is not JSON.") from error
         if not all(map(self.uploads.holds, _paths(sent))):
             raise Refused(403, "Only files that were uploaded here can be used.")
-        self._check_form(found["post"], sent)
+        self._check_form(match["post"], sent)
         return _replay(body, receive)
 
     def _check_form(self, post: str, sent: Any) -> None:

@@ -13,8 +13,9 @@ from model.sasp import SaspParams
 from utils.errors import InputError
 from utils.protocol.constants import PROMPTS
 from utils.protocol.conversation import MASK_REQUEST
+from utils.reports.visualize import encode_png
 from web import widgets
-from web.drawing import colour_name, png
+from web.drawing import colour_name
 from web.session import MODES, SET_ASIDE, Session
 from web.sessions import Sessions
 from web.uploads import Uploads
@@ -49,7 +50,7 @@ class Page:
     """The page and its handlers.
 
     Args:
-        visitors: their sessions.
+        sessions: those of the browsers that have the page open.
         uploads: where their files are.
         params: the model's own.
         side: of the model's grid of image tokens.
@@ -58,13 +59,13 @@ class Page:
 
     def __init__(
         self,
-        visitors: Sessions,
+        sessions: Sessions,
         uploads: Uploads,
         params: SaspParams,
         side: int,
         force_seg: bool = False,
     ):
-        self.visitors = visitors
+        self.sessions = sessions
         self.uploads = uploads
         self.blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600))
         with self.blocks:
@@ -113,7 +114,7 @@ class Page:
             self.ask = gr.Button("Ask", variant="primary", min_width=120, elem_id="ask")
         self.status = gr.HTML(widgets.note(widgets.WAITING), elem_id="status", padding=False)
         gr.HTML("<h2>Talk about this image</h2>", elem_id="talk_head", padding=False)
-        self.talk = gr.HTML(widgets.talk([]), elem_id="talk", padding=False)
+        self.dialogue = gr.HTML(widgets.dialogue([]), elem_id="talk", padding=False)
 
     def _answer_part(self, params: SaspParams, side: int) -> None:
         gr.HTML("<h2>Mask and points</h2>", padding=False)
@@ -200,7 +201,7 @@ class Page:
     def _connect(self) -> None:
         settings = [self.controls[name] for name in SETTINGS]
         drawn = [self.status, self.overlay, self.similarity]
-        result = [*drawn, self.talk, self.files, self.layers_row, self.shown, self.chosen]
+        result = [*drawn, self.dialogue, self.files, self.layers_row, self.shown, self.chosen]
         private: dict[str, Any] = {"api_visibility": "private", "preprocess": False}
         model: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
         masks: dict[str, Any] = {
@@ -249,12 +250,12 @@ class Page:
         try:
             source = self.uploads.path(image)
             if source is None:
-                self.visitors.leave(request.session_hash)
+                self.sessions.leave(request.session_hash)
                 return self._everything(None, widgets.note(widgets.WAITING))
             session = self._enter(request)
             session.open(source)
         except InputError as error:
-            return self._everything(session, widgets.told(error))
+            return self._everything(session, widgets.error_message(error))
         height, width = session.size
         return self._everything(session, widgets.note(f"{width} x {height} pixels. Ask about it."))
 
@@ -275,53 +276,53 @@ class Page:
             session = self._enter(request)
             session.open(source)
             for words in session.ask(question, _named(settings), bool(force), bool(mask)):
-                said = [*session.talk, (session.asking, words or widgets.PENDING)]
+                pending = (session.pending_question, words or widgets.PENDING)
                 yield {
-                    self.talk: widgets.talk(said),
-                    self.status: widgets.said(widgets.PENDING, words),
+                    self.dialogue: widgets.dialogue([*session.dialogue, pending]),
+                    self.status: widgets.answer_summary(widgets.PENDING, words),
                 }
         except InputError as error:
-            talk = self.visitors.find(request.session_hash)
+            known = self.sessions.find(request.session_hash)
             yield {
-                self.status: widgets.told(error),
-                self.talk: widgets.talk(talk.talk if talk else []),
+                self.status: widgets.error_message(error),
+                self.dialogue: widgets.dialogue(known.dialogue if known else []),
             }
             return
         yield self._everything(session, None, bool(points))
 
     def _set(self, request: gr.Request, points: Any, *settings: Any) -> Updates:
-        session = self.visitors.find(request.session_hash)
+        session = self.sessions.find(request.session_hash)
         if session is None or session.answer is None:
             return {self.status: gr.skip()}
-        return self._change(request, points, lambda found: found.set(_named(settings)))
+        return self._change(request, points, lambda session: session.set(_named(settings)))
 
     def _clicked(
         self, request: gr.Request, place: gr.SelectData, mode: Any, points: Any
     ) -> Updates:
-        return self._change(request, points, lambda found: found.click(place.index, mode))
+        return self._change(request, points, lambda session: session.click(place.index, mode))
 
     def _reset(self, request: gr.Request, points: Any) -> Updates:
         return self._change(request, points, Session.reset_points)
 
     def _drawn(self, request: gr.Request, points: Any) -> Updates:
-        return self._change(request, points, lambda found: None)
+        return self._change(request, points, lambda session: None)
 
     def _showed(self, request: gr.Request, shown: Any, points: Any) -> Updates:
-        return self._change(request, points, lambda found: found.show(shown))
+        return self._change(request, points, lambda session: session.show(shown))
 
     def _chose(self, request: gr.Request, chosen: Any, points: Any) -> Updates:
-        def choose(found: Session) -> None:
-            found.choose(chosen)
+        def choose(session: Session) -> None:
+            session.choose(chosen)
 
         return self._change(request, points, choose, similarity=True)
 
     def _left(self, request: gr.Request) -> None:
-        self.visitors.leave(request.session_hash)
+        self.sessions.leave(request.session_hash)
 
     def _enter(self, request: gr.Request) -> Session:
         if not request.session_hash:
             raise InputError("The browser sent no name of its session. Please load the page again.")
-        return self.visitors.enter(request.session_hash)
+        return self.sessions.enter(request.session_hash)
 
     # --- what is sent back ----------------------------------------------------------------------
 
@@ -334,14 +335,14 @@ class Page:
     ) -> Updates:
         """Change the answer and show it."""
         try:
-            session = self.visitors.find(request.session_hash)
+            session = self.sessions.find(request.session_hash)
             if session is None or session.answer is None:
                 raise InputError(SET_ASIDE)
             change(session)
         except InputError as error:
-            return {self.status: widgets.told(error)}
+            return {self.status: widgets.error_message(error)}
         updates: Updates = {
-            self.status: widgets.about(session),
+            self.status: widgets.answer_status(session),
             self.overlay: self._image(session, session.overlay(bool(points))),
         }
         if similarity:
@@ -360,10 +361,10 @@ class Page:
         return {
             self.status: status
             if status is not None or session is None
-            else widgets.about(session),
+            else widgets.answer_status(session),
             self.overlay: self._image(session, session.overlay(points)) if session else None,
             self.similarity: self._image(session, session.similarity()) if session else None,
-            self.talk: widgets.talk(session.talk if session else []),
+            self.dialogue: widgets.dialogue(session.dialogue if session else []),
             self.files: widgets.links(session.token) if session and segments else "",
             self.layers_row: gr.Row(visible=len(segments) > 1),
             self.shown: gr.CheckboxGroup(choices=names, value=shown),
@@ -374,7 +375,9 @@ class Page:
         }
 
     def _image(self, session: Session, image: np.ndarray | None) -> str | None:
-        return None if image is None else str(self.uploads.write(png(image), session.drawn))
+        if image is None:
+            return None
+        return str(self.uploads.write(encode_png(image, level=1), session.drawn))
 
 
 def _named(settings: tuple[Any, ...]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The web server: the page behind its gate, and the files of answers. Needs gradio."""
+"""The web server: the page behind its middleware, and the files of answers. Needs gradio."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ WAITING = 64
 """Questions in the queue; more are refused."""
 
 
-def serve(reader: Reader, options: Any, say: Callable[[str], None] = print) -> None:
+def serve(reader: Reader, options: Any, log: Callable[[str], None] = print) -> None:
     """Serve until SIGTERM, or Ctrl+C (KeyboardInterrupt, once the server is closed).
 
     Args:
         reader: answers.
         options: `utils.cli.options.DemoOptions`.
-        say: prints.
+        log: prints.
 
     Raises:
         InputError: see `serving`.
@@ -49,10 +49,10 @@ def serve(reader: Reader, options: Any, say: Callable[[str], None] = print) -> N
             options.force_seg,
             options.web_names or (),
         ) as address:
-            say(f"READ is served on {address} (to stop it: Ctrl+C)")
+            log(f"READ is served on {address} (to stop it: Ctrl+C)")
             threading.Event().wait()
     except SystemExit:
-        say("stopped")
+        log("stopped")
 
 
 @contextmanager
@@ -85,17 +85,17 @@ def serving(
         from fastapi.middleware import Middleware
 
         from web.hosts import Hosts
-        from web.middleware import Gate
+        from web.middleware import RequestMiddleware
         from web.page import STYLE, THEME, Page
 
         uploads = Uploads(Path(folder), limits)
         engine = Engine(reader)
-        visitors = Sessions(lambda: Session(engine, limits), most_visitors)
+        sessions = Sessions(lambda: Session(engine, limits), most_visitors)
         side = round(reader.model.image_tokens**0.5)
-        blocks = Page(visitors, uploads, engine.params, side, force_seg).blocks
+        blocks = Page(sessions, uploads, engine.params, side, force_seg).blocks
         blocks.queue(max_size=WAITING, api_open=False)
-        gate = Middleware(
-            Gate,
+        middleware = Middleware(
+            RequestMiddleware,
             uploads=uploads,
             limits=limits,
             hosts=Hosts(host, names),
@@ -120,7 +120,7 @@ def serving(
                 state_session_capacity=1000,
                 theme=THEME,
                 css=STYLE,
-                app_kwargs={"middleware": [gate]},
+                app_kwargs={"middleware": [middleware]},
             )
         except OSError as error:
             raise InputError(
@@ -128,7 +128,7 @@ def serving(
                 "--port, or --port 0 for a free one"
             ) from error
         try:
-            _serve_files(app, visitors)
+            _serve_files(app, sessions)
             yield address
         finally:
             blocks.close(verbose=False)
@@ -150,12 +150,12 @@ def _settings_of_gradio(folder: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _serve_files(app: Any, visitors: Sessions) -> None:
+def _serve_files(app: Any, sessions: Sessions) -> None:
     from fastapi import HTTPException
     from fastapi.responses import Response
 
     def download(token: str, name: str) -> Response:
-        session = visitors.by_token(token)
+        session = sessions.by_token(token)
         segments, shown = session.layers() if session else ([], [])
         if name not in FILES or not segments:
             raise HTTPException(404, "This file is gone. Please ask again.")

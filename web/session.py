@@ -1,4 +1,4 @@
-"""What one visitor has open: an image, the talk about it, and the last answer's masks.
+"""What one visitor has open: an image, the dialogue about it, and the last answer's masks.
 
 Points and places are (x, y) in pixels of the original image.
 """
@@ -70,10 +70,10 @@ class Session:
                 remove(self.drawn.popleft())
             self.token = secrets.token_urlsafe(24)
             self.source: str | None = None
-            self.canvas: Renderer | None = None
+            self.renderer: Renderer | None = None
             self.size = (0, 0)
-            self.talk: list[tuple[str, str]] = []
-            self.asking = ""
+            self.dialogue: list[tuple[str, str]] = []
+            self.pending_question = ""
             self.answer: Answer | None = None
             self.shown: list[int] = []
             self.chosen = 0
@@ -94,10 +94,10 @@ class Session:
             return
         self.close()
         image = allowed.read_upload(source, self.limits)
-        opened, canvas = self.engine.open(image), Renderer(image)
+        opened, renderer = self.engine.open(image), Renderer(image)
         with self._lock:
             self.source, self.size = source, opened.size
-            self._opened, self.canvas = opened, canvas
+            self._opened, self.renderer = opened, renderer
 
     def ask(
         self,
@@ -108,7 +108,7 @@ class Session:
     ) -> Iterator[str]:
         """Ask about the open image; the answer is there when the iterator ends.
 
-        `asking` is the question that is being asked, `talk` what was asked and answered.
+        `pending_question` is the one that is being asked, `dialogue` what was asked and answered.
 
         Args:
             question: as typed.
@@ -123,7 +123,7 @@ class Session:
             InputError: no image, or the question or a setting cannot be used.
         """
         text = allowed.read_question(question, self.limits)
-        self.asking = text = with_mask_request(text) if ask_for_mask else text
+        self.pending_question = text = with_mask_request(text) if ask_for_mask else text
         params = self._params(settings)
         opened = self._opened
         if opened is None:
@@ -139,7 +139,7 @@ class Session:
         with self._lock:
             if answer is None or opened is not self._opened:
                 raise InputError("Another image was opened meanwhile. Please ask again.")
-            self.talk.append((text, answer.text))
+            self.dialogue.append((text, answer.text))
             self._states, self._edits, self.chosen = answer.states, {}, 0
             self.shown = list(range(len(answer.segments)))
             self._base = [replace(segment, logits=NO_LOGITS) for segment in answer.segments]
@@ -173,9 +173,9 @@ class Session:
         if mode not in MODES:
             raise InputError(f"A click can be {', '.join(MODES)}.")
         with self._lock:
-            if self.canvas is None or not self._base:
+            if self.renderer is None or not self._base:
                 raise InputError(SET_ASIDE)
-            x, y = self.canvas.in_image(*allowed.read_place(place, self.canvas.size))
+            x, y = self.renderer.in_image(*allowed.read_place(place, self.renderer.size))
             edits = self._edits.setdefault(self.chosen, Edits())
             if mode == "remove":
                 self._remove_near(x, y, edits)
@@ -266,17 +266,17 @@ class Session:
     def overlay(self, with_points: bool = True) -> np.ndarray | None:
         """uint8[h, w, 3]: the image with the shown masks and the points of the chosen layer."""
         with self._lock:
-            if self.canvas is None or self.answer is None:
+            if self.renderer is None or self.answer is None:
                 return None
             points_of = self.chosen if with_points and self._base else None
-            return self.canvas.overlay(self.answer.segments, self.shown, points_of)
+            return self.renderer.overlay(self.answer.segments, self.shown, points_of)
 
     def similarity(self) -> np.ndarray | None:
         """uint8[h, w, 3]: the similarity map of the chosen layer; None: there is none."""
         with self._lock:
-            if self.canvas is None or not self._base:
+            if self.renderer is None or not self._base:
                 return None
-            return self.canvas.similarity(self._base[self.chosen].similarity)
+            return self.renderer.similarity(self._base[self.chosen].similarity)
 
     def layers(self) -> tuple[list[Segment], list[int]]:
         """The masks of the answer, and which of them are shown."""

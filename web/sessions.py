@@ -47,8 +47,8 @@ class Sessions:
 
     def enter(self, key: str) -> Session:
         """The session of a browser, a new one if there is none."""
-        if found := self.find(key):
-            return found
+        if session := self.find(key):
+            return session
         with self._lock:
             self._tidy(self._most - 1)
             return self._use(key, self._make())
@@ -62,8 +62,8 @@ class Sessions:
     def by_token(self, token: str) -> Session | None:
         """The session that gave out this token."""
         with self._lock:
-            found = [s for _, s in self._sessions.values() if s.token == token]
-        return found[0] if found else None
+            sessions = [session for _, session in self._sessions.values()]
+        return next((session for session in sessions if session.token == token), None)
 
     def _use(self, key: str, session: Session) -> Session:
         self._sessions[key] = self._clock(), session

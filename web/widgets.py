@@ -10,20 +10,20 @@ from utils.reports.answer_files import summary
 from web.session import Session
 
 WAITING = "Open an image and ask about it."
-NO_TALK = "Questions and answers. Another question reuses what is known already."
+NO_DIALOGUE = "Questions and answers. Another question reuses what is known already."
 PENDING = "\N{HORIZONTAL ELLIPSIS}"
 FILES = {"mask.png": "Mask (PNG)", "mask_rle.json": "COCO RLE", "polygons.json": "Polygons"}
 """Names as in `web.export`, and what is said of them."""
 
 
-def talk(said: list[tuple[str, str]]) -> str:
+def dialogue(turns: list[tuple[str, str]]) -> str:
     """Questions and answers in turn, as text: no part of them is taken for HTML or Markdown."""
-    turns = "".join(
+    paragraphs = "".join(
         f'<p class="{role}">{html.escape(text)}</p>'
-        for pair in said
+        for pair in turns
         for role, text in zip(("question", "answer"), pair, strict=True)
     )
-    return f'<div role="log" aria-live="polite">{turns or note(NO_TALK)}</div>'
+    return f'<div role="log" aria-live="polite">{paragraphs or note(NO_DIALOGUE)}</div>'
 
 
 def note(text: str) -> str:
@@ -31,28 +31,28 @@ def note(text: str) -> str:
     return f'<p class="note">{html.escape(text)}</p>'
 
 
-def told(error: InputError) -> str:
+def error_message(error: InputError) -> str:
     """What was refused, and the remedy."""
     return f'<p class="error" role="alert">{html.escape(str(error))}</p>'
 
 
-def about(session: Session) -> str:
+def answer_status(session: Session) -> str:
     """See, Say, Segment of the session's answer."""
     if session.answer is None:
         return note(WAITING)
-    shown = said(*summary(session.answer), kind="yes" if session.answer.present else "no")
+    shown = answer_summary(*summary(session.answer), kind="yes" if session.answer.present else "no")
     return shown + note(hint) if (hint := _hint(session)) else shown
 
 
 def _hint(session: Session) -> str:
     """What to try where there is no mask and none was asked for."""
-    question = session.talk[-1][0] if session.talk else ""
+    question = session.dialogue[-1][0] if session.dialogue else ""
     if session.answer is None or session.answer.present or asks_for_mask(question):
         return ""
     return 'No segmentation mask was asked for. Tick "Ask for a mask" and try again.'
 
 
-def said(see: str, say: str, segment: str = PENDING, kind: str = "") -> str:
+def answer_summary(see: str, say: str, segment: str = PENDING, kind: str = "") -> str:
     """See, Say, Segment.
 
     Args:
@@ -68,8 +68,8 @@ def said(see: str, say: str, segment: str = PENDING, kind: str = "") -> str:
 
 def links(token: str) -> str:
     """Links to the files of the session with this token."""
-    made = [
+    anchors = [
         f'<a href="download/{token}/{name}" download="{name}">{shown}</a>'
         for name, shown in FILES.items()
     ]
-    return f"<span>Download</span>{''.join(made)}"
+    return f"<span>Download</span>{''.join(anchors)}"

@@ -17,7 +17,7 @@ from dataset.annotation_index import AnnotationIndex
 from dataset.json_files import read_lists
 from dataset.refer.refs_file import load_refs, refs_file, refs_of_pickle
 from utils.cli.entry_point import cli
-from utils.errors import InputError
+from utils.files import write_json
 
 KIND = "refer2"
 _FORM = "COCO's JSON with images and annotations"
@@ -193,12 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     out = given.out or given.file.with_suffix(".json")
     refs = [_short(ref) for ref in refs_of_pickle(given.file)]
-    part = out.with_name(f"{out.name}.part")
-    try:
-        part.write_text(json.dumps(refs), encoding="utf-8")
-        part.replace(out)
-    except OSError as error:
-        raise InputError(f"cannot write {out} ({error}): name another place") from error
+    write_json(out, refs, "name another place", indent=None)
     print(f"{len(refs)} refs written to {out}")
 
 

@@ -19,7 +19,7 @@ from model.inference.seg_states import SegStates
 from model.read_model import ReadForCausalLM
 from model.sasp import SaspParams
 from utils.errors import InputError
-from utils.evaluation.variants import MaskOutcome
+from utils.evaluation.evaluator import MaskOutcome
 from utils.protocol.constants import IGNORE_LABEL
 
 CELLS_AT_ONCE = 32 * 64 * 64

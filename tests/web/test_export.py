@@ -11,7 +11,8 @@ from pycocotools import mask as coco_mask
 
 from tests.web.test_polygons import fill
 from utils.protocol.rle import decode_mask
-from web.drawing import COLOURS, Renderer, png
+from utils.reports.visualize import encode_png
+from web.drawing import COLOURS, Renderer
 from web.export import FILES, export
 
 
@@ -52,13 +53,15 @@ def test_another_name_is_no_file(segments):
 def test_places_on_what_is_shown_are_places_in_the_image(size):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (*size, 3), dtype=np.uint8)
-    canvas = Renderer(image)
-    height, width = canvas.size
+    renderer = Renderer(image)
+    height, width = renderer.size
     assert 300 < max(height, width) <= 1600 and abs(height / width - size[0] / size[1]) < 0.01
-    np.testing.assert_allclose(canvas.in_image(-0.5, -0.5), (-0.5, -0.5))
-    corner = canvas.in_image(width - 0.5, height - 0.5)
+    np.testing.assert_allclose(renderer.in_image(-0.5, -0.5), (-0.5, -0.5))
+    corner = renderer.in_image(width - 0.5, height - 0.5)
     np.testing.assert_allclose(corner, (size[1] - 0.5, size[0] - 0.5), atol=1)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(canvas.plain)))), canvas.plain)
+    assert np.array_equal(
+        np.asarray(Image.open(io.BytesIO(encode_png(renderer.plain, level=1)))), renderer.plain
+    )
 
 
 def test_each_layer_has_its_colour():
@@ -69,12 +72,12 @@ def test_each_layer_has_its_colour():
         SimpleNamespace(mask=m, points=np.array([[400.0, 250.0]]), point_labels=np.array([1]))
         for m in mask
     ]
-    canvas = Renderer(grey)
-    both = canvas.overlay(segments, [0, 1], None)
+    renderer = Renderer(grey)
+    both = renderer.overlay(segments, [0, 1], None)
     for row, colour in ((125, "cyan"), (375, "magenta")):
         expected = np.array(COLOURS[colour]) * (3 + 2 * 128 / 255) / 5
         np.testing.assert_allclose(both[row, 250], expected, atol=1)
     assert np.array_equal(both[250, 250], grey[0, 0])
-    assert np.array_equal(canvas.overlay(segments, [1], None)[125, 250], grey[0, 0])
-    assert not np.array_equal(canvas.overlay(segments, [], 0)[250, 400], grey[0, 0])
-    assert np.array_equal(canvas.plain, grey)
+    assert np.array_equal(renderer.overlay(segments, [1], None)[125, 250], grey[0, 0])
+    assert not np.array_equal(renderer.overlay(segments, [], 0)[250, 400], grey[0, 0])
+    assert np.array_equal(renderer.plain, grey)

@@ -14,7 +14,7 @@ from web.engine import Engine
 from web.session import MODES, Session
 from web.sessions import Sessions
 from web.uploads import Uploads
-from web.widgets import about
+from web.widgets import answer_status
 
 QUESTION = QUESTIONS[0]
 """Answered with two `[SEG]`."""
@@ -69,13 +69,13 @@ def same(some, others) -> bool:
 def place(session, x, y) -> list[float]:
     """Where on the shown image a pixel of the image is."""
     height, width = session.size
-    shown_height, shown_width = session.canvas.size
+    shown_height, shown_width = session.renderer.size
     return [(x + 0.5) * shown_width / width, (y + 0.5) * shown_height / height]
 
 
 def test_an_answer_is_that_of_the_reader(asked, reader, image):
     plain = reader.segment(image, QUESTION, max_new_tokens=LIMITS.new_tokens)
-    assert asked.answer.text == plain.text and asked.talk == [(QUESTION, plain.text)]
+    assert asked.answer.text == plain.text and asked.dialogue == [(QUESTION, plain.text)]
     assert asked.answer.token_ids == plain.token_ids and asked.answer.present
     assert same(masks(asked), fresh(reader, image)) and len(masks(asked)) == 2
     assert np.array_equal(asked.answer.mask, plain.mask)
@@ -149,7 +149,7 @@ def test_layers_are_shown_one_by_one(asked):
     asked.show([1])
     assert asked.layers()[1] == [1] and not np.array_equal(asked.overlay(False), both)
     asked.show([])
-    assert np.array_equal(asked.overlay(False), asked.canvas.plain)
+    assert np.array_equal(asked.overlay(False), asked.renderer.plain)
 
 
 def test_an_image_without_a_mask(session, upload, reader, monkeypatch):
@@ -158,7 +158,9 @@ def test_an_image_without_a_mask(session, upload, reader, monkeypatch):
     session.open(upload)
     list(session.ask("cat", {}))
     assert not session.answer.present and masks(session) == []
-    assert session.similarity() is None and np.array_equal(session.overlay(), session.canvas.plain)
+    assert session.similarity() is None and np.array_equal(
+        session.overlay(), session.renderer.plain
+    )
     session.set({"num_points": 3})
     with pytest.raises(InputError, match="no answer to change"):
         session.click([1, 1], "positive")
@@ -173,7 +175,7 @@ def test_follow_up_questions_run_no_encoder(asked, reader):
     list(asked.ask(QUESTIONS[2], {}))
     for hook in hooks:
         hook.remove()
-    assert ran == [] and len(asked.talk) == 2
+    assert ran == [] and len(asked.dialogue) == 2
 
 
 def test_the_phrase_of_the_evaluation_is_asked_with_and_recommended(reader, upload):
@@ -182,11 +184,11 @@ def test_the_phrase_of_the_evaluation_is_asked_with_and_recommended(reader, uplo
     hinted = set()
     for question in QUESTIONS:
         list(session.ask(question, {}, ask_for_mask=True))
-        assert session.talk[-1][0] == session.asking == f"{question} {PHRASE}"
-        assert "Tick" not in about(session)
+        assert session.dialogue[-1][0] == session.pending_question == f"{question} {PHRASE}"
+        assert "Tick" not in answer_status(session)
         list(session.ask(question, {}))
-        assert session.talk[-1][0] == session.asking == question
-        hint = "Tick" in about(session)
+        assert session.dialogue[-1][0] == session.pending_question == question
+        hint = "Tick" in answer_status(session)
         assert hint == (not session.answer.present)
         hinted.add(hint)
     assert hinted == {True, False}
@@ -195,11 +197,11 @@ def test_the_phrase_of_the_evaluation_is_asked_with_and_recommended(reader, uplo
 def test_another_image_forgets_the_talk(asked, upload, tmp_path):
     token = asked.token
     asked.open(upload)
-    assert asked.talk and asked.token == token
+    assert asked.dialogue and asked.token == token
     copy = tmp_path / "other.png"
     copy.write_bytes(Path(upload).read_bytes())
     asked.open(str(copy))
-    assert not asked.talk and asked.answer is None and asked.token != token
+    assert not asked.dialogue and asked.answer is None and asked.token != token
     with pytest.raises(InputError):
         asked.open(str(tmp_path / "none.png"))
     with pytest.raises(InputError, match="open an image"):
@@ -273,7 +275,7 @@ def test_many_visitors_at_once(reader, upload, image):
         thread.join()
     for session, question in zip(sessions, questions, strict=True):
         assert same(masks(session), fresh(reader, image, question, num_points=3))
-        assert session.talk[0][0] == question
+        assert session.dialogue[0][0] == question
 
 
 def test_visitors_make_room_and_leave(session, tmp_path):
@@ -284,18 +286,18 @@ def test_visitors_make_room_and_leave(session, tmp_path):
         made.append(Session(session.engine, LIMITS))
         return made[-1]
 
-    visitors = Sessions(make, most=2, seconds=10, clock=lambda: now[0])
-    one, two = visitors.enter("one"), visitors.enter("two")
-    assert visitors.enter("one") is one and visitors.by_token(two.token) is two
+    sessions = Sessions(make, most=2, seconds=10, clock=lambda: now[0])
+    one, two = sessions.enter("one"), sessions.enter("two")
+    assert sessions.enter("one") is one and sessions.by_token(two.token) is two
     drawn = Uploads(tmp_path, LIMITS).write(b"png", two.drawn)
-    three = visitors.enter("three")
+    three = sessions.enter("three")
     assert not drawn.exists()
-    assert visitors.find("two") is None and visitors.find("one") is one and len(visitors) == 2
+    assert sessions.find("two") is None and sessions.find("one") is one and len(sessions) == 2
     now[0] = 9.0
-    assert visitors.find("three") is three
+    assert sessions.find("three") is three
     now[0] = 11.0
-    assert visitors.find("one") is None and visitors.find("three") is three
-    visitors.leave("three")
-    visitors.leave(None)
-    assert visitors.find(None) is None and len(visitors) == 0
-    assert visitors.by_token(three.token) is None
+    assert sessions.find("one") is None and sessions.find("three") is three
+    sessions.leave("three")
+    sessions.leave(None)
+    assert sessions.find(None) is None and len(sessions) == 0
+    assert sessions.by_token(three.token) is None

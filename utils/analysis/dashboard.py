@@ -26,6 +26,7 @@ from utils.analysis.records import (
     read_analysis,
 )
 from utils.errors import InputError
+from utils.files import write_file
 from utils.reports.charts import MAX_LINES, Curve, line_chart
 from utils.reports.page import ASSETS, fill_template, number
 
@@ -84,15 +85,10 @@ def write_dashboard(folder: str | Path) -> Path:
             "analyze_read.py writes it"
         )
     models = [
-        ModelAnalysis(place.name, list(read_analysis(place)), _summary(place), _config(place))
+        ModelAnalysis(place.name, read_analysis(place), _summary(place), _config(place))
         for place in places
     ]
-    path = folder / DASHBOARD_FILE
-    try:
-        path.write_text(page(models), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    return path
+    return write_file(folder / DASHBOARD_FILE, page(models))
 
 
 def page(models: Sequence[ModelAnalysis]) -> str:
@@ -118,10 +114,12 @@ def page_data(models: Sequence[ModelAnalysis]) -> dict[str, Any]:
     """
     by_key: dict[tuple[tuple[int, int], str, str], list[QuestionAnalysis | None]] = {}
     for place, model in enumerate(models):
-        for found in model.questions:
-            key = found.key, found.question, Path(found.image).name
-            by_key.setdefault(key, [None] * len(models))[place] = found
-    drawn = {name for row in by_key.values() for found in row if found for name in found.images}
+        for question in model.questions:
+            key = question.key, question.question, Path(question.image).name
+            by_key.setdefault(key, [None] * len(models))[place] = question
+    drawn = {
+        name for row in by_key.values() for question in row if question for name in question.images
+    }
     return {
         "models": [model.name for model in models],
         "columns": [column for column in _columns() if column["id"] in drawn],
@@ -138,30 +136,30 @@ def _columns() -> Iterable[dict[str, Any]]:
 
 
 def _question(row: Sequence[QuestionAnalysis | None]) -> dict[str, Any]:
-    first = next(found for found in row if found is not None)
+    first = next(question for question in row if question is not None)
     return {
         "text": first.question,
         "kind": first.kind,
         "image": first.image,
         "truth": first.truth_present,
         "size": list(first.size),
-        "answers": [None if found is None else _answer(found) for found in row],
+        "answers": [None if question is None else _answer(question) for question in row],
     }
 
 
-def _answer(found: QuestionAnalysis) -> dict[str, Any]:
+def _answer(question: QuestionAnalysis) -> dict[str, Any]:
     """What a model made of a question. Images: one name's beginning, and the names behind it."""
-    scores = {name: found.iou(name) for name in found.masks}
-    scores |= {name: score.best_s_iou for name, score in found.maps.items()}
-    points = found.points
-    layers = {name: file for name, file in found.images.items() if name != "image"}
+    scores = {name: question.iou(name) for name in question.masks}
+    scores |= {name: score.best_s_iou for name, score in question.maps.items()}
+    points = question.points
+    layers = {name: file for name, file in question.images.items() if name != "image"}
     ends = {name: f"{name}.png" for name in layers}
     starts = {file.removesuffix(ends[name]) for name, file in layers.items()}
     regular = len(starts) == 1 and all(file.endswith(ends[name]) for name, file in layers.items())
     common = starts.pop() if regular else ""
     return {
-        "text": found.answer,
-        "present": found.present,
+        "text": question.answer,
+        "present": question.present,
         "scores": {
             name: round(value, 4)
             for name, value in scores.items()
@@ -170,7 +168,7 @@ def _answer(found: QuestionAnalysis) -> dict[str, Any]:
         "points": None
         if points is None
         else [points.positive_inside, points.positive, points.negative_outside, points.negative],
-        "image": found.images.get("image"),
+        "image": question.images.get("image"),
         "start": common,
         "layers": list(layers) if common else layers,
     }
@@ -190,21 +188,18 @@ def measure_tables(models: Sequence[ModelAnalysis]) -> list[MeasureTable]:
     tables = []
     for group in groups:
         measures = [model.summary.get("measures", {}).get(group, {}) for model in models]
-        names = list(dict.fromkeys(name for found in measures for name in found))
-        rows = [(name, [_cell(found.get(name)) for found in measures]) for name in names]
+        names = list(dict.fromkeys(name for table in measures for name in table))
+        rows = [(name, [_cell(table.get(name)) for table in measures]) for name in names]
         if rows:
             tables.append(MeasureTable("all questions" if group == ALL else group, rows))
     return tables
 
 
 def _cell(measure: dict[str, float | None] | None) -> tuple[str, str]:
-    if not measure or measure["value"] is None:
-        return number(None), ""
-    low, high = measure.get("low"), measure.get("high")
+    value, low, high = ((measure or {}).get(name) for name in ("value", "low", "high"))
     if low is None or high is None:
-        return number(measure["value"]), ""
-    joint = "–" if low >= 0 else " to "
-    return number(measure["value"]), f"{number(low)}{joint}{number(high)}"
+        return number(value), ""
+    return number(value), f"{number(low)}{'–' if low >= 0 else ' to '}{number(high)}"
 
 
 def layer_chart(models: Sequence[ModelAnalysis]) -> str | None:
@@ -212,18 +207,9 @@ def layer_chart(models: Sequence[ModelAnalysis]) -> str | None:
     curves = []
     for model in models:
         layers = sorted((int(k), cell) for k, cell in model.summary.get("layers", {}).items())
-        told = [(k, cell) for k, cell in layers if cell["value"] is not None]
-        curves.append(
-            Curve(
-                model.name,
-                [(k, cell["value"]) for k, cell in told],
-                [
-                    (k, cell["low"], cell["high"])
-                    for k, cell in told
-                    if cell["low"] is not None and cell["high"] is not None
-                ],
-            )
-        )
+        pairs = [(k, cell["value"]) for k, cell in layers if cell["value"] is not None]
+        band = [(k, cell["low"], cell["high"]) for k, cell in layers if cell["low"] is not None]
+        curves.append(Curve(model.name, pairs, band))
     curves = curves[:MAX_LINES]
     if not any(len(curve.pairs) > 1 for curve in curves):
         return None

@@ -10,10 +10,11 @@ summary.json, summary.csv, questions.csv, layers.csv
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from utils.analysis.records import (
     SUMMARY_FILE,
     QuestionAnalysis,
     read_analysis,
-    to_line,
 )
 from utils.analysis.summary import summarise
 from utils.errors import InputError
 from utils.evaluation.predictions import RUN_FILE
+from utils.files import append_lines, mend_lines, write_file, write_json
 
+TABLES_AGAIN = "make room, then analyze_read.py --cmd dashboard writes the tables again"
 IMAGES = "images"
 FORMER_IMAGES = "pictures"  # the folder's name in version 0.1.0
 
@@ -41,7 +43,7 @@ class AnalysisFile:
         folder: the model's; exists.
 
     Attributes:
-        found: the questions that were there when the file was opened.
+        questions: those that were there when the file was opened.
 
     Raises:
         InputError: a line is damaged, other than a half-written last one, which is cut off.
@@ -49,15 +51,9 @@ class AnalysisFile:
 
     def __init__(self, folder: str | Path):
         self.path = Path(folder) / QUESTIONS_FILE
-        self.found: list[QuestionAnalysis] = []
-        if self.path.exists():
-            self.found = list(read_analysis(folder))
-            text = "".join(to_line(one) + "\n" for one in self.found)
-            if text.encode() != self.path.read_bytes():
-                partial = self.path.with_suffix(".partial")
-                partial.write_text(text, encoding="utf-8")
-                os.replace(partial, self.path)
-        self._keys = {one.key for one in self.found}
+        self.questions = read_analysis(folder) if self.path.exists() else []
+        mend_lines(self.path, map(asdict, self.questions))
+        self._keys = {one.key for one in self.questions}
 
     @property
     def first_open(self) -> int:
@@ -71,18 +67,9 @@ class AnalysisFile:
         """Whether a question was there when the file was opened."""
         return (image_index, number) in self._keys
 
-    def write(self, found: Sequence[QuestionAnalysis]) -> None:
+    def write(self, questions: Sequence[QuestionAnalysis]) -> None:
         """Append questions; they are on the disk when this returns."""
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(to_line(one) + "\n" for one in found))
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise InputError(
-                f"cannot write {self.path} ({error.strerror}): make room, then start the same "
-                "command again; it goes on where it stopped"
-            ) from error
+        append_lines(self.path, map(asdict, questions))
 
 
 def forget_analysis(folder: str | Path) -> None:
@@ -105,21 +92,13 @@ def write_tables(folder: str | Path) -> dict[str, Any]:
         InputError: no questions there, or a file cannot be written.
     """
     folder = Path(folder)
-    records = list(read_analysis(folder))
+    records = read_analysis(folder)
     summary = summarise(records, folder.name, _notes(folder))
-    try:
-        text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
-        (folder / SUMMARY_FILE).write_text(text + "\n", encoding="utf-8")
-        _write_csv(folder / "summary.csv", _summary_rows(summary))
-        _write_csv(folder / "questions.csv", _question_rows(records))
-        layers = [{"layer": layer, **cell} for layer, cell in summary["layers"].items()]
-        if layers:
-            _write_csv(folder / "layers.csv", layers)
-    except OSError as error:
-        raise InputError(
-            f"cannot write the tables in {folder} ({error.strerror}): make room, then "
-            "analyze_read.py --cmd dashboard writes them"
-        ) from error
+    write_json(folder / SUMMARY_FILE, summary, TABLES_AGAIN, allow_nan=False)
+    _write_csv(folder / "summary.csv", _summary_rows(summary))
+    _write_csv(folder / "questions.csv", _question_rows(records))
+    if layers := [{"layer": layer, **cell} for layer, cell in summary["layers"].items()]:
+        _write_csv(folder / "layers.csv", layers)
     return summary
 
 
@@ -156,30 +135,31 @@ def _summary_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
 def _question_rows(records: Sequence[QuestionAnalysis]) -> list[dict[str, Any]]:
     """A row for each question; an empty cell is something that it does not have."""
     rows = []
-    for found in records:
+    for question in records:
         row: dict[str, Any] = {
-            name: getattr(found, name)
+            name: getattr(question, name)
             for name in ("image_index", "number", "image", "kind", "question", "answer")
         }
-        row |= {"present": found.present, "truth_present": found.truth_present}
-        row |= {f"IoU {heading}": found.iou(mask) for mask, heading in MASKS.items()}
+        row |= {"present": question.present, "truth_present": question.truth_present}
+        row |= {f"IoU {heading}": question.iou(mask) for mask, heading in MASKS.items()}
         for name, heading in MAPS.items():
-            score = found.maps.get(name)
+            score = question.maps.get(name)
             row[f"S-IoU {heading}"] = score.s_iou if score else None
             row[f"best S-IoU {heading}"] = score.best_s_iou if score else None
             row[f"best threshold {heading}"] = score.best_threshold if score else None
         for name in ("positive", "positive_inside", "negative", "negative_outside"):
-            row[f"points {name}"] = getattr(found.points, name) if found.points else None
-        for pair, both in found.correlations.items():
+            row[f"points {name}"] = getattr(question.points, name) if question.points else None
+        for pair, both in question.correlations.items():
             row |= {f"Pearson {pair}": both.pearson, f"rank {pair}": both.rank}
-        row |= {f"layer {layer}": value for layer, value in found.layers.items()}
+        row |= {f"layer {layer}": value for layer, value in question.layers.items()}
         rows.append(row)
     return rows
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, names)
-        table.writeheader()
-        table.writerows(rows)
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, names)
+    table.writeheader()
+    table.writerows(rows)
+    write_file(path, text.getvalue(), TABLES_AGAIN)

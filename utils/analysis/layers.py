@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.errors import InputError
+from utils.files import writing
 from utils.protocol.constants import IGNORE_LABEL
 from utils.reports.visualize import (
     IGNORED_COLOUR,
@@ -20,6 +20,7 @@ from utils.reports.visualize import (
     NEGATIVE_COLOUR,
     POSITIVE_COLOUR,
     TRUTH_COLOUR,
+    encode_png,
     fit,
     tint,
 )
@@ -74,17 +75,14 @@ def draw_question(
     layers |= {name: mask_layer(shown, _shrink(mask, size)) for name, mask in masks.items()}
     if truth is not None:
         layers["truth"] = truth_layer(shown, _shrink(truth, size))
-    try:
-        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        files = {"image": _base(image, shown, folder)}
+    base = f"{FOLDER}/{hashlib.sha256(image.tobytes()).hexdigest()[:16]}.png"  # of all its pixels
+    files = {"image": base, **{name: f"{FOLDER}/{stem}_{name}.png" for name in layers}}
+    remedy = "give another --out, or make room; what is written stays usable"
+    with writing(folder / base, remedy):
+        if not (folder / base).is_file():
+            (folder / base).write_bytes(encode_png(shown))
         for name, layer in layers.items():
-            files[name] = f"{FOLDER}/{stem}_{name}.png"
-            (folder / files[name]).write_bytes(_png(layer))
-    except OSError as error:
-        raise InputError(
-            f"cannot write below {folder} ({error.strerror or error}): give another --out, or make "
-            "room; what is written stays usable"
-        ) from error
+            (folder / files[name]).write_bytes(encode_png(layer))
     return files
 
 
@@ -197,19 +195,3 @@ def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if small.shape[:2] == size:
         return small
     return cv2.resize(small, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
-
-
-def _base(image: np.ndarray, shown: np.ndarray, folder: Path) -> str:
-    """Write the image as it is shown, if it is not there yet; its name is made from all pixels
-    of `image`."""
-    name = f"{FOLDER}/{hashlib.sha256(image.tobytes()).hexdigest()[:16]}.png"
-    if not (folder / name).is_file():
-        (folder / name).write_bytes(_png(shown))
-    return name
-
-
-def _png(image: np.ndarray) -> bytes:
-    """RGB or RGBA as PNG."""
-    order = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
-    level = [cv2.IMWRITE_PNG_COMPRESSION, 6]
-    return cv2.imencode(".png", cv2.cvtColor(image, order), level)[1].tobytes()

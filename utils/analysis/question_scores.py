@@ -22,25 +22,27 @@ def is_known(truth: np.ndarray) -> bool:
     return bool((truth != IGNORE_LABEL).any())
 
 
-def analyse_question(image_index: int, number: int, item: EvalItem, seen: Any) -> QuestionAnalysis:
+def analyse_question(image_index: int, number: int, item: EvalItem, trace: Any) -> QuestionAnalysis:
     """Scores of a question; see `utils.analysis.map_scores`.
 
     Args:
         image_index: index of the image in the data.
         number: index of the question among those about it.
         item: the image with its questions.
-        seen: `model.analysis.probe.SegTrace`.
+        trace: `model.analysis.probe.SegTrace`.
     """
-    question, answer, size = item.questions[number], seen.answer, item.image.shape[:2]
+    question, answer, size = item.questions[number], trace.answer, item.image.shape[:2]
     truth, known = question.truth, is_known(question.truth)
-    found: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
     if known:
-        masks = {**seen.masks, FINAL: answer.mask}
-        found["masks"] = {name: _overlap(mask, truth) for name, mask in masks.items()}
+        masks = {**trace.masks, FINAL: answer.mask}
+        scores["masks"] = {name: _overlap(mask, truth) for name, mask in masks.items()}
     if (truth == 1).any():
-        found["maps"] = {name: score_map(one.over(size), truth) for name, one in seen.maps.items()}
-        found["layers"] = {n: best_s_iou(one.over(size), truth) for n, one in seen.layers.items()}
-        found["points"] = score_points(seen.points, seen.labels, truth)
+        scores["maps"] = {
+            name: score_map(one.over(size), truth) for name, one in trace.maps.items()
+        }
+        scores["layers"] = {n: best_s_iou(one.over(size), truth) for n, one in trace.layers.items()}
+        scores["points"] = score_points(trace.points, trace.labels, truth)
     return QuestionAnalysis(
         image_index=image_index,
         number=number,
@@ -51,8 +53,8 @@ def analyse_question(image_index: int, number: int, item: EvalItem, seen: Any) -
         present=bool(answer.present),
         truth_present=question.exists if known else None,
         size=size,
-        correlations=correlations(seen.maps),
-        **found,
+        correlations=correlations(trace.maps),
+        **scores,
     )
 
 

@@ -7,12 +7,12 @@ of `MASKS`; a map or mask that a model cannot give is absent.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from utils.errors import InputError
+from utils.files import read_lines
 from utils.protocol.constants import PROMPTS
 
 QUESTIONS_FILE = "questions.jsonl"
@@ -126,18 +126,13 @@ class QuestionAnalysis:
         return intersection / union if union else 1.0
 
 
-def to_line(found: QuestionAnalysis) -> str:
-    """One line of JSON."""
-    return json.dumps(asdict(found), ensure_ascii=False)
-
-
-def from_line(line: str) -> QuestionAnalysis:
-    """A line as it was written.
+def question_of(raw: dict[str, Any]) -> QuestionAnalysis:
+    """A question from the plain data of its line (`dataclasses.asdict`).
 
     Raises:
         ValueError, KeyError, TypeError: it is none.
     """
-    raw = _current_names(json.loads(line))
+    raw = _current_names(raw)
     raw["size"] = tuple(raw["size"])
     raw["masks"] = {name: tuple(pair) for name, pair in raw["masks"].items()}
     raw["maps"] = {name: MapScore(**score) for name, score in raw["maps"].items()}
@@ -156,7 +151,7 @@ def _current_names(raw: dict) -> dict:
     return raw
 
 
-def read_analysis(folder: str | Path) -> Iterator[QuestionAnalysis]:
+def read_analysis(folder: str | Path) -> list[QuestionAnalysis]:
     """The questions that one model's folder holds.
 
     Raises:
@@ -164,25 +159,6 @@ def read_analysis(folder: str | Path) -> Iterator[QuestionAnalysis]:
             and is left out then).
     """
     path = Path(folder) / QUESTIONS_FILE
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise InputError(
-            f"no analysis at {path} ({error.strerror}); write one with analyze_read.py"
-        ) from error
-    yield from _parsed(path, lines)
-
-
-def _parsed(path: Path, lines: list[str]) -> Iterable[QuestionAnalysis]:
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            yield from_line(line)
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                return
-            raise InputError(
-                f"{path}, line {number} is not a question's analysis ({error}); remove the line, "
-                "or analyse again with --no_resume"
-            ) from error
+    if not path.is_file():
+        raise InputError(f"no analysis at {path}; write one with analyze_read.py")
+    return read_lines(path, "remove the line, or analyse again with --no_resume", question_of)

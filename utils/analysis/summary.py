@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from utils.analysis.records import MAPS, MASKS, QuestionAnalysis
-from utils.evaluation.bootstrap import LEVEL, RESAMPLES, SEED, number_images, resample_weights
+from utils.evaluation.bootstrap import SEED, image_sums, percentile_interval, resample
 from utils.metrics import IOU_EPSILON
 
 ALL = "all"
@@ -33,27 +33,27 @@ Terms = dict[str, tuple[float, float]]
 """Measure -> (part, whole) that a question adds to its sums."""
 
 
-def terms_of(found: QuestionAnalysis) -> Terms:
+def terms_of(question: QuestionAnalysis) -> Terms:
     """What a question adds to every measure, in the order of the tables."""
     terms: Terms = {}
     for name, heading in MAPS.items():
-        if name in found.maps:
-            terms[f"S-IoU {heading}"] = found.maps[name].s_iou, 1
-            terms[f"best S-IoU {heading}"] = found.maps[name].best_s_iou, 1
-    if found.points is not None:
-        points = found.points
+        if name in question.maps:
+            terms[f"S-IoU {heading}"] = question.maps[name].s_iou, 1
+            terms[f"best S-IoU {heading}"] = question.maps[name].best_s_iou, 1
+    if question.points is not None:
+        points = question.points
         terms["positive points inside"] = points.positive_inside, points.positive
         terms["negative points outside"] = points.negative_outside, points.negative
     for name, heading in MASKS.items():
-        if name in found.masks:
-            both, either = found.masks[name]
+        if name in question.masks:
+            both, either = question.masks[name]
             terms[f"gIoU {heading}"] = both / (either + IOU_EPSILON) if either else 1.0, 1
             terms[f"cIoU {heading}"] = both, either
-    for pair, both_ways in found.correlations.items():
+    for pair, both_ways in question.correlations.items():
         if both_ways.pearson is not None and both_ways.rank is not None:
             terms[f"Pearson {pair}"] = both_ways.pearson, 1
             terms[f"rank {pair}"] = both_ways.rank, 1
-    for layer, value in found.layers.items():
+    for layer, value in question.layers.items():
         terms[f"{_LAYER}{layer}"] = value, 1
     return terms
 
@@ -73,19 +73,22 @@ def summarise(
         "layers": {layer: {"value", "low", "high"}}, "notes"}; a value is None where there is
         nothing to tell. Kinds are told where there are several.
     """
-    records = sorted(records, key=lambda found: found.key)
-    terms = [terms_of(found) for found in records]
+    records = sorted(records, key=lambda question: question.key)
+    terms = [terms_of(question) for question in records]
     names = _ordered(terms)
-    kinds = sorted({found.kind for found in records if found.kind})
+    kinds = sorted({question.kind for question in records if question.kind})
     groups = {ALL: np.ones(len(records), bool)}
-    if len({found.kind for found in records}) > 1:
-        kind_of = np.array([found.kind for found in records], dtype=object)
+    if len({question.kind for question in records}) > 1:
+        kind_of = np.array([question.kind for question in records], dtype=object)
         groups |= {kind: kind_of == kind for kind in kinds}
-    sums = _image_sums(records, terms, names, list(groups.values()))
-    there = np.array([found.truth_present is True for found in records], bool)
+    pairs = np.array([[one.get(name, (0, 0)) for name in names] for one in terms], np.float64)
+    pairs = pairs.reshape(len(records), len(names), 2)
+    columns = np.concatenate([pairs[..., 0], pairs[..., 1]], axis=1)
+    sums = image_sums(columns, [one.image for one in records], list(groups.values()))
+    there = np.array([question.truth_present is True for question in records], bool)
     for number, group in enumerate(groups.values()):
         if not (group & there).any():
-            sums[:, number, :, [name.startswith("cIoU") for name in names]] = 0
+            sums[number, :, [name.startswith("cIoU") for name in names] * 2] = 0
     tables = {
         group: dict(zip(names, cells, strict=True))
         for group, cells in zip(groups, _measured(sums), strict=True)
@@ -119,59 +122,28 @@ def _ordered(terms: Sequence[Terms]) -> list[str]:
     return [name for name in fixed if name in names] + rest + layers
 
 
-def _image_sums(
-    records: Sequence[QuestionAnalysis],
-    terms: Sequence[Terms],
-    names: Sequence[str],
-    groups: Sequence[np.ndarray],
-) -> np.ndarray:
-    """Sums of parts and wholes over the questions about each image: float64[2, G, C, K]."""
-    image, images = number_images([found.image for found in records])
-    columns = np.array([[one.get(name, (0.0, 0.0)) for name in names] for one in terms], np.float64)
-    columns = columns.reshape(len(records), len(names), 2)
-    sums = np.zeros((2, len(groups), images, len(names)))
-    for number, group in enumerate(groups):
-        for part in range(2):
-            np.add.at(sums[part, number], image[group], columns[group, :, part])
-    return sums
-
-
 def _measured(sums: np.ndarray) -> list[list[dict[str, float | None]]]:
-    """For each group and measure its value and the ends of its interval."""
-    _, groups, images, width = sums.shape
-    values = _ratio(sums.sum(axis=2))
-    flat = sums.transpose(2, 0, 1, 3).reshape(images, 2 * groups * width)
-    generator = np.random.default_rng(SEED)
-    drawn = [
-        _ratio((weights @ flat).reshape(len(weights), 2, groups, width).swapaxes(0, 1))
-        for weights in resample_weights(max(images, 1), RESAMPLES, generator)
-        if images
-    ]
-    samples = np.concatenate(drawn) if drawn else np.full((1, groups, width), np.nan)
-    several = (sums[1] > 0).sum(axis=1) > 1
+    """For each group and measure its value and the ends of its interval.
+
+    Args:
+        sums: float64[G, C, 2K]: the parts of K measures, then their wholes.
+    """
+    samples = _ratio(resample(sums, np.random.default_rng(SEED)))
+    several = (np.split(sums, 2, axis=2)[1] > 0).sum(axis=1) > 1
+    samples[:, ~several] = np.nan
+    ends = percentile_interval(samples.reshape(len(samples), -1)).reshape(*several.shape, 2)
+    cells = np.concatenate([_ratio(sums.sum(axis=1))[..., None], ends], axis=2).tolist()
     return [
-        [
-            _cell(float(values[g, k]), samples[:, g, k] if several[g, k] else samples[:0, g, k])
-            for k in range(width)
-        ]
-        for g in range(groups)
+        [dict(zip(("value", "low", "high"), map(_plain, c), strict=True)) for c in r] for r in cells
     ]
-
-
-def _ratio(sums: np.ndarray) -> np.ndarray:
-    """float64[2, ...] parts and wholes -> float64[...], NaN without a whole."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(sums[1] > 0, sums[0] / sums[1], np.nan)
-
-
-def _cell(value: float, samples: np.ndarray) -> dict[str, float | None]:
-    counted = samples[np.isfinite(samples)]
-    if len(counted):
-        low, high = map(float, np.quantile(counted, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
-    else:
-        low = high = float("nan")
-    return {name: _plain(v) for name, v in (("value", value), ("low", low), ("high", high))}
 
 
 def _plain(value: float) -> float | None:
     return value if np.isfinite(value) else None
+
+
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    """float64[..., 2K] parts and wholes -> float64[..., K], NaN without a whole."""
+    parts, wholes = np.split(sums, 2, axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(wholes > 0, parts / wholes, np.nan)

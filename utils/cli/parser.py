@@ -22,6 +22,7 @@ import yaml
 from utils.cli.entry_point import let_first_rank_tell
 from utils.cli.flags import Flag, convert, flags_of
 from utils.errors import EXIT_CODE, InputErrors
+from utils.files import write_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NO_VALUE = object()
@@ -284,9 +285,7 @@ def save(options: Any, path: str | Path) -> None:
         for name, flag in flags_of(type(options)).items()
         if flag.path and getattr(options, name) and os.path.exists(getattr(options, name))
     }
-    partial = Path(f"{path}.partial")
-    partial.write_text(to_text(dataclasses.replace(options, **absolute)), encoding="utf-8")
-    os.replace(partial, path)
+    write_file(path, to_text(dataclasses.replace(options, **absolute)))
 
 
 def load(cls: type[Options], path: str | Path) -> Options:

@@ -16,17 +16,9 @@ from typing import Any
 import numpy as np
 
 from utils.errors import InputError
-from utils.evaluation.bootstrap import (
-    LEVEL,
-    RESAMPLES,
-    SEED,
-    image_sums,
-    number_images,
-    percentile_interval,
-    question_sums,
-    resampled_metrics,
-)
-from utils.evaluation.evaluator import EvalResult, Record
+from utils.evaluation.bootstrap import METHOD, SEED, percentile_interval, resampled_metrics
+from utils.evaluation.evaluator import EvalResult
+from utils.evaluation.group_scores import ends_of, sums_of
 from utils.protocol.constants import PROMPTS
 
 METRICS = {"giou": "gIoU", "ciou": "cIoU", "see_accuracy": "See", "segment": "Segment"}
@@ -86,10 +78,10 @@ class SettingScores:
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
 
-        def plain(found: Mapping[str, Measured]) -> dict[str, Any]:
+        def plain(metrics: Mapping[str, Measured]) -> dict[str, Any]:
             return {
                 name: {"value": m.value, "interval": list(m.interval) if m.interval else None}
-                for name, m in found.items()
+                for name, m in metrics.items()
             }
 
         return {
@@ -106,15 +98,8 @@ def variant(result: EvalResult, number: int) -> EvalResult:
     records = []
     for record in result.records:
         present, both, either = (record.sweep_outcomes or [])[number]
-        records.append(
-            replace(
-                record,
-                present=present,
-                intersection=int(both),
-                union=int(either),
-                sweep_outcomes=None,
-            )
-        )
+        outcome: dict[str, Any] = {"present": present, "intersection": both, "union": either}
+        records.append(replace(record, **outcome, sweep_outcomes=None))
     return EvalResult(records, result.skipped)
 
 
@@ -141,7 +126,7 @@ def score_settings(
     results = [result, *(variant(result, number) for number in range(len(others)))]
     values = [_metrics(one) for one in results]
     drawn = _resampled(results)
-    found = []
+    scores = []
     for number, params in enumerate([own, *others]):
         metrics, minus = {}, {}
         for name, value in values[number].items():
@@ -150,8 +135,8 @@ def score_settings(
             if number:
                 other = values[0][name]
                 minus[name] = _measured(value - other, column - drawn[name][:, 0])
-        found.append(SettingScores(dict(params), not number, results[number], metrics, minus))
-    return sorted(found, key=_place)
+        scores.append(SettingScores(dict(params), not number, results[number], metrics, minus))
+    return sorted(scores, key=_place)
 
 
 def _place(scores: SettingScores) -> tuple:
@@ -173,13 +158,7 @@ def _resampled(results: Sequence[EvalResult]) -> dict[str, np.ndarray]:
     """float64[R, settings] for each metric; a resample is the same for all of them."""
     records = results[0].records
     there = np.array([record.truth_present for record in records], bool)
-    image, images = number_images([record.image for record in records])
-    sums = np.concatenate(
-        [
-            image_sums(_columns(result.records), image, images, [there, there | True])
-            for result in results
-        ]
-    )
+    sums = np.concatenate([sums_of(one.records, [there, there | True]) for one in results])
     drawn = resampled_metrics(sums, np.random.default_rng(SEED))
     return {
         "giou": drawn["giou"][:, ::2],
@@ -189,26 +168,16 @@ def _resampled(results: Sequence[EvalResult]) -> dict[str, np.ndarray]:
     }
 
 
-def _columns(records: Sequence[Record]) -> np.ndarray:
-    return question_sums(
-        [record.intersection for record in records],
-        [record.union for record in records],
-        [record.present for record in records],
-        [record.truth_present for record in records],
-    )
-
-
 def _measured(value: float, drawn: np.ndarray) -> Measured:
     if math.isnan(value):
         return Measured(None, None)
-    low, high = map(float, percentile_interval(drawn[:, None])[0])
-    return Measured(value, None if math.isnan(low) else (low, high))
+    return Measured(value, ends_of(percentile_interval(drawn[:, None])[0]))
 
 
 def ablation_json(modes: Mapping[str, Sequence[SettingScores]]) -> dict[str, Any]:
     """Plain data: mode -> settings, and how the intervals were made."""
     return {
-        "bootstrap": {"unit": "image", "level": LEVEL, "resamples": RESAMPLES, "seed": SEED},
+        "bootstrap": METHOD,
         "modes": {mode: [one.as_dict() for one in settings] for mode, settings in modes.items()},
     }
 
@@ -226,9 +195,9 @@ def ablation_csv(modes: Mapping[str, Sequence[SettingScores]]) -> str:
     for mode, settings in modes.items():
         for one in settings:
             cells: list[Any] = []
-            for found in (one.metrics, one.minus_own):
+            for metrics in (one.metrics, one.minus_own):
                 for metric in METRICS:
-                    measured = found.get(metric, Measured(None, None))
+                    measured = metrics.get(metric, Measured(None, None))
                     cells += [measured.value, *(measured.interval or (None, None))]
             count = len(one.result.records)
             writer.writerow([mode, *one.sasp.values(), one.own, count, *cells])

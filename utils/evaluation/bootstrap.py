@@ -20,6 +20,8 @@ from utils.metrics import CIOU_EPSILON, IOU_EPSILON
 RESAMPLES = 1000
 LEVEL = 0.95
 SEED = 0
+METHOD = {"unit": "image", "level": LEVEL, "resamples": RESAMPLES, "seed": SEED}
+"""How intervals are made, as files tell it."""
 SUMS = (
     "questions",
     "iou",
@@ -34,57 +36,45 @@ _CHUNK = 4_000_000
 """Most weights that are held at once."""
 
 
-def number_images(names: Sequence[str]) -> tuple[np.ndarray, int]:
-    """Numbers of the images behind the questions, in alphabetical order of their names.
-
-    The order makes the result independent of how the questions were spread over processes.
+def question_sums(questions: np.ndarray) -> np.ndarray:
+    """What each question adds to the sums: float64[N, K], columns as in `SUMS`.
 
     Args:
-        names: N, the image of each question.
-
-    Returns:
-        int64[N] from 0 to C - 1, and C.
+        questions: int[N, 4]: intersection and union in pixels, present and truth_present as 0 / 1.
     """
-    distinct, numbers = np.unique(np.asarray(names, dtype=object), return_inverse=True)
-    return numbers.astype(np.int64), len(distinct)
-
-
-def question_sums(
-    intersection: Sequence[int],
-    union: Sequence[int],
-    present: Sequence[bool],
-    truth_present: Sequence[bool],
-) -> np.ndarray:
-    """What each question adds to the sums: float64[N, K], columns as in `SUMS`."""
-    both = np.asarray(intersection, np.float64)
-    either = np.asarray(union, np.float64)
-    says, there = np.asarray(present, bool), np.asarray(truth_present, bool)
+    both, either = questions[:, :2].T.astype(np.float64)
+    says, there = questions[:, 2:].T.astype(bool)
     iou = np.where(either > 0, both / (either + IOU_EPSILON), 1.0)
     see = (there & says, there & ~says, ~there & ~says, ~there & says)
     return np.stack([np.ones_like(both), iou, both, either, *map(np.float64, see)], axis=1)
 
 
 def image_sums(
-    columns: np.ndarray, image: np.ndarray, images: int, groups: Sequence[np.ndarray]
+    columns: np.ndarray, names: Sequence[str], groups: Sequence[np.ndarray]
 ) -> np.ndarray:
     """Sums over the questions about each image, for every group of questions.
 
+    Images stand in alphabetical order, so that the result does not depend on how the questions were
+    spread over processes.
+
     Args:
-        columns: float64[N, K], see `question_sums`.
-        image: int64[N], see `number_images`.
-        images: C.
+        columns: float64[N, K], such as `question_sums`.
+        names: N, the image of each question.
         groups: G arrays bool[N], the questions that count.
 
     Returns:
-        float64[G, C, K], the same to the last bit in whatever order the questions come.
+        float64[G, C, K], the same to the last bit in whatever order the questions come, as long as
+        one column of those of an image (the second one, in `SUMS` the IoU) tells them apart.
     """
-    order = np.lexsort((columns[:, SUMS.index("iou")], image))
+    distinct, image = np.unique(np.asarray(names, dtype=object), return_inverse=True)
+    order = np.lexsort((columns[:, 1:2].sum(axis=1), image))
     columns, image = columns[order], image[order]
-    sums = np.empty((len(groups), images, len(SUMS)))
+    sums = np.empty((len(groups), len(distinct), columns.shape[1]))
     for number, group in enumerate(groups):
-        mine = group[order]
-        for k in range(len(SUMS)):
-            sums[number, :, k] = np.bincount(image[mine], columns[mine, k], minlength=images)
+        inside = group[order]
+        for k in range(columns.shape[1]):
+            counted = np.bincount(image[inside], columns[inside, k], minlength=len(distinct))
+            sums[number, :, k] = counted
     return sums
 
 
@@ -118,6 +108,21 @@ def resample_weights(
         yield weights.reshape(count, images).astype(np.float64)
 
 
+def resample(
+    sums: np.ndarray, generator: np.random.Generator, resamples: int = RESAMPLES
+) -> np.ndarray:
+    """Sums over the images of each resample: float64[G, C, K] -> float64[R, G, K].
+
+    Without images: float64[1, G, K] of NaN.
+    """
+    groups, images, width = sums.shape
+    if not images:
+        return np.full((1, groups, width), np.nan)
+    flat = sums.transpose(1, 0, 2).reshape(images, groups * width)
+    blocks = [weights @ flat for weights in resample_weights(images, resamples, generator)]
+    return np.concatenate(blocks).reshape(-1, groups, width)
+
+
 def resampled_metrics(
     sums: np.ndarray, generator: np.random.Generator, resamples: int = RESAMPLES
 ) -> dict[str, np.ndarray]:
@@ -132,15 +137,7 @@ def resampled_metrics(
         name -> float64[R, G]. NaN where there is nothing to count, and for groups of fewer than two
         images, where drawing images tells nothing.
     """
-    groups, images, width = sums.shape
-    flat = sums.transpose(1, 0, 2).reshape(images, groups * width)
-    blocks = [
-        (weights @ flat).reshape(len(weights), groups, width)
-        for weights in resample_weights(max(images, 1), resamples, generator)
-        if images
-    ]
-    empty = np.full((1, groups, width), np.nan)
-    values = metrics_of_sums(np.concatenate(blocks) if blocks else empty)
+    values = metrics_of_sums(resample(sums, generator, resamples))
     alone = (sums[:, :, SUMS.index("questions")] > 0).sum(axis=1) < 2
     for drawn in values.values():
         drawn[:, alone] = np.nan
@@ -152,12 +149,12 @@ def percentile_interval(drawn: np.ndarray, level: float = LEVEL) -> np.ndarray:
 
     NaN for groups without any value.
     """
-    found = np.full((drawn.shape[1], 2), np.nan)
+    ends = np.full((drawn.shape[1], 2), np.nan)
     for group, values in enumerate(drawn.T):
         counted = values[np.isfinite(values)]
         if len(counted):
-            found[group] = np.quantile(counted, [(1 - level) / 2, (1 + level) / 2])
-    return found
+            ends[group] = np.quantile(counted, [(1 - level) / 2, (1 + level) / 2])
+    return ends
 
 
 def bootstrap_intervals(

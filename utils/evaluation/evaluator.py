@@ -1,7 +1,7 @@
 """Evaluation of anything that answers questions about an image.
 
 The evaluator knows neither models nor data sets: it is given a function `predict` and a sequence
-of items. Teacher-forced and generated evaluation differ by one argument of `reader_predict`.
+of items. Teacher-forced and generated evaluation differ by one argument of `ReaderPredict`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.errors import InputError
-from utils.evaluation.variants import MaskOutcome, SettingSweep, with_sweep
 from utils.metrics import SeeMetrics, SegmentationMetrics, intersection_and_union
 from utils.protocol.generation import GenerationOptions
 from utils.protocol.rle import encode_truth
@@ -38,11 +37,24 @@ class AnswerLike(Protocol):
 
 
 Predict = Callable[[np.ndarray, list[str]], Sequence[AnswerLike]]
-"""(image uint8[H, W, 3], questions) -> one answer per question, in order. If it has a method
-`stream` that takes `EvalItem`s (see `ReaderPredict`), that is used."""
+"""(image uint8[H, W, 3], questions) -> an answer to each; `stream` is used if it has one."""
 
+MaskOutcome = tuple[bool, int, int]
+"""Whether a mask has a pixel; intersection and union with the truth, in pixels."""
 AHEAD = 2
 """Items that are read ahead, in a thread."""
+
+
+class SettingSweep(Protocol):
+    """Makes the masks of answers with other settings; `model.analysis.ablation.Ablation` is one."""
+
+    questions_at_once: int
+    """How many answers are gathered before a call."""
+
+    def __call__(
+        self, images: Sequence[tuple[Sequence[Any], Sequence[np.ndarray]]]
+    ) -> list[list[list[MaskOutcome]]]:
+        """(answers, their true masks uint8[H, W]) of images -> [image][answer][setting]."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +109,14 @@ class Scores:
     def of(cls, records: Iterable[Record]) -> Scores:
         scores = cls()
         for record in records:
-            scores.segmentation.add(record.intersection, record.union)
+            scores.segmentation.pairs.append((record.intersection, record.union))
             scores.see.update([record.present], [record.truth_present])
         return scores
 
     @property
     def ciou(self) -> float:
         """cIoU; NaN where no object is there: it would be 0 whatever was answered."""
-        return self.segmentation.ciou if self.see.true_pos + self.see.false_neg else math.nan
+        return self.segmentation.ciou if self.see.present_count else math.nan
 
     def as_dict(self) -> dict[str, float | int | None]:
         """Plain numbers; None where a metric has nothing to count."""
@@ -116,19 +128,18 @@ class Scores:
             "absent_recall": self.see.absent_recall,
         }
         plain = {name: None if math.isnan(value) else value for name, value in values.items()}
-        return {"questions": self.segmentation.count, **plain}
+        return {"questions": self.see.count, **plain}
 
 
 def kinds_of(records: Iterable[Record]) -> list[str]:
-    """The kinds of question in alphabetical order, "" among them if some have none; empty if all
-    have none."""
+    """The kinds of question, sorted; "" is one where some have none; empty if all have none."""
     kinds = sorted({record.kind for record in records})
     return [] if kinds == [""] else kinds
 
 
 @dataclass
 class EvalResult:
-    """All that an evaluation found. Results of several processes are merged exactly.
+    """The records of an evaluation. Results of several processes are merged exactly.
 
     Args:
         records: one per question.
@@ -144,8 +155,8 @@ class EvalResult:
         Raises:
             ValueError: a question was answered by both.
         """
-        mine = {(record.item, record.number) for record in self.records}
-        twice = [r for r in other.records if (r.item, r.number) in mine]
+        answered = {(record.item, record.number) for record in self.records}
+        twice = [r for r in other.records if (r.item, r.number) in answered]
         if twice:
             raise ValueError(f"{len(twice)} questions were counted twice, first: {twice[0]}")
         self.records = sorted(self.records + other.records, key=lambda r: (r.item, r.number))
@@ -161,18 +172,6 @@ class EvalResult:
     def objects(self) -> Scores:
         """Over the questions about objects that are there."""
         return Scores.of(record for record in self.records if record.truth_present)
-
-    @property
-    def giou(self) -> float:
-        return self.scores.segmentation.giou
-
-    @property
-    def ciou(self) -> float:
-        return self.scores.segmentation.ciou
-
-    @property
-    def see(self) -> SeeMetrics:
-        return self.scores.see
 
     @property
     def per_kind(self) -> dict[str, Scores]:
@@ -286,7 +285,7 @@ def evaluate(
     done: Collection[int] = (),
     on_item: Callable[[list[Record], Sequence[AnswerLike]], None] | None = None,
     on_skip: Callable[[int, str], None] | None = None,
-    vary: SettingSweep | None = None,
+    sweep: SettingSweep | None = None,
     label: str = "evaluation",
 ) -> EvalResult:
     """Ask every question of this process' share of `items`.
@@ -303,7 +302,7 @@ def evaluate(
         done: indices of items that are not asked again.
         on_item: called with the records and the answers of each image as soon as they exist.
         on_skip: called with the index and the message of each image left out.
-        vary: also tells what came out with other settings (`Record.sweep_outcomes`).
+        sweep: also makes the masks with other settings (`Record.sweep_outcomes`).
         label: text of the progress bar.
 
     Returns:
@@ -313,12 +312,12 @@ def evaluate(
         InputError: an image or annotation is broken (with its path), unless `skip_broken`.
     """
     result = EvalResult()
-    mine = [index for index in range(rank, len(items), world) if index not in done]
+    indices = [index for index in range(rank, len(items), world) if index not in done]
     asked: deque[tuple[int, EvalItem]] = deque()
-    bar = tqdm(total=len(mine), desc=label, unit="image", disable=not (progress and rank == 0))
+    bar = tqdm(total=len(indices), desc=label, unit="image", disable=not (progress and rank == 0))
 
     def questions() -> Iterator[EvalItem]:
-        for index, coming in _read_ahead(items, mine):
+        for index, coming in _read_ahead(items, indices):
             try:
                 item = coming.result()
             except InputError as error:
@@ -335,12 +334,18 @@ def evaluate(
             asked.append((index, item))
             yield item
 
-    answered = ((*asked.popleft(), answers) for answers in _answers(predict, questions()))
+    stream = getattr(predict, "stream", None)
+    answers_of = (
+        stream(questions())
+        if stream
+        else (predict(item.image, [one.text for one in item.questions]) for item in questions())
+    )
+    answered = ((*asked.popleft(), answers) for answers in answers_of)
     with bar:
-        for index, item, answers, swept in with_sweep(answered, vary):
-            records = records_of(index, item, answers, swept)
+        for index, item, answers, outcomes in with_sweep(answered, sweep):
+            records = records_of(index, item, answers, outcomes)
             result.records.extend(records)
-            if on_item is not None:
+            if on_item:
                 on_item(records, answers)
             bar.update()
             pace = len(result.records) / max(bar.format_dict["elapsed"], 1e-9)
@@ -348,12 +353,35 @@ def evaluate(
     return result
 
 
-def _answers(predict: Predict, asked: Iterator[EvalItem]) -> Iterator[Sequence[AnswerLike]]:
-    """As a stream if `predict` can do that, else image by image."""
-    stream = getattr(predict, "stream", None)
-    if stream is not None:
-        return stream(asked)
-    return (predict(item.image, [one.text for one in item.questions]) for item in asked)
+def with_sweep(
+    answered: Iterable[tuple[int, EvalItem, Sequence[Any]]], sweep: SettingSweep | None
+) -> Iterator[tuple[int, EvalItem, Sequence[Any], list[list[MaskOutcome]] | None]]:
+    """Add to (index, image, its answers) the outcomes of these with other settings.
+
+    Several images are gathered before a call of `sweep`; None adds nothing and gathers nothing.
+
+    Raises:
+        InputError: `answered` raised it; all images before have been yielded by then.
+    """
+    gathered: list[tuple[int, EvalItem, Sequence[Any]]] = []
+
+    def swept() -> Iterator[Any]:
+        pairs = [(answers, [q.truth for q in item.questions]) for _, item, answers in gathered]
+        outcomes = sweep(pairs) if sweep and pairs else [None] * len(pairs)
+        for image, one in zip(gathered, outcomes, strict=True):
+            yield *image, one
+        gathered.clear()
+
+    try:
+        for image in answered:
+            gathered.append(image)
+            count = sum(len(answers) for *_, answers in gathered)
+            if sweep is None or count >= sweep.questions_at_once:
+                yield from swept()
+    except InputError:
+        yield from swept()
+        raise
+    yield from swept()
 
 
 def _read_ahead(
@@ -367,7 +395,6 @@ def _read_ahead(
                 coming.append((index, reading.submit(items.__getitem__, index)))
                 if len(coming) > AHEAD:
                     yield coming.popleft()
-            while coming:
-                yield coming.popleft()
+            yield from coming
         finally:
             reading.shutdown(wait=False, cancel_futures=True)

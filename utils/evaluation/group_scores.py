@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from utils.evaluation.bootstrap import (
-    LEVEL,
-    RESAMPLES,
+    METHOD,
     SEED,
     bootstrap_intervals,
     image_sums,
-    number_images,
     question_sums,
 )
 from utils.evaluation.evaluator import EvalResult, Record, Scores, kinds_of
@@ -96,12 +94,7 @@ class ModeScores:
             "segment": self.all.as_dict()["ciou"],
             "objects": {**self.objects.as_dict(), "precision_at": self.precision_at},
             "per_kind": {kind: group.as_dict() for kind, group in self.per_kind.items()},
-            "bootstrap": {
-                "unit": "image",
-                "level": LEVEL,
-                "resamples": RESAMPLES,
-                "seed": SEED,
-            },
+            "bootstrap": METHOD,
             "skipped": sorted(self.result.skipped),
         }
 
@@ -113,37 +106,35 @@ def score(result: EvalResult) -> ModeScores:
     kind_of = np.array([record.kind for record in records], dtype=object)
     members = [np.ones(len(records), bool), np.array([r.truth_present for r in records], bool)]
     members += [kind_of == kind for kind in kinds]
-    image, images = number_images([record.image for record in records])
-    columns = question_sums(
-        [record.intersection for record in records],
-        [record.union for record in records],
-        [record.present for record in records],
-        [record.truth_present for record in records],
-    )
-    sums = image_sums(columns, image, images, members)
+    sums = sums_of(records, members)
     intervals = bootstrap_intervals(sums, np.random.default_rng(SEED))
     groups = []
     for number, member in enumerate(members):
-        mine = [record for record, inside in zip(records, member, strict=True) if inside]
-        ends = {name: _ends(found[number]) for name, found in intervals.items()}
-        groups.append(_group(mine, ends))
+        inside = [records[index] for index in np.flatnonzero(member)]
+        scores, misses = Scores.of(inside), [miss_of(record) for record in inside]
+        known = scores.as_dict()
+        groups.append(
+            GroupScores(
+                scores,
+                len({record.image for record in inside}),
+                {
+                    name: None if known[name] is None else ends_of(rows[number])
+                    for name, rows in intervals.items()
+                },
+                {miss: misses.count(miss) for miss in MISSES},
+            )
+        )
     return ModeScores(result, groups[0], groups[1], dict(zip(kinds, groups[2:], strict=True)))
 
 
-def _ends(found: np.ndarray) -> tuple[float, float] | None:
-    low, high = map(float, found)
+def sums_of(records: Sequence[Record], groups: Sequence[np.ndarray]) -> np.ndarray:
+    """`image_sums` of records: float64[G, C, K]; `groups` are G arrays bool[N]."""
+    fields = [(r.intersection, r.union, r.present, r.truth_present) for r in records]
+    columns = question_sums(np.array(fields, np.int64).reshape(-1, 4))
+    return image_sums(columns, [record.image for record in records], groups)
+
+
+def ends_of(interval: np.ndarray) -> tuple[float, float] | None:
+    """float64[2] as plain numbers; None if they are NaN."""
+    low, high = map(float, interval)
     return None if math.isnan(low) else (low, high)
-
-
-def _group(
-    records: Sequence[Record], intervals: dict[str, tuple[float, float] | None]
-) -> GroupScores:
-    went_wrong = [miss_of(record) for record in records]
-    scores = Scores.of(records)
-    known = scores.as_dict()
-    return GroupScores(
-        scores,
-        len({record.image for record in records}),
-        {name: None if known[name] is None else ends for name, ends in intervals.items()},
-        {miss: went_wrong.count(miss) for miss in MISSES},
-    )

@@ -43,37 +43,39 @@ LISTS = {"conversation_list": str, "pred_sent": str, "gt_exists": bool, "pred_ex
 OTHERS = {"ref_ids": list, "sent_ids": list, "segmentation_path": str}
 MODE = "generated"
 THREADS = 8
+UNREADABLE = (
+    OSError, ValueError, EOFError, LookupError, TypeError, AttributeError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
+"""What NumPy raises on a damaged file."""
 
 
 @dataclass(frozen=True)
 class ImageAnswers:
-    """What a JSON file tells of an image; `where` names file and image in messages."""
+    """The entry of an image in a JSON file; `where` names file and image in messages."""
 
     where: str
     image: str
-    told: dict[str, Any]
+    entry: dict[str, Any]
     file: Path
 
     def masks(self) -> tuple[np.ndarray, np.ndarray]:
         """`pred` and `gt` of the n questions: int[n, H, W] each."""
-        count, found = len(self.told["pred_sent"]), "other values"
+        count = len(self.entry["pred_sent"])
         try:
             with np.load(self.file, allow_pickle=False) as arrays:
                 pred, truth = arrays["pred"], arrays["gt"]
-            found = f"pred {pred.dtype}{list(pred.shape)}, gt {truth.dtype}{list(truth.shape)}"
+            problem = f"pred {pred.dtype}{list(pred.shape)}, gt {truth.dtype}{list(truth.shape)}"
             integers = pred.dtype.kind in "iu" and truth.dtype.kind in "iu"
             truth = truth[:count]
             if integers and pred.ndim == 3 and len(pred) == count and pred.shape == truth.shape:
-                known = (truth == 0) | (truth == 1) | (truth == IGNORE_LABEL)
-                if known.all() and ((pred == 0) | (pred == 1)).all():
+                if np.isin(truth, (0, 1, IGNORE_LABEL)).all() and np.isin(pred, (0, 1)).all():
                     return pred, truth
-                found = "values other than these"
-        except (OSError, ValueError, EOFError, LookupError, TypeError, AttributeError) as error:
-            found = str(error)
-        except (zipfile.BadZipFile, zlib.error) as error:
-            found = str(error)
+                problem = "values other than these"
+        except UNREADABLE as error:
+            problem = str(error)
         raise InputError(
-            f"cannot read {self.file} ({found}), the masks of {self.where}: expected the integer "
+            f"cannot read {self.file} ({problem}), the masks of {self.where}: expected the integer "
             f"arrays pred [{count}, H, W] of 0 and 1, and gt [{count} or more, H, W] of 0, 1 and "
             f"{IGNORE_LABEL}; copy {MASK_FOLDER} of the run to its JSON files again"
         )
@@ -81,12 +83,12 @@ class ImageAnswers:
     def records(self, item: int) -> list[Record]:
         """The outcome of every question about this image, the one with index `item`."""
         pairs = zip(*intersection_and_union(*self.masks()), strict=True)
-        rows = zip(*(self.told[name] for name in LISTS), pairs, strict=True)
+        rows = zip(*(self.entry[name] for name in LISTS), pairs, strict=True)
         return [
             Record(
                 item=item,
                 number=number,
-                count=len(self.told["pred_sent"]),
+                count=len(self.entry["pred_sent"]),
                 image=self.image,
                 question=question,
                 kind="expression" if there else "absent",
@@ -118,16 +120,16 @@ def read_original(folder: str | Path, progress: bool = True) -> EvalRun:
     results, images, notes = {}, {}, []
     for dataset, paths in parts.items():
         mode = MODE if len(parts) == 1 else f"{MODE}, {dataset}"
-        found, repeated = _images(paths)
+        answers, repeated = _images(paths)
         with ThreadPoolExecutor(THREADS) as pool:
-            coming = pool.map(ImageAnswers.records, found, range(len(found)))
-            bar = tqdm(coming, f"masks of {dataset}", len(found), disable=not progress)
+            coming = pool.map(ImageAnswers.records, answers, range(len(answers)))
+            bar = tqdm(coming, f"masks of {dataset}", len(answers), disable=not progress)
             try:
                 results[mode] = EvalResult([record for records in bar for record in records])
             except InputError:
                 pool.shutdown(cancel_futures=True)
                 raise
-        images[mode] = found
+        images[mode] = answers
         if repeated:
             notes.append(f"{dataset}: images in two parts, which are counted once: {repeated}")
 
@@ -141,28 +143,28 @@ def read_original(folder: str | Path, progress: bool = True) -> EvalRun:
 
 def _parts(folder: Path) -> dict[str, list[Path]]:
     """Data set -> the files of its processes, in order."""
-    found: dict[str, dict[tuple[int, int], Path]] = {}
+    by_dataset: dict[str, dict[tuple[int, int], Path]] = {}
     for path in sorted(folder.glob("preds_*.json")):
         if match := FILE_NAME.fullmatch(path.name):
             key = int(match["part"]), int(match["parts"])
-            found.setdefault(match["dataset"], {})[key] = path
-    for dataset, paths in found.items():
+            by_dataset.setdefault(match["dataset"], {})[key] = path
+    for dataset, paths in by_dataset.items():
         world = max(parts for _, parts in paths)
         wanted = {(part, world) for part in range(world)}
         if set(paths) != wanted:
             lacks = [f"preds_{dataset}_{p}_of_{n}.json" for p, n in sorted(wanted - set(paths))]
             extra = [paths[key].name for key in sorted(set(paths) - wanted)]
-            told = f"missing: {', '.join(lacks) or 'none'}; not of it: {', '.join(extra) or 'none'}"
             raise InputError(
                 f"{folder} should hold the parts 0 to {world - 1} of one run on {dataset}, and no "
-                f"others ({told})"
+                f"others (missing: {', '.join(lacks) or 'none'}; not of it: "
+                f"{', '.join(extra) or 'none'})"
             )
-    return {dataset: [paths[key] for key in sorted(paths)] for dataset, paths in found.items()}
+    return {dataset: [paths[key] for key in sorted(paths)] for dataset, paths in by_dataset.items()}
 
 
 def _images(paths: list[Path]) -> tuple[list[ImageAnswers], int]:
     """The images of all parts in alphabetical order, and how many stood there again."""
-    found: dict[tuple[str, str], ImageAnswers] = {}
+    answers_of: dict[tuple[str, str], ImageAnswers] = {}
     seen = 0
     for path in paths:
         try:
@@ -171,30 +173,32 @@ def _images(paths: list[Path]) -> tuple[list[ImageAnswers], int]:
             raise InputError(f"cannot read {path} ({error}): copy the file again") from error
         if not isinstance(content, dict) or not content:
             raise InputError(f"{path}: expected an object of images that is not empty")
-        for image, told in content.items():
-            if problem := _problem(told):
+        for image, entry in content.items():
+            if problem := _problem(entry):
                 raise InputError(
                     f"{path}, image {image}: {problem}; expected lists of one length "
                     f"({', '.join(LISTS)}), and {', '.join(OTHERS)}, as the original writes them"
                 )
             seen += 1
-            name = PureWindowsPath(told["segmentation_path"]).name  # splits at / and at \
+            name = PureWindowsPath(entry["segmentation_path"]).name  # splits at / and at \
             answers = ImageAnswers(
-                f"{path}, image {image}", image, told, path.parent / MASK_FOLDER / name
+                f"{path}, image {image}", image, entry, path.parent / MASK_FOLDER / name
             )
-            found.setdefault((image, json.dumps([told["ref_ids"], told["sent_ids"]])), answers)
-    return [found[key] for key in sorted(found)], seen - len(found)
+            answers_of.setdefault(
+                (image, json.dumps([entry["ref_ids"], entry["sent_ids"]])), answers
+            )
+    return [answers_of[key] for key in sorted(answers_of)], seen - len(answers_of)
 
 
-def _problem(told: Any) -> str | None:
+def _problem(entry: Any) -> str | None:
     """What is wrong with the entry of an image."""
-    if not isinstance(told, dict):
-        return f"found {told!r}, no object"
+    if not isinstance(entry, dict):
+        return f"found {entry!r}, no object"
     for name, needed in {**dict.fromkeys(LISTS, list), **OTHERS}.items():
-        if not isinstance(told.get(name), needed):
-            return f"{name} is {told.get(name)!r}, no {needed.__name__}"
+        if not isinstance(entry.get(name), needed):
+            return f"{name} is {entry.get(name)!r}, no {needed.__name__}"
     for name, kind in LISTS.items():
-        if wrong := [value for value in told[name] if not isinstance(value, kind)]:
+        if wrong := [value for value in entry[name] if not isinstance(value, kind)]:
             return f"{name} holds {wrong[0]!r}, no {kind.__name__}"
-    counts = {name: len(told[name]) for name in LISTS}
+    counts = {name: len(entry[name]) for name in LISTS}
     return f"the numbers of values are {counts}" if len(set(counts.values())) > 1 else None

@@ -33,8 +33,8 @@ def start_lock(folder: str | Path) -> RunLock:
 def writers(folder: str | Path, own: RunLock | None = None) -> list[str]:
     """The processes that write to a folder now, but for the one that holds `own`."""
     paths = sorted(Path(folder).glob("predictions_*_of_*.lock"))
-    found = [holder_of(path) for path in paths if own is None or path != own.path]
-    return [holder for holder in found if holder is not None]
+    holders = [holder_of(path) for path in paths if own is None or path != own.path]
+    return [holder for holder in holders if holder is not None]
 
 
 def refuse_other_writers(folder: str | Path, own: RunLock) -> None:

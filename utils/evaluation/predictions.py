@@ -23,7 +23,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,12 @@ from utils.cli.differences import differences
 from utils.errors import InputError
 from utils.evaluation.evaluator import AnswerLike, EvalResult, Record
 from utils.evaluation.prediction_locks import writers
+from utils.files import append_lines, mend_lines, read_lines, write_json
 from utils.protocol.rle import decode_mask, decode_truth, encode_mask
 
 RUN_FILE = "run.json"
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
-_MOST_TOLD = 12
+_MOST_CHANGES = 12
 RECORD_FIELDS = [item.name for item in fields(Record)]
 _NEEDED = {
     **{item.name: str(item.type) for item in fields(Record) if item.default is MISSING},
@@ -78,25 +80,24 @@ def shard_path(folder: str | Path, process: int, world: int) -> Path:
     return Path(folder) / f"predictions_{process}_of_{world}.jsonl"
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a prediction file; a half-written last one is left out.
+def _read_items(path: Path) -> list[dict[str, Any]]:
+    """The lines of a prediction file about images all of whose questions were answered.
 
     Raises:
-        InputError: another line is damaged.
+        InputError: a line is damaged, other than a half-written last one.
     """
-    pieces = path.read_bytes().split(b"\n")
-    lines = []
-    for number, piece in enumerate(pieces[:-1]):  # what follows the last line feed is unfinished
-        try:
-            lines.append(_checked(json.loads(piece)))
-        except ValueError as error:
-            if number == len(pieces) - 2:
-                break
-            raise InputError(
-                f"{path}, line {number + 1}, is damaged ({error}): delete the line, or the file, "
-                "and start the evaluation again; it goes on with what is missing"
-            ) from error
-    return lines
+    lines = read_lines(
+        path,
+        "delete the line, or the file, and start the evaluation again; it goes on with what is "
+        "missing",
+        _checked,
+    )
+    answered = Counter((line["mode"], line["item"]) for line in lines)
+    return [
+        line
+        for line in lines
+        if "skipped" in line or answered[line["mode"], line["item"]] == line["count"]
+    ]
 
 
 def _checked(line: Any) -> dict[str, Any]:
@@ -115,19 +116,6 @@ def _checked(line: Any) -> dict[str, Any]:
         if not (isinstance(present, bool) and 0 <= int(both) <= int(either)):
             raise ValueError(f"{outcome!r} is no outcome of a setting")
     return line
-
-
-def _complete_items(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Only the lines of images all of whose questions were answered."""
-    found: dict[tuple[str, int], int] = {}
-    for line in lines:
-        key = (line["mode"], line["item"])
-        found[key] = found.get(key, 0) + 1
-    return [
-        line
-        for line in lines
-        if "skipped" in line or found[line["mode"], line["item"]] == line["count"]
-    ]
 
 
 def fingerprint(model: str | Path) -> str:
@@ -174,26 +162,18 @@ def check_run(
         InputError: the folder holds the predictions of a run with other settings.
     """
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot make the folder {folder} ({error.strerror}): give another {flag}"
-        ) from error
     path = folder / RUN_FILE
     if path.exists():
         if changed := differences(_read_run(folder), settings):
-            told = [f"{name}: {there} there, {here} here" for name, there, here in changed]
-            more = len(told) - _MOST_TOLD
-            told[_MOST_TOLD:] = [f"and {more} more"] if more > 0 else []
+            texts = [f"{name}: {there} there, {here} here" for name, there, here in changed]
+            more = len(texts) - _MOST_CHANGES
+            texts[_MOST_CHANGES:] = [f"and {more} more"] if more > 0 else []
             raise InputError(
-                f"{folder} holds the {what} of another run ({'; '.join(told)}): give another "
+                f"{folder} holds the {what} of another run ({'; '.join(texts)}): give another "
                 f"{flag}, or --no_resume to replace them"
             )
         return
-    partial = folder / f"{RUN_FILE}.{os.getpid()}.partial"
-    partial.write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, settings, f"give another {flag}", sort_keys=True)
 
 
 def _read_run(folder: Path) -> dict[str, Any]:
@@ -234,54 +214,26 @@ class PredictionFile:
     def __init__(self, folder: str | Path, process: int, world: int, mode: str):
         self.path = shard_path(folder, process, world)
         self.mode = mode
-        lines: list[dict[str, Any]] = []
-        if self.path.exists():
-            lines = _complete_items(_read_lines(self.path))
-            text = "".join(_dump(line) for line in lines)
-            if text.encode() != self.path.read_bytes():
-                partial = self.path.with_suffix(".partial")
-                partial.write_text(text, encoding="utf-8")
-                os.replace(partial, self.path)
-        mine = [line for line in lines if line["mode"] == mode]
-        self.done = {line["item"] for line in mine}
-        self.result = _result_of(mine)
+        items = _read_items(self.path)
+        mend_lines(self.path, items)
+        own = [line for line in items if line["mode"] == mode]
+        self.done = {line["item"] for line in own}
+        self.result = _result_of(own)
 
     def write(self, records: list[Record], answers: Sequence[AnswerLike]) -> None:
         """Append the answers about one image; they are on the disk when this returns."""
-        self._append(
-            {
-                "mode": self.mode,
-                **_fields(record),
-                "masks": [encode_mask(segment.mask) for segment in answer.segments],
-            }
-            for record, answer in zip(records, answers, strict=True)
-        )
+        lines = []
+        for record, answer in zip(records, answers, strict=True):
+            fields = asdict(record)
+            if record.sweep_outcomes is None:
+                del fields["sweep_outcomes"]
+            masks = [encode_mask(segment.mask) for segment in answer.segments]
+            lines.append({"mode": self.mode, **fields, "masks": masks})
+        append_lines(self.path, lines)
 
     def skip(self, index: int, reason: str) -> None:
         """Note that image `index` was left out."""
-        self._append([{"mode": self.mode, "item": index, "skipped": reason}])
-
-    def _append(self, lines: Iterable[dict[str, Any]]) -> None:
-        text = "".join(_dump(line) for line in lines)
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise InputError(
-                f"cannot write {self.path} ({error.strerror}): make room, then start the same "
-                "command again; it goes on where it stopped"
-            ) from error
-
-
-def _fields(record: Record) -> dict[str, Any]:
-    """All of them; other settings only if there are any."""
-    return {k: v for k, v in asdict(record).items() if k != "sweep_outcomes" or v is not None}
-
-
-def _dump(line: dict[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=False) + "\n"
+        append_lines(self.path, [{"mode": self.mode, "item": index, "skipped": reason}])
 
 
 def _result_of(lines: list[dict[str, Any]]) -> EvalResult:
@@ -314,12 +266,12 @@ def read_run(folder: str | Path) -> EvalRun:
         )
     lines: list[dict[str, Any]] = []
     for number in range(world):
-        lines += _complete_items(_read_lines(shard_path(folder, number, world)))
+        lines += _read_items(shard_path(folder, number, world))
     lines.sort(key=lambda line: (line["item"], line.get("number", 0)))
     results = {}
     for mode in run["modes"]:
-        mine = [line for line in lines if line["mode"] == mode]
-        answered = {line["item"] for line in mine}
+        own = [line for line in lines if line["mode"] == mode]
+        answered = {line["item"] for line in own}
         if answered != set(range(run["items"])):
             raise InputError(
                 f"{folder} holds {len(answered)} of {run['items']} images ({mode}): "
@@ -329,8 +281,8 @@ def read_run(folder: str | Path) -> EvalRun:
                     "where it stopped",
                 )
             )
-        _refuse_repeats(folder, mine)
-        results[mode] = _result_of(mine)
+        _refuse_repeats(folder, own)
+        results[mode] = _result_of(own)
     codes = {(line["mode"], line["item"], line.get("number")): line for line in lines}
 
     def masks(mode: str, record: Record) -> Masks:
@@ -350,8 +302,8 @@ def read_run(folder: str | Path) -> EvalRun:
 
 
 def _why_incomplete(folder: Path, otherwise: str) -> str:
-    if found := writers(folder):
-        return f"{' and '.join(found)} is still writing; ask again when it is done"
+    if holders := writers(folder):
+        return f"{' and '.join(holders)} is still writing; ask again when it is done"
     return otherwise
 
 
@@ -373,8 +325,3 @@ def _decoded(line: dict[str, Any]) -> Masks:
     if parts:
         return np.logical_or.reduce(parts), truth
     return (None if truth is None else np.zeros(truth.shape, bool)), truth
-
-
-def read_results(folder: str | Path) -> dict[str, EvalResult]:
-    """The results of a finished evaluation, by mode of asking; see `read_run`."""
-    return read_run(folder).results

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from utils.cli import checks, parser
 from utils.cli.options import StartOptions, TrainOptions
+from utils.files import read_lines
 from utils.hub.models import check_model
-from utils.training.run_log import METRICS_FILE, read_lines
+from utils.training.run_log import METRICS_FILE
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard

@@ -123,17 +123,17 @@ def _ask(name: str) -> Exception | None:
     """None if the hub has the model, else what went wrong."""
     from huggingface_hub import HfApi
 
-    found: list[Exception | None] = []
+    outcomes: list[Exception | None] = []
 
     def ask() -> None:
         try:
             HfApi().model_info(name, timeout=PATIENCE_S)
-            found.append(None)
+            outcomes.append(None)
         except Exception as error:  # noqa: BLE001  (of the HTTP client, which changed its kind)
-            found.append(error)
+            outcomes.append(error)
 
     # In a thread: looking up the hub's address heeds no time limit.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PATIENCE_S)
-    return found[0] if found else TimeoutError(f"no answer in {PATIENCE_S:.0f} s")
+    return outcomes[0] if outcomes else TimeoutError(f"no answer in {PATIENCE_S:.0f} s")

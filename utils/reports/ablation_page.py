@@ -9,9 +9,8 @@ from markupsafe import Markup
 
 from utils.evaluation.ablation import METRICS, Measured, SettingScores
 from utils.protocol.constants import PROMPTS
-from utils.reports.charts import Curve, line_chart
+from utils.reports.charts import Curve, Mark, interval_chart, line_chart
 from utils.reports.evaluation_page import Cell, could_deny, interval_text, method_text, mode_title
-from utils.reports.interval_chart import Mark, interval_chart
 from utils.reports.page import Table, fill_template, number, signed
 
 PUBLISHED = "The paper reports 51.2/57.6, 56.4/64.6 and 59.8/67.6 (7B, ReasonSeg val)."
@@ -49,8 +48,8 @@ def _rows(mode: str, settings: Sequence[SettingScores]) -> list[list[Cell]]:
     for one in settings:
         cells = [Cell(one.prompt), Cell(one.thresholds), Cell(one.points)]
         for name in _shown(mode):
-            found = one.metrics[name]
-            cells.append(Cell(number(found.value), interval_text(found.interval)))
+            measured = one.metrics[name]
+            cells.append(Cell(number(measured.value), interval_text(measured.interval)))
             if name in ("giou", "ciou"):
                 cells.append(_signed(one.minus_own.get(name)))
         rows.append(cells)
@@ -69,16 +68,12 @@ def ablation_tables(modes: Mapping[str, Sequence[SettingScores]]) -> list[Table]
     tables = []
     for mode, settings in modes.items():
         rows = [
-            [("* " if one.own else "  ") + cells[0].value, *map(_text, cells[1:])]
+            [("* " if one.own else "  ") + cells[0].value, *(cell.text for cell in cells[1:])]
             for one, cells in zip(settings, _rows(mode, settings), strict=True)
         ]
         title = f"Ablation of SasP. {mode_title(mode)}"
         tables.append(Table(title, _header(mode), rows, f"*: {OWN}. {method_text()}"))
     return tables
-
-
-def _text(cell: Cell) -> str:
-    return f"{cell.value} ({cell.small})" if cell.small else cell.value
 
 
 def prompt_table(settings: Sequence[SettingScores]) -> Table:
@@ -97,13 +92,13 @@ def _marks(settings: Sequence[SettingScores], metric: str) -> list[Mark]:
     return [
         Mark(
             one.label.replace("text + ", "").replace(" points,", ","),
-            found.value,
-            found.interval,
+            measured.value,
+            measured.interval,
             prompts.index(one.sasp["prompt"]),
             one.own,
         )
         for one in settings
-        if (found := one.metrics[metric]).value is not None
+        if (measured := one.metrics[metric]).value is not None
     ]
 
 
@@ -120,8 +115,8 @@ def _budgets(settings: Sequence[SettingScores], metric: str) -> str | None:
         return None
     room = max(0.02, max(values) - min(values)) / 4
     limits = (max(0.0, min(values) - room), min(1.0, max(values) + room))
-    found = [Curve(name, sorted(pairs)) for name, pairs in curves.items()]
-    return line_chart(found, "points", y_limits=limits)
+    lines = [Curve(name, sorted(pairs)) for name, pairs in curves.items()]
+    return line_chart(lines, "points", y_limits=limits)
 
 
 def ablation_page(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from utils.errors import InputError
-from utils.evaluation.predictions import encode_mask
+from utils.files import write_json
+from utils.protocol.rle import encode_mask
 from utils.reports.visualize import (
     answer_tiles,
     heat_map,
@@ -114,11 +114,11 @@ def save_answer(
     stem = str(free_stem(folder, name.replace("[", "_").replace("*", "_").replace("?", "_")))
     files = []
     if output_format == "json":
-        files.append(_save_json(Path(f"{stem}_answer.json"), answer_data(question, answer)))
+        files.append(write_json(f"{stem}_answer.json", answer_data(question, answer)))
     if not answer.present:
         return files
     if output_format == "rle":
-        files.append(_save_json(Path(f"{stem}_mask.json"), encode_mask(answer.mask)))
+        files.append(write_json(f"{stem}_mask.json", encode_mask(answer.mask)))
     elif output_format == "png":
         files.append(save_png(f"{stem}_mask.png", mask_image(answer.mask)))
     points, labels = all_points(answer)
@@ -133,14 +133,3 @@ def save_answer(
     )
     files.append(save_png(f"{stem}_sheet.png", page))
     return files
-
-
-def _save_json(path: Path, data: dict[str, Any]) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(data, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path} ({error.strerror or error}): give another folder, or make room"
-        ) from error
-    return path

@@ -59,12 +59,14 @@ def choose(records: Sequence[Record], per_group: int = PER_GROUP) -> dict[str, l
         for miss in MISSES
     }
     groups = {
-        f"Worst: {MISSES[miss]}": sorted(found, key=lambda r: (r.iou, -r.union, r.item, r.number))
-        for miss, found in worst.items()
+        f"Worst: {MISSES[miss]}": sorted(records, key=lambda r: (r.iou, -r.union, r.item, r.number))
+        for miss, records in worst.items()
     }
     fine = [r for r in records if r.truth_present and r.present and miss_of(r) is None]
     groups["Best"] = sorted(fine, key=lambda r: (-r.iou, -r.union, r.item, r.number))
-    return {title: shown for title, found in groups.items() if (shown := _apart(found, per_group))}
+    return {
+        title: shown for title, records in groups.items() if (shown := _apart(records, per_group))
+    }
 
 
 def _apart(records: Sequence[Record], count: int) -> list[Record]:

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from utils.evaluation.bootstrap import LEVEL, RESAMPLES, SEED
 from utils.evaluation.group_scores import MISSES, GroupScores, ModeScores
 from utils.evaluation.predictions import EvalRun
+from utils.reports.charts import histogram
 from utils.reports.evaluation_examples import Case, choose, draw_case
-from utils.reports.histogram import histogram
 from utils.reports.page import Table, fill_template, kind_title, number, signed
 from utils.reports.visualize import IGNORED_COLOUR, MASK_COLOUR, TRUTH_COLOUR
 
@@ -45,6 +45,11 @@ class Cell:
 
     value: str
     small: str = ""
+
+    @property
+    def text(self) -> str:
+        """Both in one line."""
+        return f"{self.value} ({self.small})" if self.small else self.value
 
 
 @dataclass
@@ -96,10 +101,9 @@ def interval_text(ends: tuple[float, float] | None) -> str:
 def _tells(group: GroupScores, name: str) -> bool:
     """Whether a metric says anything about a group: some are fixed by what it is made of."""
     see = group.scores.see
-    there, absent = see.true_pos + see.false_neg, see.true_neg + see.false_pos
     return {
-        "absent_precision": there > 0 and absent > 0,
-        "absent_recall": absent > 0,
+        "absent_precision": see.present_count > 0 and see.absent_count > 0,
+        "absent_recall": see.absent_count > 0,
     }.get(name, True)
 
 
@@ -111,11 +115,9 @@ def _cell(group: GroupScores, name: str) -> Cell:
 
 def _groups(scores: ModeScores) -> list[tuple[str, GroupScores]]:
     rows = [(kind_title(kind), group) for kind, group in scores.per_kind.items()]
-    there = scores.objects.scores.segmentation.count
-    alone = any(
-        group.scores.see.true_pos + group.scores.see.false_neg == there == group.scores.see.count
-        for _, group in rows
-    )
+    there = scores.objects.scores.see.count
+    kinds = [group.scores.see for _, group in rows]
+    alone = any(see.present_count == there == see.count for see in kinds)
     if 0 < there < len(scores.result.records) and not alone:
         rows.append(("objects that are there", scores.objects))
     return [*rows, ("all", scores.all)]
@@ -126,16 +128,12 @@ def _shown_metrics(mode: str) -> list[str]:
 
 
 def _rows(mode: str, scores: ModeScores) -> list[list[Cell]]:
-    names = _shown_metrics(mode)
-    return [
-        [_name_cell(title, group), *(_cell(group, name) for name in names)]
-        for title, group in _groups(scores)
-    ]
-
-
-def _name_cell(title: str, group: GroupScores) -> Cell:
-    questions = _count(group.scores.segmentation.count, "question")
-    return Cell(title, f"{questions}, {_count(group.images, 'image')}")
+    rows = []
+    for title, group in _groups(scores):
+        counts = _count(group.scores.see.count, "question"), _count(group.images, "image")
+        cells = [_cell(group, name) for name in _shown_metrics(mode)]
+        rows.append([Cell(title, ", ".join(counts)), *cells])
+    return rows
 
 
 def _count(number_of: int, thing: str) -> str:
@@ -150,9 +148,8 @@ def score_tables(modes: Mapping[str, ModeScores]) -> list[Table]:
         header = ["kind of question", "questions", "images", *(METRICS[name] for name in names)]
         rows = []
         for title, group in _groups(scores):
-            cells = [_cell(group, name) for name in names]
-            text = [f"{cell.value} ({cell.small})" if cell.small else cell.value for cell in cells]
-            rows.append([title, str(group.scores.segmentation.count), str(group.images), *text])
+            counts = [str(group.scores.see.count), str(group.images)]
+            rows.append([title, *counts, *(_cell(group, name).text for name in names)])
         tables.append(Table(mode_title(mode), header, rows, method_text()))
     both = protocol_table(modes)
     return [*tables, both] if both else tables
@@ -192,11 +189,8 @@ def _figures(mode: str, scores: ModeScores) -> list[tuple[str, str, str]]:
         shown.append(("See: presence told rightly", scores.all, "see_accuracy"))
     if absent:
         shown.append(("Segment: cIoU of all questions", scores.all, "ciou"))
-    figures = []
-    for title, group, name in shown:
-        cell = _cell(group, name)
-        figures.append((title, cell.value, cell.small))
-    return figures
+    cells = [(title, _cell(group, name)) for title, group, name in shown]
+    return [(title, cell.value, cell.small) for title, cell in cells]
 
 
 def _share(part: int, whole: int) -> Cell:
@@ -205,7 +199,7 @@ def _share(part: int, whole: int) -> Cell:
 
 def _see(scores: ModeScores) -> list[list[Cell]]:
     see = scores.all.scores.see
-    there, absent = see.true_pos + see.false_neg, see.true_neg + see.false_pos
+    there, absent = see.present_count, see.absent_count
     return [
         [Cell("it is there"), _share(see.true_pos, there), _share(see.false_neg, there)],
         [Cell("it is not there"), _share(see.false_pos, absent), _share(see.true_neg, absent)],

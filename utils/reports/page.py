@@ -15,8 +15,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from utils.errors import InputError
 from utils.evaluation.evaluator import EvalResult, Scores
+from utils.files import write_file
 from utils.reports.visualize import answer_tiles, embed_png
 
 ASSETS = Path(__file__).parent / "assets"
@@ -220,12 +220,4 @@ def write_report(path: str | Path, report: Report) -> Path:
     Raises:
         InputError: the file cannot be written.
     """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(report), encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path} ({error.strerror or error}): give another folder, or make room"
-        ) from error
-    return path
+    return write_file(path, render(report))

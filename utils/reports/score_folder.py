@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,14 @@ from utils.evaluation.ablation import SettingScores, ablation_csv, ablation_json
 from utils.evaluation.group_scores import ModeScores, score
 from utils.evaluation.original_predictions import has_original_layout, read_original
 from utils.evaluation.predictions import RUN_FILE, EvalRun, read_run
+from utils.files import write_file, write_json
 from utils.reports.ablation_page import ablation_page, ablation_tables
 from utils.reports.evaluation_page import score_page, score_tables
 from utils.reports.page import Table
 
 METRICS_FILE = "metrics.json"
 PAGE_FILE = "report.html"
+ELSEWHERE = "make room, or copy the folder to where you may write"
 ABLATION_FILE = "ablation"
 """Without the ending: there are three of them."""
 
@@ -76,16 +77,19 @@ def score_folder(
     """
     folder = Path(folder)
     run = read_predictions(folder)
-    found = FolderScores(run, {mode: score(result) for mode, result in run.results.items()})
-    numbers = json.dumps(found.as_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    _write(folder / METRICS_FILE, numbers + "\n")
+    scores = FolderScores(run, {mode: score(result) for mode, result in run.results.items()})
+    write_json(folder / METRICS_FILE, scores.as_dict(), ELSEWHERE, allow_nan=False)
     if page:
         roots = [folder, *([Path(image_folder)] if image_folder else [])]
-        _write(folder / PAGE_FILE, score_page(found.run, found.modes, roots))
+        write_file(folder / PAGE_FILE, score_page(run, scores.modes, roots), ELSEWHERE)
     if run.ablation:
-        found.ablation = read_ablation(run)
-        _write_ablation(folder, found, page)
-    return found
+        scores.ablation = ablation = read_ablation(run)
+        stem = folder / ABLATION_FILE
+        write_json(f"{stem}.json", ablation_json(ablation), ELSEWHERE, allow_nan=False)
+        write_file(f"{stem}.csv", ablation_csv(ablation), ELSEWHERE)
+        if page:
+            write_file(f"{stem}.html", ablation_page(ablation, run.about), ELSEWHERE)
+    return scores
 
 
 def read_ablation(run: EvalRun) -> dict[str, list[SettingScores]]:
@@ -97,21 +101,3 @@ def read_ablation(run: EvalRun) -> dict[str, list[SettingScores]]:
     return {
         mode: score_settings(result, run.sasp, run.ablation) for mode, result in run.results.items()
     }
-
-
-def _write_ablation(folder: Path, found: FolderScores, page: bool) -> None:
-    numbers = json.dumps(ablation_json(found.ablation), indent=1, allow_nan=False)
-    _write(folder / f"{ABLATION_FILE}.json", numbers + "\n")
-    _write(folder / f"{ABLATION_FILE}.csv", ablation_csv(found.ablation))
-    if page:
-        _write(folder / f"{ABLATION_FILE}.html", ablation_page(found.ablation, found.run.about))
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path} ({error.strerror or error}): make room, or copy the folder to "
-            "where you may write"
-        ) from error

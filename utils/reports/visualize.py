@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.errors import InputError
+from utils.files import writing
 from utils.protocol.constants import IGNORE_LABEL
 from utils.protocol.geometry import crop_padding
 
@@ -279,14 +280,17 @@ def save_png(path: str | Path, image: np.ndarray) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: images are saved as .png alone, other formats lose detail")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path):
         Image.fromarray(image).save(path, format="PNG")
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path} ({error.strerror or error}): give another folder, or make room"
-        ) from error
     return path
+
+
+def encode_png(image: np.ndarray, level: int = 6) -> bytes:
+    """uint8[H, W], [H, W, 3] RGB or [H, W, 4] RGBA as PNG; `level` 1 is fast, 9 small."""
+    if image.ndim == 3:
+        order = cv2.COLOR_RGBA2BGRA if image.shape[2] == 4 else cv2.COLOR_RGB2BGR
+        image = cv2.cvtColor(image, order)
+    return cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, level])[1].tobytes()
 
 
 def embed_png(image: np.ndarray) -> str:

@@ -11,7 +11,6 @@ later, by a second `complete`.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import zipfile
@@ -22,11 +21,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.files import sync, write_file
 
 CHECKPOINTS = "ckpt_model"
 """Folder of the checkpoints below that of a run."""
 STATE_FILE = "read_state.json"
 LATEST, BEST = "latest", "best"
+FREE = "free space on that disk, then go on with --auto_resume"
 TAG = re.compile(r"step_\d{8}")
 
 
@@ -97,20 +98,17 @@ class CheckpointStore:
         """Force every file of a checkpoint to the disk."""
         for path in sorted((self.folder / tag).rglob("*")):
             if path.is_file():
-                _sync(path)
-        _sync(self.folder / tag)
+                sync(path)
+        sync(self.folder / tag)
 
     def complete(self, state: RunState) -> None:
         """Declare the checkpoint of `state` complete, point to it, drop what is superseded.
 
         A second call for the same checkpoint replaces its state: that is how it gets a score.
         """
-        path = self.folder / state.tag / STATE_FILE
-        partial = path.with_suffix(".partial")
-        _write_synced(partial, json.dumps(asdict(state)) + "\n")
-        os.replace(partial, path)
+        write_file(self.folder / state.tag / STATE_FILE, json.dumps(asdict(state)) + "\n", FREE)
         self.flush(state.tag)
-        _sync(self.folder)
+        sync(self.folder)
         self._point(LATEST, state.tag)
         if state.best_tag is not None:
             self._point(BEST, state.best_tag)
@@ -198,10 +196,8 @@ class CheckpointStore:
     def _point(self, name: str, tag: str) -> None:
         if self.pointer(name) == tag:
             return
-        partial = self.folder / f"{name}.partial"
-        _write_synced(partial, tag)
-        os.replace(partial, self.folder / name)
-        _sync(self.folder)
+        write_file(self.folder / name, tag, FREE)
+        sync(self.folder)
 
     def _clean(self) -> None:
         """Delete the checkpoints that no pointer names, but for the newest `keep`."""
@@ -265,18 +261,3 @@ def _existing(path: Path) -> Path:
     """The path, or the first folder above it that is there."""
     path = path.absolute()
     return next(place for place in (path, *path.parents) if place.exists())
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from utils.files import append_lines, mend_lines, read_lines
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -68,7 +68,7 @@ class RunLog:
         """Append one validation to `metrics.jsonl` and its main numbers to the curves."""
         if not self.active:
             return
-        append_line(self.run_dir / METRICS_FILE, line)
+        append_lines(self.run_dir / METRICS_FILE, [line])
         names = ("giou", "ciou", "see_accuracy")
         values = {f"val/{name}": line[name] for name in names if line.get(name) is not None}
         self.scalars(line["step"], values)
@@ -94,36 +94,9 @@ class RunLog:
                 self.wandb.finish()
 
 
-def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Append one JSON line and force it to the disk."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All complete lines; a last line that a kill cut off is left out."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
-
-
 def drop_after(path: Path, step: int) -> None:
     """Keep the lines up to `step`: later ones belong to steps that are done again."""
-    lines = read_lines(path)
-    kept = [line for line in lines if line["step"] <= step]
-    if not path.exists():
-        return
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    os.replace(partial, path)
+    mend_lines(path, [line for line in read_lines(path) if line["step"] <= step])
 
 
 def read_curves(run_dir: str | Path) -> dict[str, list[tuple[int, float]]]:

@@ -110,7 +110,7 @@ def test_errors(tmp_path):
     (folder / "model 0" / "summary.json").unlink()
     write_dashboard(folder)
     (folder / "model 0" / "questions.jsonl").write_text("{}\n{}\n")
-    with pytest.raises(InputError, match="line 1 is not"):
+    with pytest.raises(InputError, match="line 1, is damaged"):
         write_dashboard(folder)
 
 

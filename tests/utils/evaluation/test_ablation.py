@@ -12,7 +12,7 @@ from utils.evaluation.bootstrap import metrics_of_sums, question_sums, resample_
 from utils.evaluation.evaluator import EvalResult, Record
 from utils.protocol.constants import PROMPTS
 from utils.reports.ablation_page import ablation_page, ablation_tables, prompt_table
-from utils.reports.interval_chart import Mark, interval_chart
+from utils.reports.charts import Mark, interval_chart
 from utils.reports.page import table_text
 
 OWN = {
@@ -39,11 +39,11 @@ def random_result(questions: int = 60, seed: int = 0) -> EvalResult:
         union = int(rng.integers(50, 500))
         there = bool(rng.random() < 0.8)
         inside = [int(rng.integers(0, union + 1)) if there else 0 for _ in range(1 + len(OTHERS))]
-        varied = [(i > 0, i, union) for i in inside[1:]]
+        outcomes = [(i > 0, i, union) for i in inside[1:]]
         records.append(
             Record(
                 n // 2, n % 2, 2, f"{n // 2}.png", "q", "", "a", inside[0] > 0, there, inside[0],
-                union, varied=varied,
+                union, sweep_outcomes=outcomes,
             )
         )  # fmt: skip
     return EvalResult(records)
@@ -97,8 +97,8 @@ def test_settings_are_scored_as_results_of_their_own():
     for number, params in enumerate(OTHERS):
         one, alone = found[str(params)], variant(result, number)
         assert one.metrics["giou"].value == alone.objects.segmentation.giou
-        assert one.metrics["segment"].value == alone.ciou
-        assert one.metrics["see_accuracy"].value == alone.see.accuracy
+        assert one.metrics["segment"].value == alone.scores.segmentation.ciou
+        assert one.metrics["see_accuracy"].value == alone.scores.see.accuracy
         minus = one.minus_own["ciou"].value
         mine = alone.objects.segmentation.ciou - result.objects.segmentation.ciou
         assert minus == pytest.approx(mine)
@@ -110,12 +110,8 @@ def test_a_difference_has_the_interval_of_paired_resamples():
     one_by_one = [replace(r, sweep_outcomes=None) for r in result.records]
     sums = []
     for records in (one_by_one, variant(result, 0).records):
-        columns = question_sums(
-            [r.intersection for r in records],
-            [r.union for r in records],
-            [r.present for r in records],
-            [r.truth_present for r in records],
-        )
+        fields = [(r.intersection, r.union, r.present, r.truth_present) for r in records]
+        columns = question_sums(np.array(fields))
         columns = columns * np.array([r.truth_present for r in records])[:, None]
         names = sorted({r.image for r in records})
         mine = [[n for n, r in enumerate(records) if r.image == name] for name in names]

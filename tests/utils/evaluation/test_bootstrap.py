@@ -12,7 +12,6 @@ from utils.evaluation.bootstrap import (
     bootstrap_intervals,
     image_sums,
     metrics_of_sums,
-    number_images,
     question_sums,
     resample_weights,
 )
@@ -51,10 +50,9 @@ def slow_metrics(questions) -> dict[str, float]:
 
 
 def sums_of(questions, tests=(lambda q: True,)):
-    names, both, either, says, there = zip(*questions, strict=True)
-    image, count = number_images(names)
+    names, *fields = zip(*questions, strict=True)
     groups = [np.array([test(q) for q in questions]) for test in tests]
-    return image_sums(question_sums(both, either, says, there), image, count, groups)
+    return image_sums(question_sums(np.array(fields, int).T), names, groups)
 
 
 def test_against_a_slow_implementation():
@@ -157,9 +155,9 @@ def test_large_runs_take_a_moment():
     found, lines = [], []
 
     def find() -> None:
-        image, count = number_images(names)
-        columns = question_sums(union // 2, union, union > 30_000, union % 3 > 0)
-        sums = image_sums(columns, image, count, [np.ones(len(union), bool), union > 45_000])
+        fields = np.stack([union // 2, union, union > 30_000, union % 3 > 0], axis=1)
+        groups = [np.ones(len(union), bool), union > 45_000]
+        sums = image_sums(question_sums(fields), names, groups)
         found.append(bootstrap_intervals(sums, np.random.default_rng(0)))
 
     for questions in (217, 21_700):

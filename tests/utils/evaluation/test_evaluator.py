@@ -60,9 +60,9 @@ def test_numbers_by_hand():
     result = evaluate(predict, Items(2), progress=False)
     assert [(r.intersection, r.union) for r in result.records] == [(1, 2), (0, 2), (2, 2), (0, 0)]
     assert result.objects.segmentation.giou == pytest.approx(0.75, abs=1e-5)
-    assert result.giou == pytest.approx((0.5 + 0 + 1 + 1) / 4, abs=1e-5)
-    assert result.ciou == pytest.approx(3 / 6)
-    assert result.see.accuracy == pytest.approx(3 / 4)
+    assert result.scores.segmentation.giou == pytest.approx((0.5 + 0 + 1 + 1) / 4, abs=1e-5)
+    assert result.scores.segmentation.ciou == pytest.approx(3 / 6)
+    assert result.scores.see.accuracy == pytest.approx(3 / 4)
     assert list(result.per_kind) == ["absent", "direct"]
     assert result.per_kind["absent"].see.absent_recall == 0.5
     json.dumps(result.summary(), allow_nan=False)

@@ -23,7 +23,7 @@ from utils.evaluation.predictions import (
     encode_mask,
     fingerprint,
     forget,
-    read_results,
+    read_run,
     shard_path,
 )
 from utils.protocol.batch import EvalItem, EvalQuestion
@@ -98,7 +98,7 @@ def test_what_is_read_is_what_was_found(tmp_path, world):
     found = EvalResult()
     for process in range(world):
         found.merge(run(tmp_path, items, process, world))
-    assert read_results(tmp_path)[MODE].records == found.records
+    assert read_run(tmp_path).results[MODE].records == found.records
 
 
 def test_a_file_cut_anywhere_is_completed(tmp_path):
@@ -129,13 +129,13 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     with pytest.raises(InputError, match=r"of 40 images .* goes on where it stopped"):
-        read_results(folder)
+        read_run(folder)
     lines = [line for line in shard.read_bytes().splitlines(keepends=True) if line[-1:] == b"\n"]
     finished = b"".join(lines[: len(lines) // 2 * 2])
     rest = run(folder, make_items(40))
     assert 0 < len({r.item for r in rest.records}) < 40
     assert shard.read_bytes().startswith(finished)
-    assert read_results(folder)[MODE].records == evaluate(predict, make_items(40)).records
+    assert read_run(folder).results[MODE].records == evaluate(predict, make_items(40)).records
 
 
 def test_damage_elsewhere_is_named(tmp_path):
@@ -158,9 +158,9 @@ def test_two_runs_are_not_mixed(tmp_path):
 def test_missing_processes_and_folders_are_named(tmp_path):
     run(tmp_path, make_items(3), 0, 2)
     with pytest.raises(InputError, match="predictions_1_of_2.jsonl"):
-        read_results(tmp_path)
+        read_run(tmp_path)
     with pytest.raises(InputError, match="holds no predictions"):
-        read_results(tmp_path / "nowhere")
+        read_run(tmp_path / "nowhere")
 
 
 def test_skipped_images_stay_skipped(tmp_path):
@@ -171,7 +171,7 @@ def test_skipped_images_stay_skipped(tmp_path):
             return super().__getitem__(index)
 
     run(tmp_path, Broken(make_items(3)))
-    result = read_results(tmp_path)[MODE]
+    result = read_run(tmp_path).results[MODE]
     assert result.skipped == ["1.png is no image"]
     assert {r.item for r in result.records} == {0, 2}
     assert PredictionFile(tmp_path, 0, 1, MODE).done == {0, 1, 2}
@@ -223,12 +223,12 @@ def test_an_evaluation_that_still_runs_is_not_called_cut_short(tmp_path):
     shard.write_bytes(b"".join(lines[:2]))
     with part_lock(tmp_path, 0, 1):
         with pytest.raises(InputError, match=rf"1 of 3 .*: process {os.getpid()} on .* is still"):
-            read_results(tmp_path)
+            read_run(tmp_path)
         shard.unlink()
         with pytest.raises(InputError, match="missing: .* is still writing; ask again"):
-            read_results(tmp_path)
+            read_run(tmp_path)
     with pytest.raises(InputError, match="run test_read.py --cmd inference"):
-        read_results(tmp_path)
+        read_run(tmp_path)
 
 
 def test_a_full_disk_is_told_and_loses_nothing(tmp_path, monkeypatch):

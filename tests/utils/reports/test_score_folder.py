@@ -16,9 +16,9 @@ from utils.errors import InputError
 from utils.evaluation.evaluator import EvalResult, Record
 from utils.evaluation.group_scores import miss_of, score
 from utils.evaluation.predictions import EvalRun, read_run, shard_path
+from utils.reports.charts import count_bins, histogram
 from utils.reports.evaluation_examples import choose, draw_case, embed_thumbnail
 from utils.reports.evaluation_page import score_page, score_tables
-from utils.reports.histogram import count_bins, histogram
 from utils.reports.page import table_text
 from utils.reports.score_folder import score_folder
 from utils.reports.visualize import MASK_COLOUR, TRUTH_COLOUR

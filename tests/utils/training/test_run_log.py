@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from utils.training.run_log import METRICS_FILE, RunLog, append_line, drop_after, read_lines
+from utils.files import append_lines, read_lines
+from utils.training.run_log import METRICS_FILE, RunLog, drop_after
 
 
 def test_curves_and_validations(tmp_path):
@@ -52,7 +53,7 @@ def test_other_ranks_write_nothing(tmp_path):
 def test_steps_that_are_done_again_are_dropped(tmp_path):
     path = tmp_path / METRICS_FILE
     for step in (2, 4, 6):
-        append_line(path, {"step": step})
+        append_lines(path, [{"step": step}])
     with open(path, "a") as file:
         file.write('{"step": 8, "ci')
     drop_after(path, 4)
