@@ -19,7 +19,8 @@ FILES = "the files of the package itself"
 ROOMS: dict[str, list[tuple[str, ...]]] = {
     "utils": [
         ("__init__",),
-        ("errors", "files", "stopwatch"),
+        ("errors",),
+        ("files", "stopwatch"),
         ("protocol",),
         ("metrics",),
         ("process",),
