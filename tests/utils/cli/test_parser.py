@@ -172,7 +172,7 @@ def test_paths_in_a_preset_are_found_in_the_repository(tmp_path, monkeypatch):
     preset = tmp_path / "preset.yaml"
     preset.write_text("place: utils/cli/parser.py\n")
     monkeypatch.chdir(tmp_path)
-    assert values("--config", str(preset)).place == str(REPOSITORY / "utils" / "config.py")
+    assert values("--config", str(preset)).place == str(REPOSITORY / "utils" / "cli" / "parser.py")
     (tmp_path / "utils").mkdir()
     (tmp_path / "utils" / "config.py").write_text("")
     assert values("--config", str(preset)).place == "utils/cli/parser.py"
