@@ -153,14 +153,19 @@ def test_unusable_settings(copied, small_folder):
         load_read(copied)
 
 
+def start_training(folder, **given):
+    """A training that starts from a folder with its own CLIP and SAM."""
+    return build_for_training(ModelOptions(folder, vision_tower=None, sam=None, **given))
+
+
 @pytest.mark.parametrize(
     ("load", "settings", "message"),
     [
         (load_read, {"device": "cpu", "dtype": "bf16"}, "needs a GPU, and the device is a CPU"),
         (load_read, {"device": "cuda"}, "computes in bf16 or fp16, and the dtype is torch.float32"),
         (load_read, {"device": "cuda", "dtype": "bf16"}, "pip install flash-attn"),
-        (build_for_training, {"dtype": "fp32"}, "computes in bf16 or fp16"),
-        (build_for_training, {"dtype": "bf16"}, "pip install flash-attn"),
+        (start_training, {"precision": "fp32"}, "computes in bf16 or fp16"),
+        (start_training, {"precision": "bf16"}, "pip install flash-attn"),
     ],
 )
 def test_flash_attention_is_refused_before_loading(

@@ -57,7 +57,12 @@ def test_what_can(bitsandbytes):
     check_quantization(False, True, GPU)
 
 
-@pytest.mark.parametrize("build", [load_read, build_for_training])
+def start_training(folder, **given):
+    """A training that starts from a folder with its own CLIP and SAM."""
+    return build_for_training(ModelOptions(folder, vision_tower=None, sam=None, **given))
+
+
+@pytest.mark.parametrize("build", [load_read, start_training])
 def test_nothing_is_read_before_the_check(monkeypatch, small_folder, build):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(builder, "_config", lambda path: pytest.fail("something was read"))
@@ -99,9 +104,8 @@ def test_the_model_is_loaded_with_these_settings(bitsandbytes, monkeypatch, smal
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("model.loading.free_memory.free_memory", lambda device: None)
     monkeypatch.setattr(builder.ReadForCausalLM, "from_pretrained", from_pretrained)
-    start = ModelOptions(small_folder, vision_tower=None, sam=None, load_in_8bit=True)
     with pytest.raises(InputError, match="no GPU here"):
-        build_for_training(start)
+        start_training(small_folder, load_in_8bit=True)
     assert given["quantization_config"].load_in_8bit
     assert given["quantization_config"].llm_int8_skip_modules == list(KEPT_PARTS)
     assert given["dtype"] == torch.bfloat16 and given["device_map"] == {"": GPU}
