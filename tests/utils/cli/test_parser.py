@@ -173,13 +173,8 @@ def test_paths_in_a_preset_are_found_in_the_repository(tmp_path, monkeypatch):
     preset.write_text("place: utils/cli/parser.py\n")
     monkeypatch.chdir(tmp_path)
     assert values("--config", str(preset)).place == str(REPOSITORY / "utils" / "cli" / "parser.py")
-<<<<<<< HEAD
     (tmp_path / "utils" / "cli").mkdir(parents=True)
     (tmp_path / "utils" / "cli" / "parser.py").write_text("")
-=======
-    (tmp_path / "utils").mkdir()
-    (tmp_path / "utils" / "config.py").write_text("")
->>>>>>> options
     assert values("--config", str(preset)).place == "utils/cli/parser.py"
 
 
