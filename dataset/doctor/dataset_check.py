@@ -96,8 +96,12 @@ class DatasetCheck:
             return False
         big = [p for p in tables if self.level == Level.QUICK and p.stat().st_size > QUICK_BYTES]
         for path in big:
-            if ends_in_the_middle(path, (pickle.STOP,) if path.suffix == ".p" else JSON_ENDS):
-                self.add("broken", path, "the file ends in the middle", COPY_AGAIN)
+            try:
+                if ends_in_the_middle(path, (pickle.STOP,) if path.suffix == ".p" else JSON_ENDS):
+                    self.add("broken", path, "the file ends in the middle", COPY_AGAIN)
+            except OSError as error:
+                problem = f"cannot be read ({error.strerror})"
+                self.add("broken", path, problem, "check its permissions")
         return not big
 
     @contextmanager
