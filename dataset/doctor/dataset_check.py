@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from dataset.catalog import Needed, needed_paths
 from dataset.doctor.decode import Decoder, Load
 from dataset.doctor.report import COPY_AGAIN, Finding, Level, SetReport, explain, samples
-from dataset.faults import FaultCounter
+from dataset.faults import MOST_TOLD, FaultCounter
 from dataset.json_files import JSON_ENDS, ends_in_the_middle
 from utils.errors import InputError, InputErrors
 
@@ -39,6 +40,7 @@ class DatasetCheck:
         """Mistakes in annotation files, for the loaders; `close` makes findings of them."""
         self._absent: set[Path] = set()
         self._there: dict[Path, bool] = {}
+        self._broken = Counter[Path]()
 
     def add(self, kind: str, path: Path | str, problem: str, remedy: str = "") -> None:
         """Note a finding; the remedy is by default to get the file from where the set is from."""
@@ -94,8 +96,12 @@ class DatasetCheck:
             return False
         big = [p for p in tables if self.level == Level.QUICK and p.stat().st_size > QUICK_BYTES]
         for path in big:
-            if ends_in_the_middle(path, (pickle.STOP,) if path.suffix == ".p" else JSON_ENDS):
-                self.add("broken", path, "the file ends in the middle", COPY_AGAIN)
+            try:
+                if ends_in_the_middle(path, (pickle.STOP,) if path.suffix == ".p" else JSON_ENDS):
+                    self.add("broken", path, "the file ends in the middle", COPY_AGAIN)
+            except OSError as error:
+                problem = f"cannot be read ({error.strerror})"
+                self.add("broken", path, problem, "check its permissions")
         return not big
 
     @contextmanager
@@ -173,15 +179,17 @@ class DatasetCheck:
             if messages is None:
                 self.add("broken", paths[0], _CRASH, COPY_AGAIN)
             for message in dict.fromkeys(messages or ()):
-                self.record(message, paths)
-
-    def record(self, message: str, paths: Sequence[Path], kind: str = "broken") -> None:
-        """Make a finding of a loader's message; it is about the file that it names first."""
-        self.add(kind, *explain(message, paths))
+                path, problem, remedy = explain(message, paths)
+                self._broken[path] += 1
+                if self._broken[path] <= MOST_TOLD:
+                    self.add("broken", path, problem, remedy)
 
     def close(self, *tables: Path) -> None:
         """Make findings of the mistakes that were recorded, by annotation file."""
         facts = self.report.facts
         folder = self.root / facts.root if facts else self.root
         for kind, message in self.faults.messages():
-            self.record(message, (*tables, folder), kind)
+            self.add(kind, *explain(message, (*tables, folder)))
+        for path, count in self._broken.items():
+            if count > MOST_TOLD:
+                self.add("broken", path, f"and {count - MOST_TOLD} more mistakes like these")

@@ -121,8 +121,9 @@ def test_every_mistake_of_a_folder_is_told(folder, capsys, flags):
     assert named(told, "q.json", "shapes")
 
 
-def test_very_many_mistakes_are_counted(folder, capsys):
-    tree.save_json(folder / "val.json", [ENTRY, *[7] * 300])
+@pytest.mark.parametrize("broken", [7, {**ENTRY, "shapes": 1}])
+def test_very_many_mistakes_are_counted(folder, capsys, broken):
+    tree.save_json(folder / "val.json", [ENTRY, *[broken] * 300])
     code, told, _ = doctor(folder, capsys)
     assert code == 1 and len(told) == MOST_TOLD + 1
     assert named(told, f"and {300 - MOST_TOLD} more mistakes")
