@@ -59,13 +59,13 @@ class Demo:
         reader: `model.inference.reader.Reader`.
         options: where and how to save.
         read_line: shows a text and returns the line typed; raises EOFError at the end.
-        say: prints.
+        write: prints a line.
     """
 
     reader: Any
     options: DemoOptions
     read_line: Callable[[str], str]
-    say: Callable[[str], None]
+    write: Callable[[str], None]
 
     def answer(self, shown: Shown, question: str) -> None:
         """Ask one question, print the answer and the files that show it.
@@ -81,9 +81,9 @@ class Demo:
             max_new_tokens=self.options.max_new_tokens,
             force_seg=self.options.force_seg,
         )
-        self.say(describe(answer))
+        self.write(describe(answer))
         if not answer.present and not asks_for_mask(question):
-            self.say(HINT)
+            self.write(HINT)
         files = save_answer(
             self.options.vis_save_dir,
             Path(urlparse(shown.source).path).stem or "image",
@@ -93,13 +93,13 @@ class Demo:
             self.options.output_format,
         )
         for file in files:
-            self.say(f"         {file}")
+            self.write(f"         {file}")
 
     def chat(self) -> None:
         """Ask for an image, then for questions about it, until `quit` or the end of input."""
-        self.say(WELCOME)
+        self.write(WELCOME)
         if not self.options.ask_for_mask:
-            self.say(HOW_TO_GET_MASKS)
+            self.write(HOW_TO_GET_MASKS)
         source, shown = self.options.image, None
         try:
             while True:
@@ -114,7 +114,7 @@ class Demo:
                 else:
                     self._try(shown, question)
         except EOFError:
-            self.say("")
+            self.write("")
 
     def _line(self, text: str) -> str:
         """The next line that is not empty; EOFError to leave."""
@@ -131,16 +131,16 @@ class Demo:
         try:
             image = load_pixels(source.strip("'\""))
         except InputError as error:
-            self.say(f"error: {error}")
+            self.write(f"error: {error}")
             return None
-        self.say(f"{source}: {image.shape[1]} x {image.shape[0]} pixels")
+        self.write(f"{source}: {image.shape[1]} x {image.shape[0]} pixels")
         return Shown(source, image, self.reader.open(image))
 
     def _try(self, shown: Shown, question: str) -> None:
         try:
             self.answer(shown, question)
         except InputError as error:
-            self.say(f"error: {error}")
+            self.write(f"error: {error}")
 
 
 @cli

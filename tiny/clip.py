@@ -18,7 +18,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from dataset.toy.scene import COLOURS, PLACES, SHAPES, SIZES
 from tiny.images import Images, clip_frame
-from tiny.schedule import Plan, Training
+from tiny.schedule import Schedule, Training
 
 SIDE, PATCH = 112, 14
 CELLS = SIDE // PATCH
@@ -86,20 +86,20 @@ def patch_labels(images: Images, cover: np.ndarray) -> dict[str, np.ndarray]:
     return labels
 
 
-def train(out: Path, plan: Plan) -> dict[str, float]:
+def train(out: Path, schedule: Schedule) -> dict[str, float]:
     """Train, write the folder `out`, return the accuracies on new images."""
-    torch.manual_seed(plan.seed)
-    rng = np.random.default_rng(plan.seed)
-    data = clip_frame(plan.images, plan.seed, SIDE)
-    new = clip_frame(plan.unseen, plan.seed + 1, SIDE)
+    torch.manual_seed(schedule.seed)
+    rng = np.random.default_rng(schedule.seed)
+    data = clip_frame(schedule.images, schedule.seed, SIDE)
+    new = clip_frame(schedule.unseen, schedule.seed + 1, SIDE)
     cover = patch_cover(data)
     labels = patch_labels(data, cover)
     clip = build().train()
     heads = nn.ModuleDict({k: nn.Linear(WIDTH, len(n) + 1) for k, n in _NAMES.items()})
     heads["cover"] = nn.Linear(WIDTH, 1)
-    training = Training("clip", plan, clip, heads.parameters())
+    training = Training("clip", schedule, clip, heads.parameters())
     for _ in training.bar:
-        chosen = rng.integers(0, plan.images, plan.batch)
+        chosen = rng.integers(0, schedule.images, schedule.batch)
         states = patch_features(clip, normalise(data.pixels[chosen]))
         losses = [
             F.cross_entropy(heads[k](states).flatten(0, 1), torch.from_numpy(v[chosen]).flatten())

@@ -26,7 +26,7 @@ from dataset.toy.scene import Thing
 from tiny.clip import SIDE, WIDTH, normalise, patch_cover, patch_features
 from tiny.corpus import NOTHING, Lesson, draw_lesson
 from tiny.images import clip_frame
-from tiny.schedule import Plan, Training
+from tiny.schedule import Schedule, Training
 from utils.files import write_json
 from utils.protocol.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from utils.protocol.conversation import build_prompt, user_turn
@@ -228,23 +228,23 @@ def draw_lessons(things: list[tuple[Thing, ...]], rng: np.random.Generator) -> l
     return [[draw_lesson(names, rng) for _ in range(LESSONS)] for names in things]
 
 
-def train(out: Path, clip_folder: Path, plan: Plan) -> dict[str, float]:
+def train(out: Path, clip_folder: Path, schedule: Schedule) -> dict[str, float]:
     """Train; `out` holds the tokenizer and gets the rest of the model."""
-    torch.manual_seed(plan.seed)
-    rng = np.random.default_rng(plan.seed)
+    torch.manual_seed(schedule.seed)
+    rng = np.random.default_rng(schedule.seed)
     clip = CLIPVisionModel.from_pretrained(clip_folder).eval()
     tokenizer = load_tokenizer(out)
     vocabulary = len(tokenizer) - 3
-    data = clip_frame(plan.images, plan.seed, SIDE)
-    new = clip_frame(plan.unseen, plan.seed + 1, SIDE)
+    data = clip_frame(schedule.images, schedule.seed, SIDE)
+    new = clip_frame(schedule.unseen, schedule.seed + 1, SIDE)
     features = image_features(clip, data.pixels)
     cover = torch.from_numpy(patch_cover(data))
     encoder = Encoder(tokenizer)
     llava = TinyLlava(vocabulary).train()
     scale = nn.Parameter(torch.tensor([0.1, -1.0]))
-    training = Training("llava", plan, llava, [scale])
+    training = Training("llava", schedule, llava, [scale])
     for step in training.bar:
-        chosen = rng.integers(0, plan.images, plan.batch)
+        chosen = rng.integers(0, schedule.images, schedule.batch)
         branches = encoder.pack(draw_lessons([data.things[i] for i in chosen], rng))
         image, text = forward(llava, encoder.shared, features[chosen], branches)
         parts = losses(llava, scale, image, text, branches, cover[chosen])

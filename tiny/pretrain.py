@@ -14,17 +14,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from tiny.schedule import Plan
+from tiny.schedule import Schedule
 from utils.cli.entry_point import cli
 from utils.errors import InputError
 
 HERE = Path(__file__).parent
 
 
-PLANS = {
-    "clip": Plan(images=10_000, unseen=500, steps=3500, batch=32, lr=1e-3, seed=21),
-    "sam": Plan(images=8_000, unseen=300, steps=4000, batch=16, lr=1e-3, seed=11),
-    "llava": Plan(images=10_000, unseen=200, steps=4500, batch=8, lr=1e-3, seed=41),
+SCHEDULES = {
+    "clip": Schedule(images=10_000, unseen=500, steps=3500, batch=32, lr=1e-3, seed=21),
+    "sam": Schedule(images=8_000, unseen=300, steps=4000, batch=16, lr=1e-3, seed=11),
+    "llava": Schedule(images=10_000, unseen=200, steps=4500, batch=8, lr=1e-3, seed=41),
 }
 TOKENIZER_SCENES, TOKENIZER_PIECES, TOKENIZER_SEED = 500, 640, 31
 PARTS = ("tokenizer", "clip", "sam", "llava")
@@ -43,22 +43,22 @@ def make_part(part: str, out: Path, fraction: float = 1.0) -> dict[str, float]:
 
     if part == "tokenizer":
         return tokenizer.train(out / "llava", TOKENIZER_SCENES, TOKENIZER_PIECES, TOKENIZER_SEED)
-    whole = PLANS[part]
-    plan = replace(
+    whole = SCHEDULES[part]
+    schedule = replace(
         whole,
         images=max(8, int(whole.images * fraction)),
         unseen=max(8, int(whole.unseen * fraction)),
         steps=max(1, int(whole.steps * fraction)),
     )
     if part == "clip":
-        return clip.train(out / "clip", plan)
+        return clip.train(out / "clip", schedule)
     if part == "sam":
-        return sam.train(out / "sam.pth", plan)
+        return sam.train(out / "sam.pth", schedule)
     needed = [out / "llava" / "tokenizer.model", out / "clip" / "model.safetensors"]
     missing = [str(path) for path in needed if not path.is_file()]
     if missing:
         raise InputError(f"{', '.join(missing)} missing; make tokenizer and clip first")
-    return llava.train(out / "llava", out / "clip", plan)
+    return llava.train(out / "llava", out / "clip", schedule)
 
 
 @cli

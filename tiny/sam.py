@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from model.sam import SamModel, sam_sizes
 from tiny.images import Images, sam_frame
-from tiny.schedule import Plan, Training
+from tiny.schedule import Schedule, Training
 from utils.protocol.image_transforms import normalise_for_sam
 
 SIZES = {
@@ -134,17 +134,20 @@ def intersection_over_union(
     return (hard * truth).sum((1, 2)) / ((hard + truth) > 0).float().sum((1, 2)).clamp(min=1)
 
 
-def train(out: Path, plan: Plan) -> dict[str, float]:
+def train(out: Path, schedule: Schedule) -> dict[str, float]:
     """Train, write `out`, return what was measured on new images."""
-    torch.manual_seed(plan.seed)
-    rng = np.random.default_rng(plan.seed)
+    torch.manual_seed(schedule.seed)
+    rng = np.random.default_rng(schedule.seed)
     side = SIZES["image_size"]
-    data, new = sam_frame(plan.images, plan.seed, side), sam_frame(plan.unseen, plan.seed + 1, side)
+    data, new = (
+        sam_frame(schedule.images, schedule.seed, side),
+        sam_frame(schedule.unseen, schedule.seed + 1, side),
+    )
     sam = SamModel(sam_sizes(SIZES)).train()
-    training = Training("sam", plan, sam)
+    training = Training("sam", schedule, sam)
     for _ in training.bar:
         pixels, owner, points, labels, truth, valid = _batch(
-            data, rng.integers(0, plan.images, plan.batch), rng
+            data, rng.integers(0, schedule.images, schedule.batch), rng
         )
         logits, quality = predict(sam, pixels, owner, points, labels)
         bce, dice, iou = mask_losses(logits, truth, valid)

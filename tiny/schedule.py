@@ -14,7 +14,7 @@ WARM_UP = 200
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """How a part is trained: images drawn, unseen ones to measure on, steps, images a step."""
 
     images: int
@@ -28,32 +28,36 @@ class Plan:
 class Training:
     """The steps of a training: iterate over `bar`, and call `step` each time.
 
-    AdamW (0.9, 0.98), weight decay 0.01; `plan.lr` after `WARM_UP` steps, 1 % of it at the end.
+    AdamW (0.9, 0.98), weight decay 0.01; `schedule.lr` after `WARM_UP` steps, 1 % of it at the end.
 
     Args:
         label: of the progress bar.
-        plan: for the steps and the rate.
+        schedule: for the steps and the rate.
         module: is trained; its gradient is clipped.
         further: parameters that are trained as well.
     """
 
     def __init__(
-        self, label: str, plan: Plan, module: nn.Module, further: Iterable[nn.Parameter] = ()
+        self,
+        label: str,
+        schedule: Schedule,
+        module: nn.Module,
+        further: Iterable[nn.Parameter] = (),
     ):
         self.module = module
         parameters = [*module.parameters(), *further]
         self.optimizer = torch.optim.AdamW(
-            parameters, lr=plan.lr, betas=(0.9, 0.98), weight_decay=0.01
+            parameters, lr=schedule.lr, betas=(0.9, 0.98), weight_decay=0.01
         )
 
         def factor(step: int) -> float:
             if step < WARM_UP:
                 return (step + 1) / WARM_UP
-            progress = min(1.0, (step - WARM_UP) / max(1, plan.steps - WARM_UP))
+            progress = min(1.0, (step - WARM_UP) / max(1, schedule.steps - WARM_UP))
             return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
-        self.bar = trange(plan.steps, desc=label)
+        self.bar = trange(schedule.steps, desc=label)
 
     def step(self, loss: torch.Tensor, **shown: torch.Tensor) -> None:
         """One step against the loss; it is shown on the bar with further values."""
