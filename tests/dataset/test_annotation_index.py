@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset.annotation_index import FOLDER, AnnotationIndex
+from dataset.annotation_index import FOLDER, FORMAT, AnnotationIndex
 from tests.conftest import REPOSITORY
 from utils.errors import InputError
 
@@ -99,7 +99,7 @@ def test_a_damaged_index_is_built_again(source, damage):
         raw[len(raw) // 2] ^= 1
     else:
         raw = {"cut": raw[:-900], "empty": bytearray(), "text": bytearray(b"x" * 5000)}.get(
-            damage, raw.replace(b'"format": 1', b'"format": 0')
+            damage, raw.replace(b'"format": %d' % FORMAT, b'"format": 0')
         )
     path.write_bytes(raw)
     check(AnnotationIndex.open([source], "names", build))
@@ -177,7 +177,7 @@ def test_processes_read_with_their_own_connection(source):
 RANK = """
 import sys, time
 from pathlib import Path
-from dataset.annotation_index import RecordStore
+from dataset.annotation_index import AnnotationIndex
 
 source, log = Path(sys.argv[1]), Path(sys.argv[2])
 
@@ -187,7 +187,7 @@ def build():
     time.sleep(0.5)
     yield "train", {"a": 1}
 
-print(RecordStore.open([source], "names", build).get("train", 0))
+print(AnnotationIndex.open([source], "names", build).get("train", 0))
 """
 
 
