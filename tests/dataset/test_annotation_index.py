@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dataset.annotation_index import FOLDER, AnnotationIndex
+from dataset.annotation_index import FOLDER, FORMAT, AnnotationIndex
 from tests.conftest import REPOSITORY
 from utils.errors import InputError
 
@@ -99,7 +99,7 @@ def test_a_damaged_index_is_built_again(source, damage):
         raw[len(raw) // 2] ^= 1
     else:
         raw = {"cut": raw[:-900], "empty": bytearray(), "text": bytearray(b"x" * 5000)}.get(
-            damage, raw.replace(b'"format": 1', b'"format": 0')
+            damage, raw.replace(b'"format": %d' % FORMAT, b'"format": 0')
         )
     path.write_bytes(raw)
     check(AnnotationIndex.open([source], "names", build))
