@@ -43,7 +43,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Score masks under every published protocol that applies to them.",
         allow_abbrev=False,
     )
-    flags = {
+    flags: dict[str, dict[str, Any]] = {
         "predictions": {"help": "file or folder of masks"},
         "--truth": {
             "help": "JSON lines, a predictions folder of this project, or the set NAME|SPLIT; "

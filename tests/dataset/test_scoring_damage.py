@@ -110,12 +110,12 @@ def test_odd_values(sound, tmp_path, capsys):
     seen: set[int] = set()
     for _ in range(300):
         path.write_text(jsonl(with_odd_value(answers, rng)))
-        check(score(str(path), "--truth", str(sound["truth")]), *errors(capsys, seen))
+        check(score(path, "--truth", sound["truth"]), *errors(capsys, seen))
         path.write_text(jsonl(answers))
         truth.write_text(jsonl(with_odd_value(truths, rng)))
         check(score(path, "--truth", truth), *errors(capsys, seen))
         coco.write_text(json.dumps(with_odd_value(results, rng)))
-        check(score(str(coco), "--truth", str(sound["truth")]), *errors(capsys, seen))
+        check(score(coco, "--truth", sound["truth"]), *errors(capsys, seen))
         coco.write_text(json.dumps(with_odd_value(counts, rng)))
         check(score(coco), *errors(capsys, seen))
     assert seen == {0, 2}

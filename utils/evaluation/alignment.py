@@ -67,12 +67,13 @@ def align(predictions: Predictions, truths: Sequence[Truth]) -> Run:
     wrong: dict[str, list[str]] = {}
     for row in predictions.rows:
         hits = [called[name] for name in _wider(row.names) if name in called]
-        index = next((hit[0] for hit in hits if len(hit) == 1), None)
+        alone = [hit[0] for hit in hits if len(hit) == 1]
         told = " ".join(row.names[0][1:])
-        if index is None:
+        if not alone:
             problem = "several questions are called so" if hits else "no question is called so"
             wrong.setdefault(problem, []).append(f"{told} ({row.where})")
             continue
+        index = alone[0]
         truth = truths[index]
         if row.question and truth.question and row.question != truth.question:
             wrong.setdefault("the truth has another question", []).append(f"{told} ({row.where})")

@@ -258,6 +258,7 @@ def _run(path: Path, run: EvalRun, mode: str | None, codes: dict | None) -> Pred
             f"{path}: {len(skipped)} images were left out as broken, first: {skipped[0]}; the "
             "numbers would not be those of the set: repair them and run the inference again"
         )
+    true_code: Code | None
     rows, truths = [], []
     for record in run.results[mode].records:
         where = f"{path}, question {record.item}/{record.number}"
@@ -265,16 +266,18 @@ def _run(path: Path, run: EvalRun, mode: str | None, codes: dict | None) -> Pred
             plain_text(f"{record.image}{record.question}{record.kind}{record.answer}")
             if codes is None:
                 pred, true = run.masks(mode, record)
-                masks, truth = (encode_mask(pred),), encode_truth(true)
+                if pred is None or true is None:
+                    raise ValueError("its masks were not kept")
+                masks, (true_code, ignored) = [encode_mask(pred)], encode_truth(true)
             else:
                 found = codes[mode, record.item, record.number]
-                masks = tuple(checked_code(code, "masks") for code in found)
-                truth = (record.truth, record.ignored)
-            if truth[0] is not None:  # older versions kept none
-                truths.append(_record_truth(record, *truth))
+                masks = [checked_code(code, "masks") for code in found]
+                true_code, ignored = record.truth, record.ignored
+            if true_code is not None:  # older versions kept none
+                truths.append(_record_truth(record, true_code, ignored))
         except ValueError as error:
             raise InputError(f"{where}: {error}; write the predictions again") from error
-        predicted = Predicted(masks, record.present, record.answer, united=codes is None)
+        predicted = Predicted(tuple(masks), record.present, record.answer, united=codes is None)
         names: Names = (("pair", record.image, record.question), ("id", _id(record)))
         rows.append(PredictedRow(names, predicted, where, record.question))
     whole = number_expressions(truths) if len(truths) == len(rows) else None
@@ -286,7 +289,7 @@ def _id(record: Record) -> str:
     return f"{record.item}/{record.number}"
 
 
-def _record_truth(record: Record, true: Any, ignored: Any) -> Truth:
+def _record_truth(record: Record, true: Code, ignored: Code | None) -> Truth:
     code = checked_code(true, "truth")
     return Truth(
         id=_id(record),

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from utils.evaluation.ablation import Measured
 from utils.evaluation.comparison import Comparison
 from utils.evaluation.evaluator import Record
-from utils.evaluation.mask_counts import Predicted, Truth, unite
+from utils.evaluation.mask_counts import Code, Predicted, Truth, unite
 from utils.evaluation.protocol_scores import METRICS, ProtocolScores, Run
 from utils.evaluation.protocols import differing_cells
 from utils.protocol.rle import decode_mask, decode_truth
@@ -118,15 +118,16 @@ def _record(truth: Truth, predicted: Predicted, iou: float) -> Record:
 
 
 def _draw(truth: Truth, predicted: Predicted, iou: float, roots: Sequence[Path]) -> Case:
-    true = decode_truth(unite(truth.objects), truth.ignored) if truth.objects else None
-    pred = unite(predicted.masks)
-    masks = None if pred is None else decode_mask(_plain(pred))
-    return draw_case(_record(truth, predicted, iou), (masks, true), roots)
+    true, pred = (_plain(unite(codes)) for codes in (truth.objects, predicted.masks))
+    masks = decode_mask(pred) if pred else None, decode_truth(true, truth.ignored) if true else None
+    return draw_case(_record(truth, predicted, iou), masks, roots)
 
 
-def _plain(code: dict) -> dict:
-    counts = code["counts"]
-    return {**code, "counts": counts if isinstance(counts, str) else counts.decode("ascii")}
+def _plain(code: Code | None) -> Code | None:
+    """Codes that pycocotools has united have bytes as counts."""
+    if code is None or isinstance(code["counts"], str):
+        return code
+    return {**code, "counts": code["counts"].decode("ascii")}
 
 
 def regressions(comparison: Comparison, roots: Sequence[Path] = ()) -> list[Case]:
