@@ -315,6 +315,8 @@ def show(
     tables += [table for one in comparisons for table in comparison_tables(one)]
     for table in tables:
         print(table_text(table), *filter(None, [table.note]), sep="\n", end="\n\n")
+    for note in run.notes:
+        print(note)
     for name, reason in reasons.items():
         print(f"does not apply: {name}: {reason}")
     for one in scores:

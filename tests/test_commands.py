@@ -225,7 +225,7 @@ def test_merging_without_a_run_tells_what_there_is(tmp_path):
 HEAVY = ("torch", "transformers", "deepspeed", "peft", "gradio")
 HELPS = [
     *ENTRIES, "launch.py", "dataset.doctor", "dataset.preview", "dataset.toy", "dataset.templates",
-    "dataset.refer_index", "utils.memory", "tiny.pretrain",
+    "dataset.refer_index", "utils.memory", "utils.evaluation.score", "tiny.pretrain",
 ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ class Predictions:
         name: for tables and messages.
         rows: the answers.
         truths: the truth, where it lies beside the answers.
-        seg, text, counted, own: see `utils.evaluation.protocol_scores.Run`.
+        seg, text, counted, own, notes: see `utils.evaluation.protocol_scores.Run`.
     """
 
     name: str
@@ -34,7 +34,8 @@ class Predictions:
     seg: str = NOT_SAID
     text: str = NOT_SAID
     counted: tuple[str, ...] | None = None
-    own: bool = field(default=False)
+    own: bool = False
+    notes: list[str] = field(default_factory=list)
 
 
 def names_of(truth: Truth) -> Names:
@@ -97,6 +98,7 @@ def align(predictions: Predictions, truths: Sequence[Truth]) -> Run:
         text=predictions.text,
         counted=predictions.counted,
         own=predictions.own,
+        notes=predictions.notes,
     )
 
 

@@ -231,16 +231,16 @@ def _own_masks(folder: Path) -> dict[tuple[str, int, int], list[Any]]:
     return {
         (row["mode"], row["item"], row["number"]): row["masks"]
         for file in sorted(folder.glob("predictions_*_of_*.jsonl"))
-        for _, row in _finished(file)
+        for row in _finished(file)
         if "masks" in row
     }
 
 
-def _finished(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _finished(file: Path) -> Iterator[dict[str, Any]]:
     """Rows up to a half-written last line."""
     content = file.read_bytes()
     for line in content[: content.rfind(b"\n") + 1].splitlines():
-        yield str(file), json.loads(line)
+        yield json.loads(line)
 
 
 def _run(path: Path, run: EvalRun, mode: str | None, codes: dict | None) -> Predictions:
@@ -253,11 +253,6 @@ def _run(path: Path, run: EvalRun, mode: str | None, codes: dict | None) -> Pred
     mode = mode or modes[0]
     if mode not in modes:
         raise InputError(f"--mode {mode}: {path} holds {', '.join(modes)}")
-    if skipped := run.results[mode].skipped:
-        raise InputError(
-            f"{path}: {len(skipped)} images were left out as broken, first: {skipped[0]}; the "
-            "numbers would not be those of the set: repair them and run the inference again"
-        )
     true_code: Code | None
     rows, truths = [], []
     for record in run.results[mode].records:
@@ -282,7 +277,8 @@ def _run(path: Path, run: EvalRun, mode: str | None, codes: dict | None) -> Pred
         rows.append(PredictedRow(names, predicted, where, record.question))
     whole = number_expressions(truths) if len(truths) == len(rows) else None
     seg = "given" if mode == "teacher_forced" else "generated"
-    return Predictions(str(path), rows, whole, seg, AS_GIVEN, own=True)
+    notes = run.notes + [f"left out: {message}" for message in run.results[mode].skipped]
+    return Predictions(str(path), rows, whole, seg, AS_GIVEN, own=True, notes=notes)
 
 
 def _id(record: Record) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -59,6 +59,7 @@ class Run:
         seg, text: see `utils.evaluation.protocols.Asked`.
         counted: likewise.
         own: predictions of READ, whose published row `row` names.
+        notes: what a reader of the numbers should know.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Run:
     text: str = NOT_SAID
     counted: tuple[str, ...] | None = None
     own: bool = False
+    notes: list[str] = field(default_factory=list)
 
     @property
     def row(self) -> str:
