@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from markupsafe import Markup
 
 from utils.evaluation.ablation import Measured
+from utils.evaluation.alignment import align
 from utils.evaluation.comparison import Comparison
 from utils.evaluation.evaluator import Record
 from utils.evaluation.mask_counts import Code, Predicted, Truth, unite
-from utils.evaluation.protocol_scores import METRICS, ProtocolScores, Run
-from utils.evaluation.protocols import differing_cells
+from utils.evaluation.mask_formats import read_any
+from utils.evaluation.protocol_scores import METRICS, ProtocolScores, Run, score_protocols
+from utils.evaluation.protocols import choose_protocols, differing_cells
 from utils.protocol.rle import decode_mask, decode_truth
 from utils.reports.evaluation_examples import Case, draw_case
-from utils.reports.evaluation_page import LEGEND, interval_text, method_text
+from utils.reports.evaluation_page import LEGEND, interval_text, method_text, mode_title
 from utils.reports.interval_chart import Mark, interval_chart
 from utils.reports.page import Table, fill_template, kind_title, number, signed
 
@@ -78,6 +81,26 @@ def difference_table(scores: Sequence[ProtocolScores]) -> Table | None:
     ]
     header = ["protocol", "of", *(FIELD_TITLES[name] for name in cells)]
     return Table("What differs", header, rows)
+
+
+def run_tables(folder: str | Path, modes: Sequence[str]) -> list[Table]:
+    """gIoU, cIoU and mIoU of a finished run under every protocol that applies, and what differs.
+
+    Args:
+        folder: predictions of this project or of the original.
+        modes: ways of asking; those whose true masks an older version did not keep have no tables.
+    """
+    tables = []
+    for mode in modes:
+        predictions = read_any(folder, mode)
+        if predictions.truths is None:
+            continue
+        run = align(replace(predictions, name=mode_title(mode)), predictions.truths)
+        scores, _ = score_protocols(run, choose_protocols(None))
+        first, *others = score_tables(run, scores)
+        tables.append(replace(first, note=others[-1].note if others else first.note))
+        tables += filter(None, [difference_table(scores)])
+    return tables
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
@@ -168,13 +191,18 @@ def protocol_page(
         if (found := s.metrics["giou"]).value is not None
     ]
     differences = difference_table(scores)
-    sections = [(comparison_tables(one), regressions(one, roots)) for one in comparisons]
+    sections = [
+        (one.other.name, comparison_tables(one), regressions(one, roots)) for one in comparisons
+    ]
     return fill_template(
         "protocols.html.j2",
         run=run,
         tables=[*score_tables(run, scores), *([differences] if differences else [])],
         chart=Markup(interval_chart(marks, "gIoU")),
-        reasons=reasons,
+        remarks={
+            "Taken on trust": {one.protocol.name: one.unknown for one in scores if one.unknown},
+            "Protocols that do not apply": reasons,
+        },
         sections=sections,
         colours=LEGEND,
     )
