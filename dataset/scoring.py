@@ -23,7 +23,7 @@ from typing import Any
 from utils.errors import InputError, InputErrors, cli
 from utils.evaluation.alignment import Predictions, align
 from utils.evaluation.comparison import Comparison, compare
-from utils.evaluation.mask_counts import Truth, count_masks
+from utils.evaluation.mask_counts import Truth
 from utils.evaluation.mask_formats import read_any
 from utils.evaluation.mask_rows import number_expressions, read_truths, truth_line
 from utils.evaluation.predictions import RUN_FILE
@@ -303,7 +303,7 @@ def show(
         score_tables,
     )
 
-    scores, reasons = score_protocols(run, protocols, count_masks(run.questions))
+    scores, reasons = score_protocols(run, protocols)
     if not scores:
         told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise InputError(f"no protocol applies to {run.name} ({told}); give other --protocols")

@@ -106,6 +106,12 @@ def test_a_malformed_truth(name, tmp_path, capsys):
     assert told.startswith(f"error: {path}, line 1: ") and "correct the row" in told
 
 
+def test_a_truth_with_a_question_twice(tmp_path, truth, capsys):
+    truth.write_text(truth.read_text("utf-8") * 2)
+    score(write_lines(by_id, tmp_path), "--truth", truth, code=2)
+    assert "4 questions stand there twice: a, b, c, d; give" in capsys.readouterr().err
+
+
 def test_masks_of_another_size(tmp_path, truth, capsys):
     rows = [by_id(one) for one in questions()]
     rows[0]["masks"] = [{"size": [4, 2], "counts": [8]}]

@@ -12,6 +12,7 @@ A line of truth, and a line of predictions:
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -236,6 +237,11 @@ def read_truths(path: Path) -> list[Truth]:
     truths = [truth_row(*row) for file in files for row in json_rows(file)]
     if not truths:
         raise InputError(f"{path} holds no truth: expected JSON lines (docs/evaluation.md)")
+    if doubled := [name for name, count in Counter(t.id for t in truths).items() if count > 1]:
+        raise InputError(
+            f"{path}: {len(doubled)} questions stand there twice: {', '.join(doubled)}; give each "
+            "an id of its own"
+        )
     return number_expressions(truths)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -70,6 +71,11 @@ class Run:
     own: bool = False
     notes: list[str] = field(default_factory=list)
 
+    @cached_property
+    def counts(self) -> MaskCounts:
+        """Pixels of every question, counted once for all protocols."""
+        return count_masks(self.questions)
+
     @property
     def row(self) -> str:
         """The protocol of the row in README's tables that this run belongs to, "" if none."""
@@ -93,8 +99,9 @@ class ProtocolScores:
     unknown: str = ""
 
 
-def asked_of(run: Run, counts: MaskCounts) -> Asked:
+def asked_of(run: Run) -> Asked:
     """What decides which protocols apply to a run."""
+    counts = run.counts
     truths = [truth for truth, _ in run.questions]
     several = [n for n, truth in enumerate(truths) if len(truth.objects) > 1 or truth.united]
     union = counts.pred - counts.pred_ignored + counts.true - counts.both
@@ -111,13 +118,12 @@ def asked_of(run: Run, counts: MaskCounts) -> Asked:
 
 
 def _plain(question: str) -> bool:
-    return bool(question) and question == question.lower().strip('.?!"')
+    return bool(question) and question == question.lower() and not set(question) & set('.?!"')
 
 
-def question_values(
-    protocol: Protocol, counts: MaskCounts, questions: Sequence[tuple[Truth, Predicted]]
-) -> np.ndarray:
+def question_values(protocol: Protocol, run: Run) -> np.ndarray:
     """What each question adds to the sums under a protocol: float64[N, K], columns as `SUMS`."""
+    counts, questions = run.counts, run.questions
     exists = np.array([truth.exists for truth, _ in questions], bool)
     kept = counts.pred >= protocol.no_target_pixels
     present = counts.present & kept
@@ -217,41 +223,29 @@ def measured(
 
 
 def value_tables(
-    run: Run, protocols: Sequence[Protocol], counts: MaskCounts | None = None
+    run: Run, protocols: Sequence[Protocol]
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Under each protocol that applies float64[N, K], see `question_values`; why others do not."""
-    counts = counts or count_masks(run.questions)
-    asked = asked_of(run, counts)
+    asked = asked_of(run)
     reasons = {one.name: why_unsuited(one, asked) for one in protocols}
-    tables = {
-        one.name: question_values(one, counts, run.questions)
-        for one in protocols
-        if not reasons[one.name]
-    }
+    tables = {one.name: question_values(one, run) for one in protocols if not reasons[one.name]}
     return tables, {name: reason for name, reason in reasons.items() if reason}
 
 
 def score_protocols(
-    run: Run, protocols: Sequence[Protocol], counts: MaskCounts | None = None
+    run: Run, protocols: Sequence[Protocol]
 ) -> tuple[list[ProtocolScores], dict[str, str]]:
-    """Score a run under every protocol that applies to it.
-
-    Args:
-        run: with one question or more.
-        protocols: see `utils.evaluation.protocols.choose_protocols`.
-        counts: of the run, if they were made before.
+    """Score a run, of one question or more, under every protocol that applies to it.
 
     Returns:
         The scores, and for each protocol that does not apply the reason.
     """
-    counts = counts or count_masks(run.questions)
-    asked = asked_of(run, counts)
-    tables, reasons = value_tables(run, protocols, counts)
+    tables, reasons = value_tables(run, protocols)
     if not tables:
         return [], reasons
     images = [truth.image for truth, _ in run.questions]
     drawn, number = resampled(np.stack(list(tables.values()), axis=1), images)
-    applied = [one for one in protocols if one.name in tables]
+    applied, asked = [one for one in protocols if one.name in tables], asked_of(run)
     scores = []
     for column, one in enumerate(applied):
         sums = exact_sums(tables[one.name])
