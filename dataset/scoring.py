@@ -184,10 +184,20 @@ def truths_for(predictions: Predictions, options: argparse.Namespace) -> list[Tr
 
 
 def open_predictions(path: str, options: argparse.Namespace) -> Predictions:
-    """Predictions, with what the command line tells of how they were made."""
+    """Predictions, with what the command line tells of how they were made.
+
+    Raises:
+        InputError: see `read_any`; or the command line contradicts the files.
+    """
     predictions = read_any(path, options.mode)
-    predictions.seg = predictions.seg or options.seg
-    predictions.text = predictions.text or TEXTS.get(options.text, "")
+    told = {"seg": options.seg, "text": TEXTS.get(options.text, "")}
+    for flag, value in told.items():
+        known = getattr(predictions, flag)
+        if value and known and value != known:
+            raise InputError(
+                f"--{flag} {getattr(options, flag)}: {path} says {known}; leave it out"
+            )
+        setattr(predictions, flag, known or value)
     return predictions
 
 

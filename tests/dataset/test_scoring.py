@@ -169,12 +169,37 @@ def test_predictions_of_this_project(tmp_path):
     metrics = json.loads((tmp_path / "ours" / "metrics.json").read_text("utf-8"))["generated"]
     found = numbers(tmp_path, tmp_path / "ours")
     assert found["row"] == "fprefcoco" and "read" in found["not_applied"]
+    score(tmp_path / "ours", "--seg", "given", code=2)
     for name, key in (("giou", "giou"), ("ciou", "ciou"), ("see", "see_accuracy")):
         one = found["protocols"]["fprefcoco"]["metrics"][name]
         assert one["value"] == pytest.approx(metrics["all"][key], abs=1e-9)
         assert one["interval"] == pytest.approx(metrics["all"]["intervals"][key], abs=1e-9)
     at = found["protocols"]["fprefcoco"]["metrics"]["pr@0.7"]["value"]
     assert at == pytest.approx(metrics["objects"]["precision_at"]["0.7"])
+
+
+def test_every_evaluation_prints_what_applies(tmp_path, capsys):
+    import test_read
+
+    write_ours(tmp_path / "ours", make_items(tmp_path, 5))
+    assert test_read.main(["--cmd", "metrics", "--vis_save_path", str(tmp_path / "ours")]) == 0
+    told = capsys.readouterr().out
+    assert "Masks: generated" in told and "What differs" in told
+    rows = {line.split()[0] for line in told.split("Masks: generated")[1].splitlines() if line}
+    assert {"fprefcoco", "star", "gres", "gsva", "muse"} <= rows and "lisa" not in rows
+
+
+def test_the_truth_of_another_run(tmp_path, capsys):
+    """Answers as JSON lines against the truth in a predictions folder, by its numbers."""
+    write_ours(tmp_path / "ours", make_items(tmp_path, 5))
+    file = tmp_path / "ours" / "predictions_0_of_1.jsonl"
+    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    path = tmp_path / "answers.jsonl"
+    path.write_text(
+        lines({"id": f"{r['item']}/{r['number']}", "masks": r["masks"][::-1]} for r in rows)
+    )
+    mine = numbers(tmp_path, tmp_path / "ours")["protocols"]["gres"]
+    assert numbers(tmp_path, path, "--truth", tmp_path / "ours")["protocols"]["gres"] == mine
 
 
 def test_images_that_were_left_out_are_told(tmp_path, capsys):

@@ -18,7 +18,7 @@ from utils.evaluation.protocol_scores import METRICS, ProtocolScores, Run, score
 from utils.evaluation.protocols import choose_protocols, differing_cells
 from utils.protocol.rle import decode_mask, decode_truth
 from utils.reports.evaluation_examples import Case, draw_case
-from utils.reports.evaluation_page import LEGEND, interval_text, method_text, mode_title
+from utils.reports.evaluation_page import LEGEND, interval_text, method_text
 from utils.reports.interval_chart import Mark, interval_chart
 from utils.reports.page import Table, fill_template, kind_title, number, signed
 
@@ -95,7 +95,7 @@ def run_tables(folder: str | Path, modes: Sequence[str]) -> list[Table]:
         predictions = read_any(folder, mode)
         if predictions.truths is None:
             continue
-        run = align(replace(predictions, name=mode_title(mode)), predictions.truths)
+        run = align(replace(predictions, name=mode), predictions.truths)
         scores, _ = score_protocols(run, choose_protocols(None))
         first, *others = score_tables(run, scores)
         tables.append(replace(first, note=others[-1].note if others else first.note))
