@@ -140,7 +140,6 @@ def question_values(protocol: Protocol, run: Run) -> np.ndarray:
     plain = np.where(union > 0, both / np.maximum(union, 1), empty)
     if protocol.objects == "matched":
         for n, pairs in counts.pairs.items():
-            pairs = pairs if kept[n] else [(0, counts.true[n])] if counts.true[n] else []
             both[n], union[n] = sum(i for i, _ in pairs), sum(u for _, u in pairs)
             rounded[n] = np.mean([i / (u + IOU_EPSILON) for i, u in pairs]) if pairs else empty
             plain[n] = np.mean([i / u for i, u in pairs]) if pairs else empty

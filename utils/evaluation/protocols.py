@@ -66,8 +66,8 @@ class Protocol:
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise ValueError(f"{name}={getattr(self, name)!r}: choose among {values}")
-        if (self.objects, self.ignore) == ("matched", "object"):
-            raise ValueError("objects='matched' needs ignore='excluded': 255 is no object's own")
+        if self.objects == "matched" and (self.ignore == "object" or self.no_target_pixels):
+            raise ValueError("objects='matched' goes with ignore='excluded', no_target_pixels=0")
 
 
 _VISIONREASONER = Protocol(

@@ -404,7 +404,13 @@ def test_names_of_protocols():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"ignore": "out"}, {"text": "loud"}, {"objects": "matched", "ignore": "object"}]
+    "wrong",
+    [
+        {"ignore": "out"},
+        {"text": "loud"},
+        {"objects": "matched", "ignore": "object"},
+        {"objects": "matched", "no_target_pixels": 50},
+    ],
 )
 def test_a_protocol_that_cannot_be(wrong):
     with pytest.raises(ValueError, match="ignore|text|objects"):
