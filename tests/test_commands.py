@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 import dataset.toy.world
-from dataset import scoring
 from dataset.preview import PreviewOptions
 from model import Answer
 from quickstart import QuickstartOptions
@@ -86,15 +85,16 @@ def command_of(script: str, arguments: list[str]) -> list[str]:
 
 def complaints(words: list[str]) -> list[str]:
     """What is wrong with a command, other than files that are not on this machine."""
+    if "utils.evaluation.score" in words:
+        scoring = importlib.import_module("dataset.scoring")
+        given = words[words.index("utils.evaluation.score") + 1 :]
+        return [] if scoring.parse_arguments(given).predictions else [f"{words}: no predictions"]
     if "dataset.toy" in words:
         drawn = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(dataset.toy.world, "write_world", lambda *given: drawn.append(given))
             code = dataset.toy.world.main(words[words.index("dataset.toy") + 1 :])
         return [] if code == 0 and drawn else [f"{words}: exit code {code}"]
-    if "utils.evaluation.score" in words:
-        given = words[words.index("utils.evaluation.score") + 1 :]
-        return [] if scoring.parse_arguments(given).predictions else [f"{words}: no predictions"]
     for module, options in MODULES.items():
         if module in words:
             given = [w for w in words[words.index(module) + 1 :] if w not in DOCTOR_ALONE]

@@ -9,9 +9,8 @@ from pycocotools import mask as coco_mask
 
 from utils.protocol.constants import IGNORE_LABEL
 
-_WIDEST = 7
-"""Characters that a number below 2^33 takes."""
-_MOST_PIXELS = 1 << 31
+_MOST_CHARACTERS = 7
+"""A number of a compressed string has at most so many characters of 5 bits each."""
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
@@ -20,50 +19,36 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode("ascii")}
 
 
-def run_lengths(counts: str) -> np.ndarray:
-    """Lengths of the runs, background first, that a COCO text of counts stands for: int64[n].
+def run_lengths(counts: str | bytes) -> list[int]:
+    """Lengths of the runs, background first, that COCO's compressed counts stand for.
 
-    Five bits of a number stand in each character, the lowest first; from the fourth run on, the
-    number is the difference to the run before the last.
+    Each number is written in characters of six bits above "0": five bits of the number, the lowest
+    first, and one that says that more follow; the highest bit of the last is the sign. From the
+    fourth number on, what is written is the difference to the number two before.
 
     Raises:
-        ValueError: no text of counts.
+        ValueError: a character is out of range, or the text ends inside a number.
     """
-    digits = np.frombuffer(counts.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
-    if not digits.size:
-        return digits
-    if digits.min() < 0 or digits.max() > 63:
-        raise ValueError(f"{counts[:40]!r} holds what cannot stand in a run-length code")
-    ends = np.flatnonzero((digits & 32) == 0)
-    if not ends.size or ends[-1] != digits.size - 1:
-        raise ValueError("the run-length code ends inside a number")
-    starts = np.append(0, ends[:-1] + 1)
-    width = ends - starts + 1
-    if width.max() > _WIDEST:
-        raise ValueError("the run-length code holds a number above all sizes of images")
-    place = np.arange(digits.size) - np.repeat(starts, width)
-    values = np.add.reduceat((digits & 31) << (5 * place), starts)
-    values -= ((digits[ends] & 16) >> 4) << (5 * width)
-    for first in (1, 2):
-        values[first::2] = np.cumsum(values[first::2])
-    return values
-
-
-def _intact(code: dict[str, Any]) -> tuple[int, int, np.ndarray]:
-    """Height, width, and the runs that fill the mask: int64[n]."""
-    try:
-        height, width = (int(side) for side in code["size"])
-        counts = code["counts"]
-        if isinstance(counts, str):
-            lengths = run_lengths(counts)
-        else:
-            lengths = np.array([int(n) for n in counts], np.int64)
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"no run-length code ({error!r})") from error
-    filled = int(lengths.sum())
-    if lengths.min(initial=0) < 0 or filled != height * width or min(height, width) < 0:
-        raise ValueError(f"the runs cover {filled} pixels of a mask of {height} x {width}")
-    return height, width, lengths
+    text = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
+    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    if len(codes) == 0:
+        return []
+    if codes.min() < 0 or codes.max() > 63:
+        raise ValueError("the compressed run lengths hold a character that never occurs in them")
+    last = (codes & 32) == 0
+    if not last[-1]:
+        raise ValueError("the compressed run lengths end inside a number")
+    ends = np.flatnonzero(last)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    lengths = ends - starts + 1
+    if lengths.max() > _MOST_CHARACTERS:
+        raise ValueError("a number of the compressed run lengths is too long")
+    place = np.arange(len(codes)) - np.repeat(starts, lengths)
+    numbers = np.add.reduceat((codes & 31) << (5 * place), starts)
+    numbers -= ((codes[ends] & 16) != 0) * (1 << (5 * lengths))
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers.tolist()
 
 
 def decode_mask(code: dict[str, Any]) -> np.ndarray:
@@ -74,7 +59,7 @@ def decode_mask(code: dict[str, Any]) -> np.ndarray:
     Raises:
         ValueError: the code is damaged: its runs do not fill the mask.
     """
-    height, width, lengths = _intact(code)
+    height, width, lengths = _runs(code)
     inside = np.arange(len(lengths)) % 2 == 1
     return np.repeat(inside, lengths).reshape((height, width), order="F")
 
@@ -83,16 +68,29 @@ def intact_code(code: dict[str, Any]) -> dict[str, Any]:
     """The same run-length code, its counts as text, fit for pycocotools, which checks nothing.
 
     Raises:
-        ValueError: the code is damaged (see `decode_mask`), or empty, or too large for it.
+        ValueError: the code is damaged (see `decode_mask`), or has no pixels, or 2^31 and more.
     """
-    height, width, lengths = _intact(code)
-    if not 0 < height * width < _MOST_PIXELS:
+    height, width, lengths = _runs(code)
+    if not 0 < height * width < 1 << 31:
         raise ValueError(f"a mask of {height} x {width} pixels")
     size, counts = [height, width], code["counts"]
     if not isinstance(counts, str):
-        plain = {"size": size, "counts": lengths.tolist()}
+        plain = {"size": size, "counts": lengths}
         counts = coco_mask.frPyObjects(plain, height, width)["counts"].decode("ascii")
     return {"size": size, "counts": counts}
+
+
+def _runs(code: dict[str, Any]) -> tuple[int, int, list[int]]:
+    """Height, width, and the lengths of the runs, which fill the mask."""
+    try:
+        height, width = (int(side) for side in code["size"])
+        counts = code["counts"]
+        lengths = run_lengths(counts) if isinstance(counts, str) else [int(n) for n in counts]
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"no run-length code ({error!r})") from error
+    if min(lengths, default=0) < 0 or sum(lengths) != height * width or min(height, width) < 0:
+        raise ValueError(f"the runs cover {sum(lengths)} pixels of a mask of {height} x {width}")
+    return height, width, lengths
 
 
 def encode_truth(truth: np.ndarray) -> tuple[dict[str, Any], dict[str, Any] | None]:
