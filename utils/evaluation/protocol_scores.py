@@ -19,7 +19,6 @@ from utils.evaluation.ablation import Measured
 from utils.evaluation.bootstrap import (
     RESAMPLES,
     SEED,
-    number_images,
     percentile_interval,
     resample_weights,
 )
@@ -195,8 +194,8 @@ def resampled(values: np.ndarray, images: Sequence[str]) -> tuple[dict[str, np.n
     Returns:
         key -> float64[R, P], and C.
     """
-    image, count = number_images(images)
-    shape = values.shape[1:]
+    distinct, image = np.unique(np.asarray(images, dtype=object), return_inverse=True)
+    count, shape = len(distinct), values.shape[1:]
     sums = np.empty((count, *shape))
     for p in range(shape[0]):
         for k in range(shape[1]):
