@@ -11,12 +11,11 @@ import pytest
 from PIL import Image
 
 from dataset import scoring
-from dataset.toy.coco import run_lengths
 from dataset.toy.world import write_world
 from tests.masks_at_hand import question
 from tests.stored_runs import make_items, write_ours
 from utils.evaluation.mask_rows import truth_line
-from utils.protocol.rle import decode_mask
+from utils.protocol.rle import decode_mask, run_lengths
 
 ROOT = Path(__file__).parents[2]
 ORIGINAL = ROOT / "tests" / "data" / "original_predictions" / "fprefcoco"
@@ -68,8 +67,7 @@ def by_image(one) -> dict:
 def listed(one) -> dict:
     """Counts as numbers and not as text."""
     truth, answer = one
-    masks = [decode_mask(code) for code in answer.masks]
-    codes = [{"size": [2, 4], "counts": run_lengths(mask)} for mask in masks]
+    codes = [{"size": [2, 4], "counts": run_lengths(code["counts"])} for code in answer.masks]
     return {"id": truth.id, "masks": codes}
 
 
