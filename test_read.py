@@ -164,11 +164,12 @@ def hold_parts(options: TestOptions, process: Process, held: ExitStack) -> None:
 def show(options: TestOptions) -> None:
     """Compute the metrics of the folder; print the tables, save `metrics.json` and the page."""
     from utils.reports.page import table_text
+    from utils.reports.protocol_page import run_tables
     from utils.reports.score_folder import ABLATION_FILE, METRICS_FILE, PAGE_FILE, score_folder
 
     folder = Path(options.vis_save_path)
     scored = score_folder(folder, page=options.report, image_folder=options.dataset_dir)
-    for table in scored.tables:
+    for table in [*scored.tables, *run_tables(folder, list(scored.modes))]:
         print(table_text(table), end="\n\n")
     for mode, scores in scored.modes.items():
         for message in scores.result.skipped:

@@ -89,6 +89,10 @@ def command_of(script: str, arguments: list[str]) -> list[str]:
 
 def complaints(words: list[str]) -> list[str]:
     """What is wrong with a command, other than files that are not on this machine."""
+    if "utils.evaluation.score" in words:
+        scoring = importlib.import_module("dataset.scoring")
+        given = words[words.index("utils.evaluation.score") + 1 :]
+        return [] if scoring.parse_arguments(given).predictions else [f"{words}: no predictions"]
     if "dataset.toy" in words:
         drawn = []
         with pytest.MonkeyPatch.context() as patch:
@@ -225,7 +229,7 @@ def test_merging_without_a_run_tells_what_there_is(tmp_path):
 HEAVY = ("torch", "transformers", "deepspeed", "peft", "gradio")
 HELPS = [
     *ENTRIES, "launch.py", "dataset.doctor", "dataset.preview", "dataset.toy", "dataset.templates",
-    "dataset.refer_index", "utils.memory", "tiny.pretrain",
+    "dataset.refer_index", "utils.memory", "utils.evaluation.score", "tiny.pretrain",
 ]  # fmt: skip
 
 

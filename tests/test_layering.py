@@ -35,7 +35,7 @@ ROOMS: dict[str, list[tuple[str, ...]]] = {
         (FILES,),
         ("own", "refer", "sem_seg"),
         ("training", "evaluation"),
-        ("preview", "doctor", "toy", "refer_index"),
+        ("preview", "doctor", "toy", "refer_index", "scoring"),
     ],
     "model": [(FILES,), ("inference",), ("loading",), ("analysis",), ("__init__",)],
 }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from model.inference.seg_states import SegStates
 from model.outputs import MaskPrediction
+from utils.protocol.rle import encode_mask
 
 NO_SEG = "no [SEG] in the answer"
 EMPTY_MASK = "empty mask"
@@ -59,6 +61,21 @@ class Answer:
     token_ids: list[int]
     mask: np.ndarray
     states: SegStates | None = None
+
+    def to_coco(self, image_id: int | str, category_id: int = 1) -> list[dict[str, Any]]:
+        """The segments as rows of a COCO results file, plain data for JSON.
+
+        An answer without `[SEG]` has no rows; a row whose mask is empty says that as well.
+        """
+        return [
+            {
+                "image_id": image_id,
+                "category_id": category_id,
+                "segmentation": encode_mask(segment.mask),
+                "score": float(segment.score),
+            }
+            for segment in self.segments
+        ]
 
 
 def segments_of(prediction: MaskPrediction, token_indices: Sequence[int]) -> list[Segment]:

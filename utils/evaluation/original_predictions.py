@@ -24,6 +24,7 @@ import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -133,8 +134,12 @@ def read_original(folder: str | Path, progress: bool = True) -> EvalRun:
         if repeated:
             notes.append(f"{dataset}: images in two parts, which are counted once: {repeated}")
 
+    @lru_cache(maxsize=1)
+    def arrays(mode: str, item: int) -> tuple[np.ndarray, np.ndarray]:
+        return images[mode][item].masks()
+
     def masks(mode: str, record: Record) -> Masks:
-        pred, truth = images[mode][record.item].masks()
+        pred, truth = arrays(mode, record.item)
         return pred[record.number] == 1, truth[record.number].astype(np.uint8)
 
     about = [("data", ", ".join(parts)), ("layout", f"preds_*.json and {MASK_FOLDER}/*.npz")]

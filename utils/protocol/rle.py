@@ -59,16 +59,38 @@ def decode_mask(code: dict[str, Any]) -> np.ndarray:
     Raises:
         ValueError: the code is damaged: its runs do not fill the mask.
     """
+    height, width, lengths = _runs(code)
+    inside = np.arange(len(lengths)) % 2 == 1
+    return np.repeat(inside, lengths).reshape((height, width), order="F")
+
+
+def intact_code(code: dict[str, Any]) -> dict[str, Any]:
+    """The same run-length code, its counts as text, fit for pycocotools, which checks nothing.
+
+    Raises:
+        ValueError: the code is damaged (see `decode_mask`), or has no pixels, or 2^31 and more.
+    """
+    height, width, lengths = _runs(code)
+    if not 0 < height * width < 1 << 31:
+        raise ValueError(f"a mask of {height} x {width} pixels")
+    size, counts = [height, width], code["counts"]
+    if not isinstance(counts, str):
+        plain = {"size": size, "counts": lengths}
+        counts = coco_mask.frPyObjects(plain, height, width)["counts"].decode("ascii")
+    return {"size": size, "counts": counts}
+
+
+def _runs(code: dict[str, Any]) -> tuple[int, int, list[int]]:
+    """Height, width, and the lengths of the runs, which fill the mask."""
     try:
         height, width = (int(side) for side in code["size"])
         counts = code["counts"]
         lengths = run_lengths(counts) if isinstance(counts, str) else [int(n) for n in counts]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"no run-length code ({error!r})") from error
     if min(lengths, default=0) < 0 or sum(lengths) != height * width or min(height, width) < 0:
         raise ValueError(f"the runs cover {sum(lengths)} pixels of a mask of {height} x {width}")
-    inside = np.arange(len(lengths)) % 2 == 1
-    return np.repeat(inside, lengths).reshape((height, width), order="F")
+    return height, width, lengths
 
 
 def encode_truth(truth: np.ndarray) -> tuple[dict[str, Any], dict[str, Any] | None]:

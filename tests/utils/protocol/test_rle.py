@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from utils.protocol.rle import decode_mask, decode_truth, encode_mask, encode_truth
+from utils.protocol.rle import (
+    decode_mask,
+    decode_truth,
+    encode_mask,
+    encode_truth,
+    intact_code,
+    run_lengths,
+)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.98, 1.0])
@@ -34,6 +41,27 @@ def test_truth_keeps_what_does_not_count():
     assert left_out is None and np.array_equal(decode_truth(code, left_out), truth)
 
 
+def test_intact_codes_are_fit_for_pycocotools():
+    """Also with runs of no pixels, which nobody writes and everybody may read."""
+    rng = np.random.default_rng(2)
+    for _ in range(100):
+        cuts = np.sort(rng.integers(0, 13 * 7 + 1, 9))
+        code = {"size": [13, 7], "counts": np.diff([0, *cuts, 13 * 7]).tolist()}
+        mask, text = decode_mask(code), intact_code(code)
+        assert isinstance(text["counts"], str) and intact_code(text) == text
+        assert run_lengths(text["counts"]) == code["counts"]
+        assert np.array_equal(decode_mask(text), mask)
+        other = rng.random((13, 7)) < 0.5
+        both = coco_mask.merge([text, encode_mask(other)], intersect=True)
+        assert coco_mask.area(both) == (mask & other).sum()
+
+
+@pytest.mark.parametrize("size", [[0, 5], [1 << 16, 1 << 16]])
+def test_sizes_that_pycocotools_cannot_count(size):
+    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]}"):
+        intact_code({"size": size, "counts": [size[0] * size[1]] if size[0] else []})
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -46,6 +74,8 @@ def test_truth_keeps_what_does_not_count():
         {"counts": [2]},
         {"size": [-1, -6], "counts": [6]},
         {"size": [2, 3], "counts": ["x"]},
+        {"size": [2, 3], "counts": [float("inf")]},
+        {"size": [2, 3], "counts": "P" * 12 + "0"},
         "text",
         None,
     ],
