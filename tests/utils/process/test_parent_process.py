@@ -41,6 +41,7 @@ def work(job, read):
     if job == 0:
         print("ready", flush=True)
     time.sleep(0.2)
+    return ()
 
 list(Decoder(workers=2, show=False).run(work, list(range(1000 * CHUNK)), "jobs"))
 """
