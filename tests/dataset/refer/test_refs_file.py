@@ -276,4 +276,5 @@ def test_the_converter_reads_the_pickle_and_refuses_programs(tmp_path, capsys):
     assert main([str(evil)]) == 2
     assert "io.open" in capsys.readouterr().err
     assert not marker.exists() and not (tmp_path / "refs(evil).json").exists()
-    assert main([str(path), str(tmp_path / "no" / "folder.json")]) == 2
+    assert main([str(path), str(path / "in_a_file.json")]) == 2
+    assert "cannot write" in capsys.readouterr().err
