@@ -18,7 +18,8 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from dataset.toy.scene import COLOURS, PLACES, SHAPES, SIZES
 from tiny.images import Images, clip_frame
-from tiny.schedule import Schedule, Training
+from tiny.schedule import Schedule
+from tiny.training import Training
 
 SIDE, PATCH = 112, 14
 CELLS = SIDE // PATCH

@@ -26,7 +26,8 @@ from dataset.toy.scene import Thing
 from tiny.clip import SIDE, WIDTH, normalise, patch_cover, patch_features
 from tiny.corpus import NOTHING, Lesson, draw_lesson
 from tiny.images import clip_frame
-from tiny.schedule import Schedule, Training
+from tiny.schedule import Schedule
+from tiny.training import Training
 from utils.files import write_json
 from utils.protocol.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from utils.protocol.conversation import build_prompt, user_turn

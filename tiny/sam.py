@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from model.sam import SamModel, sam_sizes
 from tiny.images import Images, sam_frame
-from tiny.schedule import Schedule, Training
+from tiny.schedule import Schedule
+from tiny.training import Training
 from utils.protocol.image_transforms import normalise_for_sam
 
 SIZES = {
