@@ -42,8 +42,9 @@ class SaspParams:
             problems.append(f"down_sample is {self.down_sample}; it must be at least 1")
         if self.thresholds not in THRESHOLDS:
             problems.append(f"thresholds is {self.thresholds!r}; choose 'fixed' or 'std'")
-        if self.prompt not in PROMPTS:
-            problems.append(f"prompt is {self.prompt!r}; choose 'points', 'discrete' or 'text'")
+        if self.prompt not in tuple(PROMPTS):
+            choices = ", ".join(map(repr, PROMPTS))
+            problems.append(f"prompt is {self.prompt!r}; choose one of {choices}")
         if self.thresholds == "fixed" and not 0 <= self.t_neg < self.t_pos <= 1:
             problems.append(
                 f"t_neg = {self.t_neg}, t_pos = {self.t_pos}: need 0 <= t_neg < t_pos <= 1"
