@@ -22,6 +22,7 @@ import train_read
 from dataset.reason_seg import ReasonSegTrain
 from dataset.sampling import SamplingOptions
 from model.loading.builder import load_read
+from model.loading.merging import trial_image
 from tests.conftest import write_reason_seg
 from utils.cli import parser
 from utils.cli.options import TrainOptions
@@ -361,9 +362,8 @@ def test_merging(train, run_dir, tmp_path, micro_parts):
     assert base.model.config.sasp_params == reader.model.config.sasp_params
     assert reader.model.config.sasp_params.num_points == 7
     assert (out / "model.safetensors").is_file()
-    names = json.loads((out / "config.json").read_text())
-    assert names["mm_vision_tower"] == "vision_tower"
-    image = merge_lora_weight.trial_image()
+    assert json.loads((out / "config.json").read_text())["mm_vision_tower"] == "vision_tower"
+    image = trial_image()
     answer = reader.segment(image, "Where is the square?", max_new_tokens=4)
     assert len(answer.token_ids) <= 4 and answer.mask.shape == image.shape[:2]
 
