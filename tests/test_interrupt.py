@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -35,6 +36,8 @@ def interrupt(tmp_path) -> Callable[..., str]:
                 command, cwd=ROOT, env={**environment, "OMP_NUM_THREADS": "1"},
                 stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # A shell's background job ignores Ctrl-C, and so would everything below it.
+                preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
             )  # fmt: skip
         family = psutil.Process(process.pid)
         started = time.monotonic()

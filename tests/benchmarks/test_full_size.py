@@ -11,13 +11,16 @@ import torch
 from benchmarks import full_size
 from benchmarks.full_size_world import WORLDS, write_released
 from model.loading.weights import tensor_shapes, weight_files
+from tests.forked import OF_A_LAUNCHER
 from utils.protocol.tokenization import load_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
 
 @pytest.mark.slow
-def test_all_steps(tmp_path, capsys):
+def test_all_steps(tmp_path, capsys, monkeypatch):
+    for name in OF_A_LAUNCHER:  # its processes are no ranks of what this one trained before
+        monkeypatch.delenv(name, raising=False)
     given = ["--size", "tiny", "--dtype", "fp32", "--dir", str(tmp_path / "in"), "--threads", "1"]
     assert full_size.main([*given, "--keep", "--out", str(tmp_path / "out")]) == 0
     result = json.loads((tmp_path / "out" / "full_size.json").read_text())
