@@ -94,13 +94,13 @@ def test_training_on_two_ranks(interrupt, train, until, seconds):
 
 def test_evaluation(interrupt, evaluate, tmp_path):
     out = ["--vis_save_path", str(tmp_path / "out")]
-    said = interrupt([sys.executable, "test_read.py", *evaluate, *out], "question", 0.1)
+    said = interrupt([sys.executable, "test_read.py", *evaluate, *out], "image/s", 0.1)
     assert "finished predictions are kept" in said
 
 
 def test_evaluation_on_two_ranks(interrupt, evaluate, tmp_path):
     model, flags = evaluate[1], [*evaluate[2:], "--vis_save_path", str(tmp_path / "out")]
-    interrupt(["bash", "test_read.sh", model, "2", *flags], "question", 0.1)
+    interrupt(["bash", "test_read.sh", model, "2", *flags], "image/s", 0.1)
 
 
 def test_analysis(interrupt, evaluate, tmp_path):
