@@ -16,6 +16,8 @@ from model.loading.builder import save_model
 from utils.evaluation.evaluator import evaluate, reader_predict
 from utils.evaluation.predictions import read_run, shard_path
 
+pytestmark = pytest.mark.slow
+
 ABLATE = ["--ablate", "--ablate_points", "3,20"]
 
 

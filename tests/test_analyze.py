@@ -18,6 +18,8 @@ from utils.metrics import intersection_and_union
 from utils.process.run_lock import LOCK_FILE, RunLock
 from utils.protocol.conversation import POSITIVE_ANSWER
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def analysis(micro_merged, micro_data, micro_parts, tmp_path, capsys):

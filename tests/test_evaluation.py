@@ -17,6 +17,8 @@ from dataset.flag_checks import selection
 from dataset.toy.world import write_world
 from utils.evaluation.predictions import decode_mask, shard_path
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 
 

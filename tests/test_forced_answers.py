@@ -21,6 +21,8 @@ from utils.evaluation.predictions import shard_path
 from utils.protocol.conversation import POSITIVE_ANSWER, build_prompt, user_turn
 from utils.protocol.tokenization import encode_prompt, load_tokenizer
 
+pytestmark = pytest.mark.slow
+
 SHORT_ANSWERS = ["The {class_name} is [SEG]."] * 3 + ["It is [SEG].", "[SEG] shows {class_name}."]
 SOURCE = f"""
 SHORT_QUESTION_TEMPLATE = [DEFAULT_IMAGE_TOKEN + "\\n" + "Where is {{class_name}}?"]

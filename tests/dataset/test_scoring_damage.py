@@ -12,6 +12,8 @@ from tests.dataset.test_scoring import by_id, questions, write_coco, write_npz, 
 from tests.stored_runs import make_items, write_ours
 from utils.evaluation.mask_rows import truth_line
 
+pytestmark = pytest.mark.slow
+
 ODD = [
     *(None, True, -1, 0, 3, 2**31, 10**30, 0.5, float("nan"), float("inf")),
     *("", "a", "P", "\u00e9", "\ud800", "0" * 50, [], [[]], {}, [None], [1, -1], {"size": [1, 1]}),

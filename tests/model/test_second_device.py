@@ -25,6 +25,8 @@ from tests.simulated_device import DEVICE, SimulatedDevice
 from utils.protocol.constants import PROMPTS
 from utils.protocol.generation import GenerationOptions
 
+pytestmark = pytest.mark.slow
+
 LENGTH = 8
 BATCHES = {
     "masks": [[YES, NO, "Both [SEG] and [SEG]."], [YES]],

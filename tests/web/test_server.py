@@ -27,6 +27,8 @@ from tests.web.conftest import LIMITS
 from utils.errors import InputError
 from web.serving import serving
 
+pytestmark = pytest.mark.slow
+
 SECRET = "/etc/passwd"
 JSON = {"content-type": "application/json"}
 

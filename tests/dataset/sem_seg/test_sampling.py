@@ -100,6 +100,7 @@ def near(count: int, share: float, total: int) -> bool:
     return abs(count - share * total) < 3 * np.sqrt(share * (1 - share) * total)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("premise_draw", ["sample", pytest.param("class", marks=pytest.mark.slow)])
 def test_shares_of_sources_images_and_answers(data, cached, premise_draw):
     settings = SamplingOptions(num_classes_per_sample=2, seed=2, premise_draw=premise_draw)

@@ -21,6 +21,8 @@ from dataset.toy.scene import MIN_VISIBLE, sample_scene
 from utils.errors import InputError
 from utils.process.run_lock import LOCK_FILE, RunLock
 
+pytestmark = pytest.mark.slow
+
 IMAGES, SEED = 120, 5
 
 

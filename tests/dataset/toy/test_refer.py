@@ -26,6 +26,8 @@ from tests.dataset.toy.truth import (
     union,
 )
 
+pytestmark = pytest.mark.slow
+
 REFS = {
     "refclef": "unc",
     "refcoco": "unc_exclude_unified",

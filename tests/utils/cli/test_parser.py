@@ -209,6 +209,7 @@ def test_what_is_printed_is_grouped_and_a_preset(tmp_path, capsys):
     assert values("--config", str(tmp_path / "again.yaml")) == options
 
 
+@pytest.mark.slow
 def test_only_rank_0_prints(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     parse(Sample, [])

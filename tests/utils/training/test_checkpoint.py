@@ -128,6 +128,7 @@ def in_child_killed_at(operation: int, folder: Path, work) -> bool:
     return code == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", [0.9, 0.1, None])
 def test_killed_at_any_file_operation(tmp_path, score):
     """Old or new: both pointers stay on whole checkpoints, and the best score survives."""
@@ -154,6 +155,7 @@ def test_killed_at_any_file_operation(tmp_path, score):
     assert operation > 10
 
 
+@pytest.mark.slow
 def test_killed_at_any_operation_of_the_first_checkpoint(tmp_path):
     operation, died = 0, True
     while died:
